@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Sets everything up, then checks style, types and behaviour. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+bash cluster/setup.sh
+PATH=$(cd "${VENV:-.venv}/bin" && pwd):$PATH
+ruff check .
+ruff format --check .
+mypy
+exec pytest "$@"
