@@ -1,0 +1,415 @@
+"""The job file: what may stand in it, with types, bounds and defaults, and how it is read."""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from distlth.errors import ConfigError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """A part of the job file: unknown keys are errors, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class DataSection(Section):
+    """The data set (built by `distlth data build`) and how images reach the model."""
+
+    path: Path
+    resolution: int = Field(224, ge=4)
+    crop: Literal["random-resized", "pad", "none"] = "random-resized"
+    flip: bool = True
+    eval_ratio: float | None = Field(
+        None, gt=0, le=1, description="centre crop / shorter side; default 224/256, 1 with crop: pad or none"
+    )
+    cache: Literal["os", "process"] = "os"
+    threads: int = Field(4, ge=1, description="loader threads per rank")
+
+
+class ModelSection(Section):
+    """The network. `stem: cifar` is a 3x3 stride-1 first convolution without max-pooling."""
+
+    name: Name
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+
+
+class ScheduleSection(Section):
+    """The learning rate over a job: warm-up from zero, then `name`. Epochs may be fractions."""
+
+    name: Literal["step", "cosine", "linear", "constant"] = "cosine"
+    warmup_epochs: float = Field(0, ge=0)
+    milestones: tuple[float, ...] = Field((), description="epochs at which `step` multiplies by gamma")
+    gamma: float = Field(0.1, gt=0, lt=1)
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> ScheduleSection:
+        if self.milestones and self.name != "step":
+            raise ValueError(f"milestones belong to name: step, not to {self.name}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError("milestones must rise")
+        return self
+
+
+class TrainSection(Section):
+    """How one job trains. `batch_size` is global: over all ranks of a lane."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=1)
+    lr: float = Field(gt=0)
+    momentum: float = Field(0.9, ge=0, lt=1)
+    nesterov: bool = False
+    weight_decay: float = Field(1e-4, ge=0)
+    decay_norm_and_bias: bool = Field(
+        False, description="decay BatchNorm parameters and biases too, as the paper does"
+    )
+    schedule: ScheduleSection = ScheduleSection()
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    clip_norm: float | None = Field(None, gt=0)
+    amp: Literal["off", "bf16", "fp16"] = "off"
+    channels_last: bool = True
+    sync_batch_norm: bool = False
+    deterministic: bool = True
+    eval_every: int = Field(1, ge=1, description="epochs between evaluations; the last one is always made")
+    eval_batch_size: int | None = Field(
+        None, ge=1, description="per rank; default: the training batch of a rank"
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> TrainSection:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0")
+        if self.schedule.warmup_epochs >= self.epochs:
+            warmup = self.schedule.warmup_epochs
+            raise ValueError(f"schedule.warmup_epochs ({warmup:g}) must be below epochs ({self.epochs})")
+        return self
+
+
+class Structure(Section):
+    """Common to the ways to turn a round's mask into a structured one."""
+
+    name: Name | None = None
+    rounds: tuple[int, ...] | None = Field(
+        None, description="which rounds get this branch; default: all from 1"
+    )
+
+    @property
+    def label(self) -> str:
+        """The branch's name in folders, tables and curves."""
+        return self.name or self.default_label
+
+    @property
+    def default_label(self) -> str:
+        """The name of a branch that the job file gives none."""
+        raise NotImplementedError
+
+
+class Refill(Structure):
+    """Whole channels: keep the best, make them dense, empty the others."""
+
+    method: Literal["refill"]
+    criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = "magnitude"
+    extra: Fraction = 0.0
+    bn: Literal["mask", "keep"] = "mask"
+
+    @property
+    def default_label(self) -> str:
+        """`refill`, or `refill+` where extra channels are kept."""
+        return "refill+" if self.extra > 0 else "refill"
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether channels are scored on the calibration set."""
+        return self.criterion in ("l1", "l2", "saliency")
+
+
+class Regroup(Structure):
+    """Dense blocks: rows grouped by the columns they share."""
+
+    method: Literal["regroup"]
+    columns: Literal["budget", "paper"] = "budget"
+    min_rows: int = Field(16, ge=1)
+    t1: float = Field(1.5, gt=0)
+
+    @property
+    def default_label(self) -> str:
+        """`regroup`."""
+        return "regroup"
+
+    @property
+    def needs_activations(self) -> bool:
+        """Never: blocks are chosen by weights alone."""
+        return False
+
+
+METHODS: dict[str, type[Structure]] = {"refill": Refill, "regroup": Regroup}
+
+Branch = Annotated[Refill | Regroup, Field(discriminator="method")]
+
+
+class PruneSection(Section):
+    """Iterative magnitude pruning and the structured tickets made on the way.
+
+    Round 0 trains dense; round r of 1..rounds trains the ticket of density (1 - rate)^r.
+    """
+
+    rounds: int = Field(ge=0)
+    rate: float = Field(0.2, gt=0, lt=1)
+    rewind_epoch: int = Field(0, ge=0)
+    after_rewind: Literal["restart", "continue", "lr-rewind"] = "restart"
+    scope: Literal["all", "no-stem"] = "all"
+    mode: Literal["branch", "inline"] = "branch"
+    branches: tuple[Branch, ...] = ()
+    calibration_images: int = Field(1024, ge=1, description="training images that score channels")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> PruneSection:
+        labels = [branch.label for branch in self.branches]
+        for label in labels:
+            if labels.count(label) > 1:
+                raise ValueError(f"two branches are called {label!r}; give each its own name")
+        if self.mode == "inline" and len(self.branches) != 1:
+            raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
+        for branch in self.branches:
+            self._check_rounds(branch)
+        return self
+
+    def _check_rounds(self, branch: Structure) -> None:
+        if branch.rounds is None:
+            return
+        if self.mode == "inline":
+            raise ValueError("mode: inline structures every round; leave out `rounds` of the branch")
+        for number in branch.rounds:
+            if not 1 <= number <= self.rounds:
+                raise ValueError(f"branch {branch.label!r}: round {number} is not in 1..{self.rounds}")
+
+
+class CheckpointSection(Section):
+    """When a job's state is written: every `every_steps` steps, or every `every_minutes` where not given."""
+
+    every_minutes: float = Field(10.0, gt=0)
+    every_steps: int | None = Field(None, ge=1)
+    keep: int = Field(2, ge=1)
+
+
+class ClusterSection(Section):
+    """How many lanes train side by side, and what each rank of a lane gets."""
+
+    lanes: int = Field(1, ge=1)
+    workers: int = Field(1, ge=1, description="ranks per lane")
+    cpus_per_worker: int = Field(1, ge=1)
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    retries: int = Field(
+        3, ge=0, description="restarts of a lane without a step of progress before giving up"
+    )
+
+
+class JobConfig(Section):
+    """A whole job file."""
+
+    name: Name
+    runs: Path = Path("runs")
+    seed: int = Field(0, ge=0, lt=2**32)
+    log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
+    data: DataSection
+    model: ModelSection
+    train: TrainSection
+    prune: PruneSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @field_validator("name")
+    @classmethod
+    def _name_stays_in_runs(cls, value: str) -> str:
+        if value.endswith(".") or ".." in value:
+            raise ValueError("must not contain '..' or end with '.'")
+        return value
+
+    @model_validator(mode="after")
+    def _combinations(self) -> JobConfig:
+        batch, workers = self.train.batch_size, self.cluster.workers
+        if batch % workers:
+            lower, upper = batch // workers * workers, (batch // workers + 1) * workers
+            nearest = f"{lower} or {upper}" if lower else f"{upper}"
+            raise ValueError(
+                f"train.batch_size: {batch} is global and not divisible by cluster.workers = {workers}; "
+                f"use {nearest}"
+            )
+        if self.prune.rewind_epoch >= self.train.epochs:
+            rewind, epochs = self.prune.rewind_epoch, self.train.epochs
+            raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
+    """Read a job file and apply overrides such as `train.epochs=3`.
+
+    Raises:
+        ConfigError: one line that names the key, what is allowed and the nearest right spelling.
+    """
+    document = _read_yaml(path)
+    for override in overrides:
+        _apply(document, override)
+    return parse_config(document, source=str(path))
+
+
+def parse_config(document: Mapping[str, Any], source: str) -> JobConfig:
+    """Check a document; `source` is named in errors."""
+    try:
+        return JobConfig.model_validate(document)
+    except ValidationError as error:
+        problems = error.errors()
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise ConfigError(f"{source}: {_explain(problems[0])}{more}") from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such job file{_similar_files(path)}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path}: a folder, expected a job file (YAML)") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{path}: expected a mapping of sections (data, model, train, prune), got {document!r}"
+        )
+    return document
+
+
+def _similar_files(path: Path) -> str:
+    beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, beside, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
+
+
+def _apply(document: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=3")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
+    *parents, last = key.split(".")
+    target: Any = document
+    for parent in parents:
+        target = _descend(target, parent, key)
+    if isinstance(target, list):
+        target[_index(target, last, key)] = value
+    else:
+        target[last] = value
+
+
+def _descend(target: Any, part: str, key: str) -> Any:
+    if isinstance(target, list):
+        return target[_index(target, part, key)]
+    child = target.setdefault(part, {})
+    if child is None:
+        child = target[part] = {}
+    if not isinstance(child, dict | list):
+        raise ConfigError(f"override {key}: {part} is a value, not a section")
+    return child
+
+
+def _index(target: list[Any], part: str, key: str) -> int:
+    if not part.isdigit() or int(part) >= len(target):
+        raise ConfigError(f"override {key}: {part!r} is not an index of a list of {len(target)}")
+    return int(part)
+
+
+def _explain(problem: ErrorDetails) -> str:
+    key = _dotted(problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return _explain_unknown_key(problem["loc"])
+    if problem["type"] == "missing":
+        return f"{key}: missing; this key is required"
+    if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return f"{key}.method: {_given_method(problem['input'])}; allowed: {', '.join(METHODS)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message[0].lower() + message[1:]
+    if problem["type"] == "value_error":
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, got {problem['input']!r}{_nearest_value(problem)}"
+
+
+def _dotted(location: Sequence[Any]) -> str:
+    """A place in the job file as people write it: without the methods that tell the kinds of branch apart."""
+    return ".".join(str(part) for part in location if part not in METHODS)
+
+
+def _given_method(value: Any) -> str:
+    method = value.get("method") if isinstance(value, dict) else None
+    close = difflib.get_close_matches(str(method), list(METHODS), n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    return f"unknown method {method!r}{hint}" if method else "missing"
+
+
+def _nearest_value(problem: ErrorDetails) -> str:
+    expected = str(problem.get("ctx", {}).get("expected", ""))
+    allowed = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
+    close = difflib.get_close_matches(str(problem["input"]), allowed, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _explain_unknown_key(location: Sequence[Any]) -> str:
+    *parents, last = location
+    prefix = f"{_dotted(parents)}." if parents else ""
+    here = _keys_at(parents)
+    close = difflib.get_close_matches(str(last), here, n=1)
+    elsewhere = [key for key in _all_keys(JobConfig) if key.rpartition(".")[2] == last]
+    if close:
+        hint = f"did you mean {prefix}{close[0]}?"
+    elif elsewhere and "branches" not in location:
+        hint = f"did you mean {elsewhere[0]}?"
+    else:
+        hint = f"allowed: {', '.join(here)}"
+    return f"{prefix}{last}: unknown key; {hint}"
+
+
+def _keys_at(location: Sequence[Any]) -> list[str]:
+    models: list[type[BaseModel]] = [JobConfig]
+    for part in location:
+        if part in METHODS:
+            models = [METHODS[part]]
+        elif isinstance(part, str):
+            models = [
+                inner
+                for model in models
+                if part in model.model_fields
+                for inner in _models_in(model.model_fields[part].annotation)
+            ]
+    return sorted({key for model in models for key in model.model_fields})
+
+
+def _all_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for key, field in model.model_fields.items():
+        yield f"{prefix}{key}"
+        for inner in _models_in(field.annotation):
+            yield from _all_keys(inner, f"{prefix}{key}.")
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if typing.get_origin(annotation) in (tuple, list, typing.Union, types.UnionType, Annotated):
+        return [model for part in typing.get_args(annotation) for model in _models_in(part)]
+    return []

@@ -1,0 +1,97 @@
+"""Every file name of a run stands here, and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class JobPaths:
+    """The files of one job: a trunk round (`rounds/03`) or a branch of it (`rounds/03/refill`)."""
+
+    root: Path
+
+    @property
+    def mask(self) -> Path:
+        """The mask that the job trains with."""
+        return self.root / "mask.safetensors"
+
+    @property
+    def structure(self) -> Path:
+        """How the mask was made: the blocks of a regrouped one, the layers that could not be grouped."""
+        return self.root / "structure.json"
+
+    @property
+    def weights(self) -> Path:
+        """The trained weights."""
+        return self.root / "weights.safetensors"
+
+    @property
+    def activations(self) -> Path:
+        """Per-channel scores of the trained weights on the calibration set, where a branch needs them."""
+        return self.root / "activations.safetensors"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON line an epoch."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def progress(self) -> Path:
+        """Where the job stands now; rewritten every few seconds while it trains."""
+        return self.root / "progress.json"
+
+    @property
+    def result(self) -> Path:
+        """Written last: a job is done when this exists."""
+        return self.root / "result.json"
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run."""
+
+    root: Path
+
+    @property
+    def job_file(self) -> Path:
+        """The resolved config with the versions and the data it runs on."""
+        return self.root / "job.yaml"
+
+    @property
+    def init(self) -> Path:
+        """The weights before the first step."""
+        return self.root / "init.safetensors"
+
+    @property
+    def rewind(self) -> Path:
+        """The weights that tickets train from."""
+        return self.root / "rewind.safetensors"
+
+    @property
+    def log(self) -> Path:
+        """What happened and when: one JSON line an event."""
+        return self.root / "log.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """TensorBoard's log folder."""
+        return self.root / "tensorboard"
+
+    @property
+    def report(self) -> Path:
+        """Tables and pictures for people."""
+        return self.root / "report"
+
+    def job(self, job_id: str) -> JobPaths:
+        """The files of the job named `03` or `03/refill`."""
+        return JobPaths(self.root / "rounds" / job_id)
+
+    def checkpoints(self, job_id: str) -> Path:
+        """The folder of a job's mid-job states."""
+        return self.root / "checkpoints" / job_id.replace("/", "-")
+
+    def checkpoint(self, job_id: str, step: int) -> Path:
+        """The state of a job after `step` steps."""
+        return self.checkpoints(job_id) / f"{step:09d}.safetensors"

@@ -1,0 +1,64 @@
+"""Masks and trained tickets on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from distlth.errors import RunError
+from distlth.method import Structured, Trained
+from distlth.prune.mask import Mask
+from distlth.prune.regroup import Block
+from distlth.run.files import load_tensors, read_json, save_tensors, write_json
+from distlth.run.paths import JobPaths
+
+
+def save_structured(paths: JobPaths, structured: Structured) -> None:
+    """Write how a mask is built and, last, the mask."""
+    if structured.blocks or structured.ungrouped:
+        blocks = {
+            layer: [{"rows": block.rows.tolist(), "columns": block.columns.tolist()} for block in blocks]
+            for layer, blocks in structured.blocks.items()
+        }
+        write_json(paths.structure, {"blocks": blocks, "ungrouped": dict(structured.ungrouped)})
+    save_tensors(paths.mask, structured.mask.to_tensors())
+
+
+def load_structured(paths: JobPaths) -> Structured | None:
+    """What `save_structured` wrote, None where it has not. RunError when a file is damaged."""
+    if not paths.mask.exists():
+        return None
+    mask = _load_mask(paths.mask)
+    if not paths.structure.exists():
+        return Structured(mask)
+    stored = read_json(paths.structure)
+    try:
+        blocks = {
+            layer: tuple(Block(np.array(block["rows"]), np.array(block["columns"])) for block in blocks)
+            for layer, blocks in stored["blocks"].items()
+        }
+        return Structured(mask, blocks, stored["ungrouped"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunError(f"{paths.structure}: damaged ({error!r})") from None
+
+
+def load_trained(paths: JobPaths) -> Trained:
+    """A finished job's mask, the trained weights of its masked layers, and channel scores where there are."""
+    mask = _load_mask(paths.mask)
+    state, _ = load_tensors(paths.weights)
+    activations: dict[str, dict[str, Tensor]] = {}
+    if paths.activations.exists():
+        for name, scores in load_tensors(paths.activations)[0].items():
+            criterion, _, layer = name.partition("/")
+            activations.setdefault(criterion, {})[layer] = scores
+    return Trained(mask, {layer: state[f"{layer}.weight"] for layer in mask}, activations)
+
+
+def _load_mask(path: Path) -> Mask:
+    tensors, _ = load_tensors(path)
+    try:
+        return Mask.from_tensors(tensors)
+    except ValueError as error:
+        raise RunError(f"{path}: damaged ({error})") from None

@@ -1,0 +1,80 @@
+"""Which jobs a run has, and when each can start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from distlth.run.config import JobConfig
+from distlth.run.plan import criteria_needed, plan, planned_density, ready
+from tests.test_config import MINIMAL
+
+
+def config(**prune: Any) -> JobConfig:
+    return JobConfig.model_validate({**MINIMAL, "prune": {"rounds": 2, **prune}})
+
+
+BOTH = [{"method": "refill"}, {"method": "regroup", "rounds": [2]}]
+
+
+def test_branch_mode_has_the_trunk_and_its_branches() -> None:
+    jobs = plan(config(branches=BOTH))
+    assert [(job.id, job.parent) for job in jobs] == [
+        ("00", None),
+        ("01", "00"),
+        ("01/refill", "01"),
+        ("02", "01"),
+        ("02/refill", "02"),
+        ("02/regroup", "02"),
+    ]
+    assert [job.is_trunk for job in jobs] == [True, True, False, True, False, False]
+    assert {job.method for job in jobs} == {"imp", "refill", "regroup"}
+
+
+def test_inline_mode_structures_the_trunk() -> None:
+    jobs = plan(config(mode="inline", branches=BOTH[:1]))
+    assert [(job.id, job.method, job.structure is not None) for job in jobs] == [
+        ("00", "imp", False),
+        ("01", "imp-refill", True),
+        ("02", "imp-refill", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("after_rewind", "start", "first_epoch"),
+    [("restart", "rewind", 0), ("continue", "rewind", 2), ("lr-rewind", "trained", 2)],
+)
+def test_what_follows_a_rewind(after_rewind: str, start: str, first_epoch: int) -> None:
+    first, *tickets = plan(config(rewind_epoch=2, after_rewind=after_rewind, branches=BOTH))
+    assert (first.start, first.first_epoch) == ("init", 0)
+    assert {(job.start, job.first_epoch) for job in tickets} == {(start, first_epoch)}
+
+
+def test_a_job_is_ready_when_its_parent_is_done() -> None:
+    jobs = plan(config(branches=BOTH))
+
+    def ids(done: set[str]) -> list[str]:
+        return [job.id for job in ready(jobs, done)]
+
+    assert ids(set()) == ["00"]
+    assert ids({"00"}) == ["01"]
+    assert ids({"00", "01"}) == ["01/refill", "02"]
+    assert ids({"00", "01", "02", "01/refill"}) == ["02/refill", "02/regroup"]
+    assert ids({job.id for job in jobs}) == []
+
+
+def test_channel_scores_are_asked_of_the_jobs_whose_children_use_them() -> None:
+    branches = [
+        {"method": "refill", "criterion": "l1"},
+        {"method": "refill", "name": "s", "criterion": "saliency"},
+        {"method": "refill", "name": "m"},
+    ]
+    jobs = plan(config(branches=branches))
+    needed = {job.id: criteria_needed(jobs, job) for job in jobs if criteria_needed(jobs, job)}
+    assert needed == {"01": ("l1", "saliency"), "02": ("l1", "saliency")}
+
+
+def test_planned_density_falls_by_the_rate() -> None:
+    jobs = plan(config(rate=0.2))
+    assert [planned_density(job, 0.2) for job in jobs] == pytest.approx([1, 0.8, 0.64])
