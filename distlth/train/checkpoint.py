@@ -1,0 +1,122 @@
+"""The state of a job between two steps, on disk: whole, with a digest, the newest few kept."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distlth.errors import RunError
+from distlth.run.files import load_tensors, save_tensors
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job after `step` of its steps: with the same ranks, all that the steps after it depend on.
+
+    The schedule's and the loader's position follow from `step`, and so does the random state: every step
+    draws from a generator seeded by (seed, step, rank). `sums` are each rank's running metric sums,
+    shape (world size, n). Steps count from the
+    schedule's start, which a job with `first_epoch` does not begin at.
+    """
+
+    job: str
+    step: int
+    mask_digest: str
+    model: Mapping[str, Tensor]
+    momentum: Mapping[str, Tensor]
+    scaler: Mapping[str, Any]
+    sums: Tensor
+
+    def save(self, path: Path) -> None:
+        """Write the state whole or not at all."""
+        tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
+        tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
+        about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
+        save_tensors(path, {**tensors, "sums": self.sums}, {"state": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> JobState:
+        """Read a state; RunError when the file is torn or altered."""
+        tensors, metadata = load_tensors(path)
+        about = json.loads(metadata["state"])
+        return cls(
+            job=about["job"],
+            step=about["step"],
+            mask_digest=about["mask"],
+            model=_part(tensors, "model/"),
+            momentum=_part(tensors, "momentum/"),
+            scaler=about["scaler"],
+            sums=tensors["sums"],
+        )
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+def newest_state(folder: Path) -> JobState | None:
+    """The newest whole state in a job's checkpoint folder; a damaged one is named and passed over."""
+    for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
+        try:
+            return JobState.load(path)
+        except RunError as error:
+            log.warning("%s; going back to the checkpoint before it", error)
+    return None
+
+
+class CheckpointWriter:
+    """Writes states in the background, one at a time, and keeps the newest `keep` of them."""
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._thread: threading.Thread | None = None
+
+    def write(self, state: JobState) -> None:
+        """Start to write a state whose tensors nobody changes any more; waits for the one before it."""
+        self.wait()
+        self._thread = threading.Thread(target=self._write, args=(state,), name="checkpoint", daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Return when nothing is being written."""
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint on disk, for messages."""
+        return max(self._folder.glob("[0-9]*.safetensors"), default=None)
+
+    def clear(self) -> None:
+        """Remove all: the job is done."""
+        self.wait()
+        for path in self._folder.glob("*.safetensors"):
+            path.unlink()
+        if self._folder.is_dir():
+            self._folder.rmdir()
+
+    def _write(self, state: JobState) -> None:
+        try:
+            state.save(self._folder / f"{state.step:09d}.safetensors")
+        except OSError as error:
+            # A full disk must not end days of training: the last good checkpoint stays, the next is tried.
+            log.warning("checkpoint of %s at step %d not written: %s", state.job, state.step, error)
+            return
+        for old in sorted(self._folder.glob("[0-9]*.safetensors"))[: -self._keep]:
+            old.unlink()
+
+
+def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copies on the CPU that later steps do not change."""
+    return {name: torch.empty_like(t, device="cpu").copy_(t.detach()) for name, t in tensors.items()}

@@ -1,0 +1,398 @@
+"""Training one job on one rank: the loop over epochs and steps, and what happens between them."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distlth.errors import TrainingError
+from distlth.report.board import JobBoard
+from distlth.run.files import append_json, save_tensors, tensors_digest
+from distlth.run.paths import RunPaths
+from distlth.run.plan import Job
+from distlth.run.result import EpochMetrics, JobResult, Progress, save_progress
+from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
+from distlth.train.evaluate import Evaluation, evaluate
+from distlth.train.masking import Masking, Ticket, parameter_masks
+from distlth.train.optim import load_momentum, make_optimizer, momentum_of, set_learning_rate
+from distlth.train.schedule import learning_rate
+from distlth.train.world import World
+
+if TYPE_CHECKING:
+    from distlth.train.trainer import Trainer
+
+PROGRESS_SECONDS = 2.0
+
+# Positions in a rank's running sums: loss and images since the epoch began, and since the last point.
+EPOCH_LOSS, EPOCH_IMAGES, POINT_LOSS, POINT_IMAGES = range(4)
+
+
+class EventSink(Protocol):
+    """Takes what happens, for the run's log."""
+
+    def __call__(self, event: str, **details: Any) -> None:
+        """Note that `event` happened now."""
+
+
+@dataclass
+class _Clock:
+    """Wall time of the current epoch and of the time since the last point, in seconds."""
+
+    start: float
+    waited: float = 0.0
+    images: int = 0
+
+    @classmethod
+    def now(cls) -> _Clock:
+        return cls(time.perf_counter())
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def data_wait(self) -> float:
+        return self.waited / max(self.seconds, 1e-9)
+
+
+class JobTraining:
+    """One job on one rank. Steps and epochs count from the start of the schedule."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        job: Job,
+        ticket: Ticket,
+        run: RunPaths,
+        note: EventSink,
+        criteria: tuple[str, ...],
+    ) -> None:
+        self.trainer, self.job, self.ticket, self.run_paths, self.note = trainer, job, ticket, run, note
+        self.criteria = criteria
+        self.config, self.world, self.model = trainer.config.train, trainer.world, trainer.model
+        self.paths = run.job(job.id)
+        self.steps_per_epoch = trainer.loader.steps_per_epoch
+        self.first_step = job.first_epoch * self.steps_per_epoch
+        self.last_step = self.config.epochs * self.steps_per_epoch
+        self.step = self.first_step
+        self.writer = CheckpointWriter(run.checkpoints(job.id), trainer.config.checkpoint.keep)
+        self.sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
+        # The first step with a loss that is not finite; kept on the device, so that no step waits for it.
+        self.bad_step = torch.full((), float("inf"), dtype=torch.float64, device=self.world.device)
+        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
+        self.started = self.checkpointed = time.perf_counter()
+        self.progress_shown = 0.0
+        self.last_loss = float("nan")
+        self.board: JobBoard | None = None
+
+    def run(self) -> JobResult:
+        """Train from where the job stands to its end, and leave its files."""
+        self.begin()
+        evaluation = None
+        try:
+            for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
+                metrics = self.train_epoch(epoch)
+                evaluation = self.end_epoch(epoch, metrics)
+            return self.finish(evaluation or self.evaluate())
+        finally:
+            self.writer.wait()
+            if self.board:
+                self.board.close()
+
+    def begin(self) -> None:
+        """Load the ticket's weights, or the newest checkpoint over them."""
+        self.model.load_state_dict(dict(self.ticket.weights))
+        self.optimizer = make_optimizer(self.model, self.config)
+        state = newest_state(self.run_paths.checkpoints(self.job.id))
+        if state is not None:
+            self.restore(state)
+        parameters = dict(self.model.named_parameters())
+        self.masking = Masking(self.model, parameter_masks(self.ticket, self.trainer.anatomy, parameters))
+        self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
+        if self.world.is_main:
+            self.board = JobBoard(self.run_paths, self.job.id, first_step=self.step)
+            self.note("job-start", job=self.job.id, step=self.step, density=self.ticket.mask.density)
+        self.save_rewind_point()
+
+    def restore(self, state: JobState) -> None:
+        """Go on from a checkpoint."""
+        digest = self.ticket.mask.digest()
+        if state.mask_digest != digest:
+            raise RuntimeError(f"{self.job.id}: the checkpoint's mask {state.mask_digest} is not {digest}")
+        self.model.load_state_dict(dict(state.model))
+        load_momentum(self.model, self.optimizer, dict(state.momentum))
+        if state.scaler:
+            self.scaler.load_state_dict(dict(state.scaler))
+        if len(state.sums) == self.world.size:
+            self.sums.copy_(state.sums[self.world.rank])
+        self.step = state.step
+
+    def train_epoch(self, epoch: int) -> EpochMetrics:
+        """Train the rest of an epoch; returns its metrics over all ranks."""
+        self.model.train()
+        self.epoch_clock, self.point_clock = _Clock.now(), _Clock.now()
+        first = self.step % self.steps_per_epoch
+        batches = self.trainer.loader.epoch(epoch, first)
+        try:
+            for _ in range(first, self.steps_per_epoch):
+                images, labels = self.next_batch(batches)
+                self.train_step(images, labels)
+                self.after_step()
+        finally:
+            batches.close()
+        return self.epoch_metrics(epoch)
+
+    def next_batch(self, batches: Any) -> tuple[Tensor, Tensor]:
+        """This rank's part of the next global batch; the time spent waiting for it is counted."""
+        start = time.perf_counter()
+        images, labels = next(batches)
+        waited = time.perf_counter() - start
+        for clock in (self.epoch_clock, self.point_clock):
+            clock.waited += waited
+            clock.images += len(labels) * self.world.size
+        return images, labels
+
+    def train_step(self, images: Tensor, labels: Tensor) -> None:
+        """One step of SGD on this rank's part of the global batch."""
+        seed_step(self.trainer.config.seed, self.step, self.world)
+        set_learning_rate(self.optimizer, self.learning_rate())
+        with self.trainer.precision():
+            logits = self.trainer.replicas(images)
+            loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        self.masking.mask_gradients()
+        if self.config.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.count(loss.detach(), len(labels))
+
+    def count(self, loss: Tensor, images: int) -> None:
+        """Add a step to the running sums, on the device."""
+        total = loss.double() * images
+        self.sums += torch.stack([total, torch.full_like(total, images)]).repeat(2)
+        failed = torch.where(torch.isfinite(total), float("inf"), float(self.step))
+        self.bad_step = torch.minimum(self.bad_step, failed)
+
+    def learning_rate(self) -> float:
+        """The learning rate of the current step."""
+        c = self.config
+        return learning_rate(c.schedule, c.lr, self.step, self.steps_per_epoch, c.epochs)
+
+    def after_step(self) -> None:
+        """What follows a step: points, progress, checkpoints. Collective, at the same steps on all ranks."""
+        if self.step == self.first_step:
+            self.note_main("first-step")
+        lr = self.learning_rate()
+        self.step += 1
+        if self.step % self.trainer.config.log_every == 0:
+            self.check_finite(lr)
+            self.log_point(lr)
+        if self.step % self.steps_per_epoch and self.checkpoint_due():
+            self.check_finite(lr)
+            self.checkpoint()
+
+    def check_finite(self, lr: float) -> None:
+        """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
+        step = self.world.gather(self.bad_step).min().item()
+        if step == float("inf"):
+            return
+        self.writer.wait()
+        newest = self.writer.newest()
+        last = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        raise TrainingError(
+            f"job {self.job.id}: the loss was not finite at step {int(step)} (learning rate {lr:.4g}); "
+            f"{last}. Lower train.lr, lengthen train.schedule.warmup_epochs or set train.clip_norm"
+        )
+
+    def log_point(self, lr: float) -> None:
+        """Add a point to the curves: means since the point before."""
+        sums = self.world.sum(self.sums.clone())
+        self.sums[[POINT_LOSS, POINT_IMAGES]] = 0
+        self.last_loss = float(sums[POINT_LOSS] / sums[POINT_IMAGES])
+        if self.board:
+            self.board.train(
+                self.step,
+                loss=self.last_loss,
+                lr=lr,
+                images_per_second=self.point_clock.images_per_second,
+                data_wait=self.point_clock.data_wait,
+                density=self.ticket.mask.density,
+            )
+            self.show_progress()
+        self.point_clock = _Clock.now()
+
+    def show_progress(self, *, now: bool = False) -> None:
+        """Report where the job stands, every few seconds."""
+        shown_lately = time.perf_counter() - self.progress_shown < PROGRESS_SECONDS
+        if not self.world.is_main or (shown_lately and not now):
+            return
+        self.progress_shown = time.perf_counter()
+        rate = self.epoch_clock.images_per_second
+        left = (self.last_step - self.step) * self.config.batch_size / max(rate, 1e-9)
+        save_progress(
+            self.paths,
+            Progress(
+                job=self.job.id,
+                epoch=min(self.step // self.steps_per_epoch + 1, self.config.epochs),
+                epochs=self.config.epochs,
+                step=self.step,
+                steps=self.last_step,
+                loss=self.last_loss,
+                images_per_second=rate,
+                seconds_left=left,
+                time=time.time(),
+            ),
+        )
+
+    def epoch_metrics(self, epoch: int) -> EpochMetrics:
+        """The metrics of the epoch that just ended, over all ranks."""
+        sums = self.world.sum(self.sums.clone())
+        self.sums[[EPOCH_LOSS, EPOCH_IMAGES]] = 0
+        return EpochMetrics(
+            epoch=epoch,
+            step=self.step,
+            loss=float(sums[EPOCH_LOSS] / sums[EPOCH_IMAGES]),
+            lr=self.learning_rate(),
+            images_per_second=self.epoch_clock.images_per_second,
+            data_wait=self.epoch_clock.data_wait,
+            seconds=self.epoch_clock.seconds,
+        )
+
+    def end_epoch(self, epoch: int, metrics: EpochMetrics) -> Evaluation | None:
+        """Evaluate where due, write the epoch's line, and leave a checkpoint where due."""
+        self.check_finite(metrics.lr)
+        self.last_loss = metrics.loss
+        is_last = epoch + 1 == self.config.epochs
+        if is_last:
+            self.note_main("last-step")
+        evaluation = None
+        if is_last or (epoch + 1) % self.config.eval_every == 0:
+            evaluation = self.evaluate()
+        if self.world.is_main:
+            scores = {} if evaluation is None else _scores(evaluation)
+            append_json(self.paths.metrics, {**asdict(metrics), **scores})
+            if self.board and evaluation:
+                self.board.evaluation(
+                    self.step, loss=evaluation.loss, top1=evaluation.top1, top5=evaluation.top5
+                )
+            self.show_progress(now=True)
+        self.save_rewind_point()
+        if not is_last and self.checkpoint_due():
+            self.checkpoint()
+        return evaluation
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
+        self.world.share_buffers(self.model)
+        result = evaluate(self.model, self.trainer.eval_loader, self.world, self.trainer.precision())
+        self.model.train()
+        return result
+
+    def save_rewind_point(self) -> None:
+        """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
+        rewind_step = self.trainer.config.prune.rewind_epoch * self.steps_per_epoch
+        if self.job.parent is None and self.step == rewind_step and self.world.is_main:
+            save_tensors(self.run_paths.rewind, snapshot(self.model.state_dict()))
+
+    def checkpoint_due(self) -> bool:
+        """Whether to write a checkpoint now; rank 0's clock decides for all."""
+        due = self.trainer.config.checkpoint
+        if due.every_steps is not None:
+            return self.step % due.every_steps == 0
+        if self.step % self.trainer.config.log_every and self.step % self.steps_per_epoch:
+            return False
+        late = time.perf_counter() - self.checkpointed > 60 * due.every_minutes
+        decision = torch.tensor(float(late and self.world.is_main), device=self.world.device)
+        return bool(self.world.sum(decision).item())
+
+    def checkpoint(self) -> None:
+        """Copy the state to host memory and have it written in the background."""
+        sums = self.world.gather(self.sums).cpu()
+        self.checkpointed = time.perf_counter()
+        if self.board:
+            self.board.flush()
+        if self.world.is_main:
+            self.writer.write(
+                JobState(
+                    job=self.job.id,
+                    step=self.step,
+                    mask_digest=self.ticket.mask.digest(),
+                    model=snapshot(self.model.state_dict()),
+                    momentum=snapshot(momentum_of(self.model, self.optimizer)),
+                    scaler=self.scaler.state_dict(),
+                    sums=sums,
+                )
+            )
+
+    def finish(self, evaluation: Evaluation) -> JobResult:
+        """Check the zeros, write the weights and, last, the result."""
+        self.masking.check_zeros()
+        self.world.share_buffers(self.model)
+        weights = snapshot(self.model.state_dict())
+        digest = tensors_digest(weights)
+        self.world.agree(f"trained weights {digest}")
+        layers = list(self.ticket.mask.names)
+        scores = {
+            f"{criterion}/{layer}": score
+            for criterion in self.criteria
+            for layer, score in self.trainer.score_channels(criterion, layers).items()
+        }
+        result = self.result(evaluation, digest)
+        if self.world.is_main:
+            if scores:
+                save_tensors(self.paths.activations, scores)
+            save_tensors(self.paths.weights, weights)
+            result.save(self.paths)
+            self.writer.clear()
+        return result
+
+    def result(self, evaluation: Evaluation, digest: str) -> JobResult:
+        """What the job leaves for people and for the plan."""
+        mask = self.ticket.mask
+        return JobResult(
+            job=self.job.id,
+            round=self.job.round,
+            method=self.job.method,
+            density=mask.density,
+            kept=mask.kept,
+            total=mask.total,
+            top1=evaluation.top1,
+            top5=evaluation.top5,
+            eval_loss=evaluation.loss,
+            train_loss=self.last_loss,
+            epochs=self.config.epochs - self.job.first_epoch,
+            steps=self.last_step - self.first_step,
+            seconds=time.perf_counter() - self.started,
+            world_size=self.world.size,
+            mask_digest=mask.digest(),
+            weights_digest=digest,
+            finished=time.time(),
+        )
+
+    def note_main(self, event: str) -> None:
+        """Log an event of the job, once for all ranks."""
+        if self.world.is_main:
+            self.note(event, job=self.job.id, step=self.step)
+
+
+def _scores(evaluation: Evaluation) -> dict[str, float]:
+    return {"eval_loss": evaluation.loss, "top1": evaluation.top1, "top5": evaluation.top5}
+
+
+def seed_step(seed: int, step: int, world: World) -> None:
+    """Make what a step draws at random (dropout) a pure function of seed, step and rank."""
+    key = hashlib.blake2b(f"{seed}:{step}:{world.rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(key, "little") >> 1)

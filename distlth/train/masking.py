@@ -1,0 +1,72 @@
+"""A mask on a model in training: applied in place, nothing in the forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from distlth.models import Anatomy
+from distlth.prune.mask import Mask
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What a job trains: a mask and the weights it starts from.
+
+    `weights` is a whole state dict (BatchNorm buffers included). With `remove_channels` a channel that keeps
+    no weight is gone: its bias and its BatchNorm's weight and bias are masked too, so that nothing leaks
+    into the next layer and physical removal does not change the network.
+    """
+
+    mask: Mask
+    weights: Mapping[str, Tensor]
+    remove_channels: bool = False
+
+
+def parameter_masks(ticket: Ticket, anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Which entries of each named parameter train: bool tensors, only for parameters that lose some."""
+    masks: dict[str, Tensor] = {}
+    norms = {conv.name: conv.batch_norm for conv in anatomy.convs}
+    for layer, kept in ticket.mask.items():
+        masks[f"{layer}.weight"] = kept
+        if ticket.remove_channels:
+            alive = ~ticket.mask.empty_channels(layer)
+            owners = [f"{layer}.bias", *(f"{norms[layer]}.{part}" for part in ("weight", "bias"))]
+            masks.update({name: alive for name in owners if name in parameters})
+    return {name: kept for name, kept in masks.items() if not bool(kept.all())}
+
+
+class Masking:
+    """Keeps masked entries of a model's parameters at exactly zero while it trains.
+
+    Weights are zeroed once, when this is made; then `mask_gradients` after each backward pass is enough:
+    with a fresh momentum, gradient, decay and momentum of a masked weight are all zero, so it stays zero.
+    """
+
+    def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+        parameters = dict(model.named_parameters())
+        self._parameters = [parameters[name] for name in masks]
+        # Of each parameter's own memory format and type: the product in place is then one pass.
+        self._factors = [
+            torch.empty_like(parameter).copy_(kept)
+            for parameter, kept in zip(self._parameters, masks.values(), strict=True)
+        ]
+        with torch.no_grad():
+            for parameter, factor in zip(self._parameters, self._factors, strict=True):
+                parameter.masked_fill_(factor == 0, 0.0)
+
+    def mask_gradients(self) -> None:
+        """Zero the gradients of masked weights, in place."""
+        both = zip(self._parameters, self._factors, strict=True)
+        if pairs := [(p.grad, factor) for p, factor in both if p.grad is not None]:
+            gradients, factors = zip(*pairs, strict=True)
+            torch._foreach_mul_(gradients, factors)
+
+    def check_zeros(self) -> None:
+        """Raise RuntimeError unless every masked weight is exactly zero."""
+        for parameter, factor in zip(self._parameters, self._factors, strict=True):
+            if bool(parameter[factor == 0].any()):
+                raise RuntimeError("a masked weight is not zero: it trained although its mask drops it")

@@ -1,0 +1,64 @@
+"""The optimizer of a job: SGD with momentum, weight decay only where it belongs."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from distlth.run.config import TrainSection
+
+_NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+def decayed(model: nn.Module, *, norm_and_bias: bool) -> set[str]:
+    """The names of the parameters that weight decay applies to.
+
+    By module type: none of a normalisation's, no bias; all of them with `norm_and_bias`.
+    """
+    names = set()
+    for prefix, module in model.named_modules():
+        for name, _ in module.named_parameters(recurse=False):
+            exempt = isinstance(module, _NORMS) or name.endswith("bias")
+            if norm_and_bias or not exempt:
+                names.add(f"{prefix}.{name}" if prefix else name)
+    return names
+
+
+def make_optimizer(model: nn.Module, config: TrainSection) -> torch.optim.SGD:
+    """SGD with fresh momentum; its learning rate is set before every step."""
+    names = decayed(model, norm_and_bias=config.decay_norm_and_bias)
+    parameters = dict(model.named_parameters())
+    groups = [
+        {"params": [p for n, p in parameters.items() if n in names], "weight_decay": config.weight_decay},
+        {"params": [p for n, p in parameters.items() if n not in names], "weight_decay": 0.0},
+    ]
+    return torch.optim.SGD(
+        [group for group in groups if group["params"]],
+        lr=config.lr,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        foreach=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give all parameters this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def momentum_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The momentum buffers by parameter name; those that no step has made yet are left out."""
+    return {
+        name: optimizer.state[parameter]["momentum_buffer"]
+        for name, parameter in model.named_parameters()
+        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+    }
+
+
+def load_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, momentum: dict[str, Tensor]) -> None:
+    """Give the optimizer the momentum buffers that `momentum_of` read."""
+    for name, parameter in model.named_parameters():
+        if name in momentum:
+            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])

@@ -1,0 +1,132 @@
+"""A rank of a lane: what it keeps warm from job to job."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distlth.data.dataset import Dataset
+from distlth.data.loader import EvalLoader, TrainLoader, epoch_order, eval_ratio
+from distlth.models import Anatomy, anatomy, build
+from distlth.run.config import JobConfig
+from distlth.run.paths import RunPaths
+from distlth.run.plan import Job
+from distlth.run.result import JobResult
+from distlth.train.evaluate import score_channels
+from distlth.train.loop import EventSink, JobTraining
+from distlth.train.masking import Ticket
+from distlth.train.world import World
+
+
+class Trainer:
+    """One rank of a lane: model, loaders and process group, warm from job to job."""
+
+    def __init__(self, config: JobConfig, dataset: Dataset, world: World) -> None:
+        self.config = config
+        self.world = world
+        self.anatomy: Anatomy
+        train, data, device = config.train, config.data, world.device
+        _set_determinism(train.deterministic)
+        self.model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
+        self.anatomy = anatomy(self.model, data.resolution)
+        if train.sync_batch_norm and device.type == "cuda":
+            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
+        self.model.to(device)
+        if train.channels_last:
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.loader = TrainLoader(
+            dataset,
+            batch_size=train.batch_size,
+            rank=world.rank,
+            world_size=world.size,
+            resolution=data.resolution,
+            crop=data.crop,
+            flip=data.flip,
+            seed=config.seed,
+            threads=data.threads,
+            cache=data.cache,
+            device=device,
+        )
+        self.eval_loader = self._eval_loader(dataset)
+        self._dataset = dataset
+        self.replicas = world.wrap(self.model)
+        self._settle()
+
+    @property
+    def rank_batch(self) -> int:
+        """Training images of one step on this rank."""
+        return self.config.train.batch_size // self.world.size
+
+    def precision(self) -> torch.autocast:
+        """The context that forward passes run in."""
+        amp = self.config.train.amp
+        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+        return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
+
+    def train(
+        self, job: Job, ticket: Ticket, run: RunPaths, note: EventSink, *, criteria: tuple[str, ...] = ()
+    ) -> JobResult:
+        """Train a job, from its newest checkpoint where there is one, and leave its files.
+
+        The trained weights' channels are scored by each of `criteria` on the calibration set.
+        Rank 0 writes; the result is the same on every rank.
+
+        Raises:
+            TrainingError: a loss that is not finite; a sample that does not decode is a DataError.
+        """
+        return JobTraining(self, job, ticket, run, note, criteria).run()
+
+    def score_channels(self, criterion: str, layers: list[str]) -> dict[str, Tensor]:
+        """Score the model's channels on the calibration set: the first images of a seeded order."""
+        count = self._dataset.split("train").count
+        order = epoch_order(count, self.config.seed, epoch=0)
+        indices = sorted(order[: self.config.prune.calibration_images].tolist())
+        loader = self._eval_loader(self._dataset, split="train", indices=indices)
+        try:
+            return score_channels(self.model, loader, layers, criterion, self.world)
+        finally:
+            loader.close()
+
+    def close(self) -> None:
+        """Give back threads and mappings."""
+        self.loader.close()
+        self.eval_loader.close()
+
+    def _eval_loader(self, dataset: Dataset, **choice: Any) -> EvalLoader:
+        data = self.config.data
+        return EvalLoader(
+            dataset,
+            **choice,
+            batch_size=self.config.train.eval_batch_size or self.rank_batch,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            resolution=data.resolution,
+            ratio=data.eval_ratio or eval_ratio(data.crop),
+            threads=data.threads,
+            cache=data.cache,
+            device=self.world.device,
+        )
+
+    def _settle(self) -> None:
+        """One pass over an empty batch before any job.
+
+        DDP lays its gradient buckets out anew after the first backward pass it ever sees, and with more
+        than two ranks the layout decides the order of sums. Past this, every step of every job has the
+        same layout, whether its lane is fresh or has restarted.
+        """
+        if self.replicas is self.model:
+            return
+        size = self.config.data.resolution
+        images = torch.zeros(2, 3, size, size, device=self.world.device)
+        self.model.train()
+        self.replicas(images).sum().backward()
+        self.model.zero_grad(set_to_none=True)
+
+
+def _set_determinism(deterministic: bool) -> None:
+    torch.use_deterministic_algorithms(deterministic)
+    # Filling fresh memory is a debugging aid; all of ours is written before it is read.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    torch.backends.cudnn.benchmark = not deterministic

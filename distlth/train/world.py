@@ -1,0 +1,85 @@
+"""All that is distributed in training stands here; without a process group the world is one rank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+@dataclass(frozen=True)
+class World:
+    """The ranks that train a job together, as one of them sees them."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @classmethod
+    def current(cls, device: torch.device) -> World:
+        """The world of the default process group, or a world of one."""
+        if dist.is_available() and dist.is_initialized():
+            return cls(dist.get_rank(), dist.get_world_size(), device)
+        return cls(0, 1, device)
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this rank writes files."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        """The model with its gradients averaged over the ranks after each backward pass.
+
+        BatchNorm buffers stay each rank's own while training: only rank 0's count, see `share_buffers`.
+        """
+        if self.size == 1:
+            return model
+        device_ids = [self.device.index] if self.device.type == "cuda" else None
+        return DistributedDataParallel(
+            model, device_ids=device_ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
+
+    def share_buffers(self, model: nn.Module) -> None:
+        """Give every rank the buffers of rank 0."""
+        if self.size > 1:
+            for buffer in model.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of `values` over the ranks, on every rank."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def gather(self, values: Tensor) -> Tensor:
+        """`values` of every rank, stacked in order of rank: shape (size, *values.shape)."""
+        if self.size == 1:
+            return values.unsqueeze(0)
+        parts = [torch.empty_like(values) for _ in range(self.size)]
+        dist.all_gather(parts, values)
+        return torch.stack(parts)
+
+    def barrier(self) -> None:
+        """Return when every rank has come here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def share_text(self, text: str) -> str:
+        """Rank 0's `text`, on every rank."""
+        texts = [text]
+        if self.size > 1:
+            dist.broadcast_object_list(texts, src=0)
+        return texts[0]
+
+    def agree(self, what: str) -> None:
+        """Raise RuntimeError unless every rank passes the same text."""
+        if self.size == 1:
+            return
+        texts: list[Any] = [None] * self.size
+        dist.all_gather_object(texts, what)
+        if len(set(texts)) > 1:
+            raise RuntimeError(f"the ranks do not agree: {dict(enumerate(texts))}")

@@ -1,0 +1,25 @@
+"""What many tests need: a small packed data set of real digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from distlth.data.build import BuildOptions, build
+from distlth.data.dataset import Dataset
+from jobs.digits import write_digits
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The 1,797 digits, 16 x 16 pixels, packed."""
+    folder = tmp_path_factory.mktemp("digits")
+    write_digits(folder / "images")
+    return build(folder / "images", folder / "packed", BuildOptions(workers=1))
+
+
+@pytest.fixture
+def quickstart() -> Path:
+    """The quick start's job file."""
+    return Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"
