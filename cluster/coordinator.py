@@ -1,0 +1,264 @@
+"""The coordinator: decides which job is next, makes its ticket, and hands it out.
+
+It holds nothing that the run directory does not: killed and made anew, it goes on from the files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from distlth.errors import UserError
+from distlth.method import Structured, Trained, next_mask
+from distlth.models import anatomy, build, prunable
+from distlth.prune.mask import Mask
+from distlth.report.board import RunBoard
+from distlth.run.config import JobConfig
+from distlth.run.files import append_json, save_tensors
+from distlth.run.paths import RunPaths
+from distlth.run.plan import Job, criteria_needed, plan, ready
+from distlth.run.result import JobResult
+from distlth.run.store import load_results
+from distlth.run.tickets import load_structured, load_trained, save_structured
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A job for a lane. The references are wrapped, so that each rank fetches them itself."""
+
+    job: Job
+    mask_digest: str
+    mask: list[ray.ObjectRef[Any]]
+    weights: list[ray.ObjectRef[Any]]
+    criteria: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run stands for the process that waits for it: `error` is what ended it, if anything did."""
+
+    finished: bool
+    error: str | None
+
+
+@ray.remote(num_cpus=0)
+def _nicely(function: Callable[[Any], Any], item: Any) -> Any:
+    """Run on the head node, out of the way of a lane that trains there."""
+    os.nice(max(0, 10 - os.nice(0)))
+    return function(item)
+
+
+def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """`map` over Ray tasks on this node, as many at a time as it has cores."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    task = _nicely.options(scheduling_strategy=here)
+    reference = ray.put(function)
+    results: dict[int, Any] = {}
+    running: dict[Any, int] = {}
+    waiting = list(enumerate(items))[::-1]
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            index, item = waiting.pop()
+            running[task.remote(reference, item)] = index
+        (finished, *_), _ = ray.wait(list(running), num_returns=1)
+        results[running.pop(finished)] = ray.get(finished)
+    return [results[index] for index in sorted(results)]
+
+
+@ray.remote(num_cpus=0)
+class Coordinator:
+    """The one actor that decides, prunes, refills, regroups and hands out masks."""
+
+    def __init__(self, config: JobConfig, run: RunPaths, num_classes: int) -> None:
+        self.config, self.run = config, run
+        self.jobs = plan(config)
+        self.results = load_results(run, self.jobs)
+        self.tickets: dict[str, Assignment] = {}
+        self.answers: dict[tuple[int, str, int], Assignment | None] = {}
+        self.taken: dict[str, int] = {}
+        self.making: set[str] = set()
+        self.weights: dict[str, Any] = {}
+        self.stalled: dict[int, tuple[str, int]] = {}
+        self.error: str | None = None
+        self.changed = asyncio.Condition()
+        self.board = RunBoard(run)
+        self.background: set[asyncio.Task[None]] = set()
+        self.num_classes = num_classes
+
+    async def start(self) -> None:
+        """Make what can be made from what is on disk; to be called once, before any lane asks."""
+        self.note("run-start", done=len(self.results), jobs=len(self.jobs))
+        await asyncio.to_thread(self.board.config, self.config.to_yaml())
+        if not self.run.init.exists():
+            model = build(
+                self.config.model.name, self.num_classes, seed=self.config.seed, stem=self.config.model.stem
+            )
+            await asyncio.to_thread(save_tensors, self.run.init, model.state_dict())
+        self.advance()
+
+    # -- what lanes call ------------------------------------------------------------------------------
+
+    async def next_job(self, lane: int, attempt: str, turn: int) -> Assignment | None:
+        """The lane's next job, None when there is none left. Every rank of an attempt gets the same."""
+        key = (lane, attempt, turn)
+        async with self.changed:
+            await self.changed.wait_for(lambda: key in self.answers or self.is_over or self.open_job())
+            if key not in self.answers:
+                answer = None if self.is_over else self.open_job()
+                self.answers[key] = answer
+                if answer:
+                    self.taken[answer.job.id] = lane
+            return self.answers[key]
+
+    async def lane_started(self, lane: int, attempt: str) -> None:
+        """A lane's ranks are up, for the first time or again: what it had taken is open again."""
+        async with self.changed:
+            self.taken = {job: owner for job, owner in self.taken.items() if owner != lane}
+            self.answers = {key: answer for key, answer in self.answers.items() if key[0] != lane}
+            self.changed.notify_all()
+
+    async def lane_failed(self, lane: int, error: str) -> None:
+        """A lane's ranks died. Too many deaths in a row without a step of progress end the run."""
+        progress = self.progress_of(lane)
+        last, count = self.stalled.get(lane, ("", 0))
+        count = count + 1 if progress == last else 1
+        self.stalled[lane] = (progress, count)
+        self.note("lane-restart", lane=lane, error=error)
+        if count > self.config.cluster.retries:
+            await self.fail(f"lane {lane} died {count} times without progress; the last time: {error}")
+
+    async def job_done(self, job_id: str) -> None:
+        """A lane has written a job's result."""
+        result = JobResult.load(self.run.job(job_id))
+        assert result is not None, f"{job_id}: no result on disk"
+        self.note("job-done", job=job_id, density=result.density, top1=result.top1, seconds=result.seconds)
+        async with self.changed:
+            self.results[job_id] = result
+            self.tickets.pop(job_id, None)
+            self.taken.pop(job_id, None)
+            self.changed.notify_all()
+        self.advance()
+        await asyncio.to_thread(self.board.results, list(self.results.values()), self.config)
+
+    async def fail(self, message: str) -> None:
+        """End the run: what is on disk stays, lanes get no more jobs."""
+        async with self.changed:
+            if self.error is None:
+                self.error = message
+                self.note("failed", message=message)
+            self.changed.notify_all()
+
+    def note(self, event: str, **details: Any) -> None:
+        """Add a line to the run's log."""
+        append_json(self.run.log, {"time": time.time(), "event": event, **details})
+
+    # -- what the process that started the run calls --------------------------------------------------
+
+    async def outcome(self, seconds: float) -> Outcome:
+        """How the run stands; returns early when it has finished or failed."""
+        async with self.changed:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self.changed.wait_for(lambda: self.is_over), seconds)
+        return Outcome(self.is_over, self.error)
+
+    async def close(self) -> None:
+        """Finish what is being written."""
+        await asyncio.gather(*self.background)
+        if self.error is None:
+            self.note("run-done")
+        await asyncio.to_thread(self.board.close)
+
+    # -- deciding -------------------------------------------------------------------------------------
+
+    @property
+    def is_over(self) -> bool:
+        """Whether there is nothing left to hand out."""
+        return self.error is not None or len(self.results) == len(self.jobs)
+
+    def open_job(self) -> Assignment | None:
+        """The first job in plan order whose ticket is made and that no lane has taken."""
+        open_ids = (job.id for job in self.jobs if job.id in self.tickets and job.id not in self.taken)
+        first = next(open_ids, None)
+        return None if first is None else self.tickets[first]
+
+    def advance(self) -> None:
+        """Start to make the tickets of all jobs whose parent is done."""
+        for job in ready(self.jobs, self.results):
+            if job.id not in self.making:
+                self.making.add(job.id)
+                task = asyncio.create_task(self.make(job))
+                self.background.add(task)
+                task.add_done_callback(self.background.discard)
+
+    async def make(self, job: Job) -> None:
+        """Make a job's ticket and offer it."""
+        try:
+            start = time.perf_counter()
+            structured, before = await asyncio.to_thread(self.mask_of, job)
+            packed = structured.mask.pack()
+            seconds = time.perf_counter() - start
+            self.note("mask", job=job.id, density=structured.mask.density, seconds=seconds)
+            for layer, reason in structured.ungrouped.items():
+                self.note("ungrouped", job=job.id, layer=layer, reason=reason)
+            ticket = Assignment(
+                job=job,
+                mask_digest=packed.digest(),
+                mask=[ray.put(packed)],
+                weights=[await asyncio.to_thread(self.weights_of, job)],
+                criteria=criteria_needed(self.jobs, job),
+            )
+            async with self.changed:
+                self.tickets[job.id] = ticket
+                self.changed.notify_all()
+            await asyncio.to_thread(self.board.mask, job, structured.mask, before, structured.blocks)
+        except UserError as error:
+            await self.fail(str(error))
+        except Exception as error:
+            await self.fail(f"making the mask of job {job.id} failed: {error!r}")
+            raise
+
+    def mask_of(self, job: Job) -> tuple[Structured, Mask | None]:
+        """The job's mask and the one it was made from; read from disk where an earlier call left it."""
+        parent = load_trained(self.run.job(job.parent)) if job.parent is not None else None
+        structured = load_structured(self.run.job(job.id))
+        if structured is None:
+            structured = self.dense() if parent is None else self.pruned(job, parent)
+            save_structured(self.run.job(job.id), structured)
+        return structured, parent.mask if parent else None
+
+    def pruned(self, job: Job, parent: Trained) -> Structured:
+        """The mask that the method makes from a trained parent."""
+        return next_mask(job, parent, self.config.prune.rate, map_on_head)
+
+    def dense(self) -> Structured:
+        """The mask of round 0: all weights of the prunable layers."""
+        model = build(self.config.model.name, self.num_classes, seed=0, stem=self.config.model.stem)
+        layers = prunable(anatomy(model, self.config.data.resolution), self.config.prune.scope)
+        return Structured(Mask.dense({layer.name: layer.weight_shape for layer in layers}))
+
+    def weights_of(self, job: Job) -> Any:
+        """A reference to the bytes of the weights that a job starts from: put once, fetched once per node."""
+        paths = {"init": self.run.init, "rewind": self.run.rewind}
+        path = paths.get(job.start) or self.run.job(job.parent or "").weights
+        key = str(path)
+        if key not in self.weights:
+            self.weights[key] = ray.put(path.read_bytes())
+        return self.weights[key]
+
+    def progress_of(self, lane: int) -> str:
+        """What a lane has reached: changes with every checkpoint and every finished job."""
+        states = [
+            path.name
+            for job_id, owner in sorted(self.taken.items())
+            if owner == lane
+            for path in sorted(self.run.checkpoints(job_id).glob("[0-9]*.safetensors"))
+        ]
+        return f"{len(self.results)}:{states[-1] if states else ''}"

@@ -1,0 +1,92 @@
+"""A run from start to end: opens the run directory, starts coordinator and lanes, and waits."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cluster.session import NAMESPACE, ray_session, resolve_device
+from distlth.data.dataset import Dataset
+from distlth.errors import RunError
+from distlth.run.config import JobConfig
+from distlth.run.paths import RunPaths
+from distlth.run.plan import plan
+from distlth.run.store import load_results, open_run
+
+POLL_SECONDS = 0.5
+
+
+def run(config: JobConfig, show: Callable[[RunPaths], None]) -> RunPaths:
+    """Run or go on with a job until all its tickets are trained; calls `show` now and then.
+
+    Raises:
+        UserError: the job cannot run as it is, or a job of it cannot go on; says which and why.
+    """
+    dataset = Dataset.load(config.data.path)
+    device = resolve_device(config.cluster)
+    paths = RunPaths(config.runs.absolute() / config.name)
+    open_run(paths, config, {"digest": dataset.digest})
+    if len(load_results(paths, plan(config))) < len(plan(config)):
+        with ray_session(config.cluster, device) as folder:
+            _run_lanes(config, paths, len(dataset.classes), device, folder, show)
+    show(paths)
+    return paths
+
+
+def _run_lanes(
+    config: JobConfig,
+    paths: RunPaths,
+    num_classes: int,
+    device: str,
+    folder: Path,
+    show: Callable[[RunPaths], None],
+) -> None:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from cluster.coordinator import Coordinator
+    from cluster.lane import LaneSpec, run_lane
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    name = f"coordinator-{config.name}"
+    coordinator = Coordinator.options(  # type: ignore[attr-defined]
+        name=name, namespace=NAMESPACE, scheduling_strategy=here
+    ).remote(config, paths, num_classes)
+    ray.get(coordinator.start.remote())
+    lanes = [
+        _Lane(run_lane, LaneSpec(index, name, config, paths, device), folder / "lanes")
+        for index in range(config.cluster.lanes)
+    ]
+    for lane in lanes:
+        lane.start()
+    while not (outcome := ray.get(coordinator.outcome.remote(POLL_SECONDS))).finished:
+        show(paths)
+        for lane in lanes:
+            lane.check()
+    if outcome.error:
+        raise RunError(outcome.error)
+    for lane in lanes:
+        lane.join()
+    ray.get(coordinator.close.remote())
+
+
+class _Lane(threading.Thread):
+    """Holds a lane's blocking call; an end before the run's is an error."""
+
+    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+        super().__init__(name="lane", daemon=True)
+        self._call, self._arguments = target, arguments
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._call(*self._arguments)
+        except BaseException as error:
+            self.error = error
+
+    def check(self) -> None:
+        """Raise what ended the lane, if anything did."""
+        if self.error is not None:
+            raise RunError(f"a lane ended: {self.error}") from self.error

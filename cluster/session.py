@@ -1,0 +1,79 @@
+"""Ray for one run: started on this machine with a token and a folder of its own, and stopped with the run."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distlth.errors import ConfigError
+from distlth.run.config import ClusterSection
+
+NAMESPACE = "distlth"
+
+# Set before Ray is imported: it reads most of them once.
+RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def resolve_device(config: ClusterSection) -> str:
+    """`cpu` or `cuda`, with `auto` decided by what this machine has.
+
+    Raises ConfigError when more GPUs are asked for than this machine has.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    device = ("cuda" if gpus else "cpu") if config.device == "auto" else config.device
+    needed = config.lanes * config.workers
+    if device == "cuda" and needed > gpus:
+        raise ConfigError(
+            f"cluster: {config.lanes} lanes x {config.workers} workers need {needed} GPUs, "
+            f"this machine has {gpus}; lower cluster.lanes or cluster.workers, or set cluster.device: cpu"
+        )
+    return device
+
+
+@contextmanager
+def ray_session(config: ClusterSection, device: str) -> Iterator[Path]:
+    """Start Ray on loopback for one run; yields its temporary folder, which goes with it.
+
+    Nobody without the token of the session can reach it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="distlth-"))
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    os.environ.update(RAY_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(token))
+    import ray
+
+    ranks = config.lanes * config.workers
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(ranks * config.cpus_per_worker, os.cpu_count() or 1),
+            num_gpus=ranks if device == "cuda" else 0,
+            namespace=NAMESPACE,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="error",
+            _temp_dir=str(folder / "ray"),
+            _node_ip_address="127.0.0.1",
+        )
+        yield folder
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""What a user runs: the `distlth` command, job files, the quick start."""

@@ -1,0 +1,179 @@
+"""The `distlth` command."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from distlth.errors import UserError
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    options = _parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except UserError as error:
+        from distlth.report.console import print_error
+
+        print_error(str(error))
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="distlth", description="Find structurally sparse winning lottery tickets on a cluster."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_status(commands)
+    _add_report(commands)
+    _add_data(commands)
+    _add_bench(commands)
+    return parser
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "run", help="run a job, or go on with it", description="Run a job, or go on with an interrupted one."
+    )
+    parser.add_argument("job", type=Path, metavar="JOB.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    parser.set_defaults(command=_run)
+
+
+def _run(options: argparse.Namespace) -> int:
+    from distlth.run.config import load_config
+
+    config = load_config(options.job, options.overrides)
+    if options.dry_run:
+        from jobs.dry_run import show_plan
+
+        show_plan(config)
+        return 0
+
+
+    from cluster.service import run
+    from distlth.report.console import RunView
+
+    with RunView() as view:
+        view.summary(run(config, view.show))
+    return 0
+
+
+def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("status", help="where a run stands", description="Where a run stands.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("--watch", action="store_true", help="show it again and again until the run ends")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_status)
+
+
+def _status(options: argparse.Namespace) -> int:
+    from distlth.report.console import print_status, watch_status
+    from distlth.report.status import read_status
+    from distlth.run.paths import RunPaths
+
+    run = RunPaths(options.run)
+    if options.json:
+        print(read_status(run).to_json())
+    elif options.watch:
+        watch_status(run)
+    else:
+        print_status(read_status(run))
+    return 0
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "report", help="table and pictures of a run", description="Write a run's table and pictures again."
+    )
+    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.set_defaults(command=_report)
+
+
+def _report(options: argparse.Namespace) -> int:
+    from distlth.report.summary import write_report
+    from distlth.run.paths import RunPaths
+
+    for path in write_report(RunPaths(options.run)):
+        print(path)
+    return 0
+
+
+def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("data", help="build or check a data set")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    build = actions.add_parser(
+        "build", help="pack a folder of images", description="Pack a folder of images."
+    )
+    build.add_argument("source", type=Path, metavar="SOURCE", help="an ImageFolder or ImageNet tree")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument("--max-resolution", type=int, metavar="PIXELS", help="shrink longer sides to this")
+    build.add_argument("--jpeg-quality", type=int, default=90, metavar="1..100")
+    build.add_argument("--write-mode", choices=("smart", "jpg", "raw"), default="smart")
+    build.add_argument("--workers", type=int, default=0, metavar="N", help="processes; default: one a core")
+    build.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="F", help="where there is no val split"
+    )
+    build.add_argument("--seed", type=int, default=0, help="of a split made here")
+    build.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
+    build.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    build.set_defaults(command=_data_build)
+    check = actions.add_parser(
+        "check", help="verify a built data set", description="Verify a built data set."
+    )
+    check.add_argument("path", type=Path, metavar="DIR")
+    check.set_defaults(command=_data_check)
+
+
+def _data_build(options: argparse.Namespace) -> int:
+    from distlth.data.build import BuildOptions, build, progress_bar
+
+    chosen = BuildOptions(
+        max_resolution=options.max_resolution,
+        jpeg_quality=options.jpeg_quality,
+        write_mode=options.write_mode,
+        workers=options.workers,
+        skip_broken=options.skip_broken,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+    )
+    with progress_bar() as progress:
+        dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
+    train, val = dataset.split("train"), dataset.split("val")
+    print(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
+    return 0
+
+
+def _data_check(options: argparse.Namespace) -> int:
+    from distlth.data.check import check
+
+    print(check(options.path))
+    return 0
+
+
+def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
+    parser.add_argument("name", choices=("loader", "step", "regroup"))
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    raise SystemExit("TODO")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,60 @@
+"""Writes scikit-learn's 1,797 handwritten digits as an ImageFolder: python -m jobs.digits DIR."""
+
+import argparse
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+BRIGHTEST = 16  # the digits have 17 grey levels, 0..16, on 8 x 8 pixels
+
+
+def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int = 0) -> int:
+    """Write ``target``/train/CLASS/NNNN.png and ``target``/val/CLASS/NNNN.png; the number of images written.
+
+    The images are RGB, ``size`` x ``size``, smoothly enlarged; NNNN is the digit's place in the original
+    set. The split is stratified, and a function of ``seed`` alone. A ``target`` that exists is left as it
+    is (0 is returned), and appears only when whole.
+    """
+    if target.exists():
+        return 0
+    digits = load_digits()
+    _, val = train_test_split(
+        np.arange(len(digits.target)), test_size=num_val, stratify=digits.target, random_state=seed
+    )
+    in_val = set(val.tolist())
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+        folder = partial / ("val" if index in in_val else "train") / str(label)
+        folder.mkdir(parents=True, exist_ok=True)
+        _enlarge(pixels, size).save(folder / f"{index:04d}.png")
+    os.replace(partial, target)
+    return len(digits.target)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m jobs.digits", description=__doc__)
+    parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument("--size", type=int, default=16, help="edge of the images in pixels")
+    parser.add_argument("--num-val", type=int, default=360, help="images of the validation split")
+    parser.add_argument("--seed", type=int, default=0, help="of the split")
+    options = parser.parse_args(arguments)
+    written = write_digits(options.target, size=options.size, num_val=options.num_val, seed=options.seed)
+    print(f"{options.target}: {written} digits written" if written else f"{options.target}: there already")
+
+
+def _enlarge(pixels: npt.NDArray[np.float64], size: int) -> Image.Image:
+    grey = Image.fromarray(np.rint(pixels * (255 / BRIGHTEST)).astype(np.uint8))
+    return grey.resize((size, size), Image.Resampling.BICUBIC).convert("RGB")
+
+
+if __name__ == "__main__":
+    main()
