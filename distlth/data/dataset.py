@@ -1,0 +1,147 @@
+"""A built data set as a value: its classes, statistics and splits, read from `dataset.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distlth.errors import DataError
+
+FORMAT = 1
+MANIFEST = "dataset.json"
+SPLITS = ("train", "val")
+
+
+@dataclass(frozen=True)
+class Split:
+    """One packed part of a data set.
+
+    `digest` (hex) covers every sample's label and stored bytes in order, and nothing of the file's layout;
+    `size` is the file's bytes; the image sides are pixels as stored; `class_counts[c]` counts label c.
+    """
+
+    count: int
+    digest: str
+    size: int
+    class_counts: tuple[int, ...]
+    min_height: int
+    max_height: int
+    min_width: int
+    max_width: int
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or sum(self.class_counts) != self.count:
+            raise DataError(f"a split of {self.count} samples cannot have class counts {self.class_counts}")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder with `train.beton`, `val.beton` and `dataset.json`.
+
+    `classes[label]` is the class name. `mean` and `std` are over all pixels of the train split, per RGB
+    channel, in units of 0..1. `skipped` lists source files that were left out as (path, reason).
+    """
+
+    path: Path
+    classes: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    splits: Mapping[str, Split]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    skipped: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.classes)
+
+    def split(self, name: str) -> Split:
+        """The split called `name`; DataError names the known ones."""
+        if name not in self.splits:
+            raise DataError(f"{self.path}: no split {name!r}; there are {', '.join(self.splits)}")
+        return self.splits[name]
+
+    def file(self, split: str) -> Path:
+        """The packed file of `split`."""
+        self.split(split)
+        return split_file(self.path, split)
+
+    @property
+    def digest(self) -> str:
+        """Both splits' content digests (hex), joined: the identity of what is trained and tested on."""
+        return "-".join(self.splits[name].digest for name in SPLITS)
+
+    @staticmethod
+    def load(path: str | Path) -> Dataset:
+        """Read a built data set; DataError when it is missing, unfinished, cut short or of another format."""
+        path = Path(path)
+        dataset = _from_json(path, _read_manifest(path))
+        for name in SPLITS:
+            _check_size(split_file(path, name), dataset.split(name).size)
+        return dataset
+
+    def to_json(self) -> str:
+        """The text of `dataset.json`."""
+        fields = {key: value for key, value in asdict(self).items() if key != "path"}
+        return json.dumps({"format": FORMAT, **fields}, indent=2) + "\n"
+
+
+def split_file(path: Path, split: str) -> Path:
+    """Where the packed samples of `split` lie in the data set folder `path`."""
+    return path / f"{split}.beton"
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    if not path.is_dir():
+        raise DataError(f"{path}: no such data set; make one with `distlth data build SOURCE --out {path}`")
+    manifest = path / MANIFEST
+    try:
+        content = json.loads(manifest.read_text())
+    except FileNotFoundError:
+        raise DataError(f"{path}: not a finished data set, it has no {MANIFEST}; build it again") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{manifest}: cannot be read ({error}); build the data set again") from None
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise DataError(
+            f"{manifest}: format {found!r}, this version reads {FORMAT}; build the data set again"
+        )
+    return content  # type: ignore[no-any-return]
+
+
+def _from_json(path: Path, content: Mapping[str, Any]) -> Dataset:
+    try:
+        return Dataset(
+            path=path,
+            classes=tuple(content["classes"]),
+            mean=_triple(content["mean"]),
+            std=_triple(content["std"]),
+            splits={
+                name: Split(**{**split, "class_counts": tuple(split["class_counts"])})
+                for name, split in content["splits"].items()
+            },
+            options=content["options"],
+            versions=content["versions"],
+            skipped=tuple((str(name), str(reason)) for name, reason in content["skipped"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DataError(f"{path / MANIFEST}: damaged ({error!r}); build the data set again") from None
+
+
+def _triple(values: Any) -> tuple[float, float, float]:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
+
+
+def _check_size(file: Path, expected: int) -> None:
+    if not file.is_file():
+        raise DataError(f"{file}: missing; build the data set again")
+    size = file.stat().st_size
+    if size != expected:
+        raise DataError(
+            f"{file}: {size:,} bytes, expected {expected:,}; it was cut or changed, build it again"
+        )
