@@ -1,0 +1,257 @@
+"""TensorBoard: what a job shows while it trains, and what a run shows over all its jobs.
+
+Under a run's `tensorboard/` each folder is one curve of the page:
+
+    jobs/03-refill      a job over its steps: train/*, eval/*, speed/*, ticket/density, its hyperparameters
+    accuracy/refill     a method over density: accuracy/*
+    masks/refill        a method over rounds: layer_density_by_round/* and masks/* (pictures)
+    accuracy            the figure of accuracy against density
+    config              the job file, and what the tags mean
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[import-untyped]
+from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+
+from distlth.prune.mask import Mask
+from distlth.prune.regroup import Block
+from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, telling_layers
+from distlth.run.config import JobConfig
+from distlth.run.paths import RunPaths
+from distlth.run.plan import Job
+from distlth.run.result import JobResult
+
+# A killed job loses at most the points of these seconds.
+FLUSH_SECONDS = 10
+
+HPARAMS_SUFFIX = ".hparams"
+
+TOP1_CURVE = "accuracy/top1_over_density_permille"
+TOP5_CURVE = "accuracy/top5_over_density_permille"
+FIGURE = "accuracy/figure"
+
+GUIDE = f"""
+| tag | meaning | x |
+| :-- | :-- | :-- |
+| {TOP1_CURVE} | each ticket's top-1 (and top5), a curve a method | density in per mille |
+| {FIGURE} | the same on a logarithmic axis | finished jobs |
+| eval/* | over the whole validation split; top1 and top5 are fractions | step |
+| layer_density_by_round/* | kept share of a layer's weights | round |
+| masks/* | a layer before and after structuring, rows of a group together | round |
+| speed/data_wait | share of the training time spent waiting for the loader, 0..1 | step |
+| speed/images_per_second | training images of all ranks | step |
+| ticket/density | kept share of the weights of all prunable layers | step |
+| train/loss | mean since the last point | step |
+
+Curves over few points are plain to read with the smoothing at 0.
+"""
+
+
+class JobBoard:
+    """The curves of one job over its steps, written by its rank 0 in the background.
+
+    `first_step` is the number of steps done before, 0 in a new job: points beyond it, left by an
+    interrupted attempt, disappear, so that none doubles when their steps are trained again.
+    """
+
+    def __init__(self, run: RunPaths, job_id: str, *, first_step: int) -> None:
+        self._writer = _Writer(_job_folder(run, job_id))
+        self._writer.forget_from(first_step + 1)
+
+    def train(
+        self,
+        step: int,
+        *,
+        loss: float,
+        lr: float,
+        images_per_second: float,
+        data_wait: float,
+        density: float,
+    ) -> None:
+        """Add a point to the training curves; `data_wait` and `density` are fractions."""
+        values = {
+            "train/loss": loss,
+            "train/lr": lr,
+            "speed/images_per_second": images_per_second,
+            "speed/data_wait": data_wait,
+            "ticket/density": density,
+        }
+        self._writer.add(step, _scalars(values))
+
+    def evaluation(self, step: int, *, loss: float, top1: float, top5: float) -> None:
+        """Add a point to the evaluation curves; `top1` and `top5` are fractions."""
+        self._writer.add(step, _scalars({"eval/loss": loss, "eval/top1": top1, "eval/top5": top5}))
+
+    def flush(self) -> None:
+        """Put all points so far on disk: before a checkpoint, whose resume does not repeat them."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Put all points on disk and end the background thread."""
+        self._writer.close()
+
+
+class RunBoard:
+    """The curves, pictures and texts of a whole run, written by the coordinator.
+
+    All of it is derived from masks and results: made again on a resumed run, nothing doubles. Each call
+    is on disk when it returns; calls from several threads take turns.
+    """
+
+    def __init__(self, run: RunPaths) -> None:
+        self._run = run
+        self._writers: dict[str, _Writer] = {}
+        self._num_results = 0
+        self._turn = threading.Lock()
+
+    def config(self, yaml_text: str) -> None:
+        """Show the job file as text, and what the page's tags mean."""
+        texts = (text_pb("config", f"```yaml\n{yaml_text}\n```"), text_pb("guide", GUIDE))
+        with self._turn:
+            self._rewrite("config", 0, {0: [value for text in texts for value in text.value]})
+
+    def mask(
+        self, job: Job, mask: Mask, before: Mask | None, blocks: Mapping[str, tuple[Block, ...]]
+    ) -> None:
+        """Show a job's mask: the density of each layer, and pictures where it is a structured one.
+
+        `before` is the magnitude mask that it was made from, `blocks` the dense blocks of the layers that
+        were regrouped. A mask that is shown already is passed over.
+        """
+        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{_flat(job.id)}"
+        with self._turn:
+            if not _holds(folder, suffix):
+                _write_once(folder, suffix, {job.round: _mask_values(job, mask, before, blocks)})
+
+    def results(self, results: Sequence[JobResult], config: JobConfig) -> None:
+        """Show all results so far: curves over density, the figure, and each job's hyperparameters.
+
+        Passed over when an earlier call showed more of them.
+        """
+        with self._turn:
+            if len(results) <= self._num_results:
+                return
+            self._num_results = len(results)
+            for method in dict.fromkeys(result.method for result in results):
+                self._curve(method, [result for result in results if result.method == method])
+            for result in results:
+                _write_hparams(_job_folder(self._run, result.job), result, config)
+            figure = _image(FIGURE, png(accuracy_figure(results)))
+            self._rewrite("accuracy", len(results), {len(results): [figure]})
+
+    def close(self) -> None:
+        """End the background threads."""
+        with self._turn:
+            for writer in self._writers.values():
+                writer.close()
+            self._writers.clear()
+
+    def _curve(self, method: str, results: Sequence[JobResult]) -> None:
+        # Ascending: TensorBoard drops the later steps of a curve that goes back.
+        ascending = sorted(results, key=lambda result: result.density)
+        points = {
+            round(1000 * result.density): _scalars({TOP1_CURVE: result.top1, TOP5_CURVE: result.top5})
+            for result in ascending
+        }
+        self._rewrite(f"accuracy/{method}", 0, points)
+
+    def _rewrite(self, folder: str, first_step: int, points: Mapping[int, Iterable[Summary.Value]]) -> None:
+        """Replace all points of a folder from `first_step` on."""
+        if folder not in self._writers:
+            self._writers[folder] = _Writer(self._run.tensorboard / folder)
+        writer = self._writers[folder]
+        writer.forget_from(first_step)
+        for step, values in points.items():
+            writer.add(step, values)
+        writer.flush()
+
+
+class _Writer:
+    """A new event file in `folder`, filled by a background thread."""
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
+        self._file = EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS, filename_suffix=suffix)
+
+    def forget_from(self, step: int) -> None:
+        """Make readers drop the points of the folder from `step` on, whichever file they came from."""
+        start = SessionLog(status=SessionLog.START)
+        self._file.add_event(Event(wall_time=time.time(), step=step, session_log=start))
+
+    def add(self, step: int, values: Iterable[Summary.Value]) -> None:
+        self._file.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def _mask_values(
+    job: Job, mask: Mask, before: Mask | None, blocks: Mapping[str, tuple[Block, ...]]
+) -> Iterable[Summary.Value]:
+    densities = mask.layer_density()
+    yield from _scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
+    if job.structure is not None:
+        for layer in telling_layers(mask):
+            old = None if before is None else before[layer]
+            picture = LayerPicture(job.method, layer, old, mask[layer], blocks.get(layer, ()))
+            yield _image(f"masks/{layer}", png(masks_figure([picture])))
+
+
+def _write_once(folder: Path, suffix: str, points: Mapping[int, Iterable[Summary.Value]]) -> None:
+    writer = _Writer(folder, suffix)
+    for step, values in points.items():
+        writer.add(step, values)
+    writer.close()
+
+
+def _holds(folder: Path, suffix: str) -> bool:
+    return any(path.name.endswith(suffix) for path in folder.glob("events.out.tfevents.*"))
+
+
+def _job_folder(run: RunPaths, job_id: str) -> Path:
+    return run.tensorboard / "jobs" / _flat(job_id)
+
+
+def _flat(job_id: str) -> str:
+    return job_id.replace("/", "-")
+
+
+def _scalars(values: Mapping[str, float]) -> Iterable[Summary.Value]:
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
+
+
+def _image(tag: str, encoded: bytes) -> Summary.Value:
+    return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded))
+
+
+def _write_hparams(folder: Path, result: JobResult, config: JobConfig) -> None:
+    if _holds(folder, HPARAMS_SUFFIX):
+        return
+    values = {
+        "density": result.density,
+        "method": result.method,
+        "model.name": config.model.name,
+        "prune.rate": config.prune.rate,
+        "prune.rewind_epoch": config.prune.rewind_epoch,
+        "round": result.round,
+        "seed": config.seed,
+        "train.batch_size": config.train.batch_size,
+        "train.epochs": config.train.epochs,
+        "train.lr": config.train.lr,
+        "train.weight_decay": config.train.weight_decay,
+    }
+    metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
+    columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
+    session = hparams.hparams_pb(values, trial_id=result.job)
+    _write_once(folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})
