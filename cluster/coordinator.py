@@ -18,7 +18,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distlth.errors import UserError
 from distlth.method import Structured, Trained, next_mask
-from distlth.models import anatomy, build, prunable
+from distlth.models import build
+from distlth.preflight import preflight
 from distlth.prune.mask import Mask
 from distlth.report.board import RunBoard
 from distlth.run.config import JobConfig
@@ -77,8 +78,9 @@ def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[An
 class Coordinator:
     """The one actor that decides, prunes, refills, regroups and hands out masks."""
 
-    def __init__(self, config: JobConfig, run: RunPaths, num_classes: int) -> None:
+    def __init__(self, config: JobConfig, run: RunPaths) -> None:
         self.config, self.run = config, run
+        self.found = preflight(config)
         self.jobs = plan(config)
         self.results = load_results(run, self.jobs)
         self.tickets: dict[str, Assignment] = {}
@@ -91,17 +93,12 @@ class Coordinator:
         self.changed = asyncio.Condition()
         self.board = RunBoard(run)
         self.background: set[asyncio.Task[None]] = set()
-        self.num_classes = num_classes
 
     async def start(self) -> None:
         """Make what can be made from what is on disk; to be called once, before any lane asks."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
         await asyncio.to_thread(self.board.config, self.config.to_yaml())
-        if not self.run.init.exists():
-            model = build(
-                self.config.model.name, self.num_classes, seed=self.config.seed, stem=self.config.model.stem
-            )
-            await asyncio.to_thread(save_tensors, self.run.init, model.state_dict())
+        await asyncio.to_thread(self.write_init)
         self.advance()
 
     # -- what lanes call ------------------------------------------------------------------------------
@@ -230,7 +227,7 @@ class Coordinator:
         parent = load_trained(self.run.job(job.parent)) if job.parent is not None else None
         structured = load_structured(self.run.job(job.id))
         if structured is None:
-            structured = self.dense() if parent is None else self.pruned(job, parent)
+            structured = Structured(self.found.dense) if parent is None else self.pruned(job, parent)
             save_structured(self.run.job(job.id), structured)
         return structured, parent.mask if parent else None
 
@@ -238,11 +235,12 @@ class Coordinator:
         """The mask that the method makes from a trained parent."""
         return next_mask(job, parent, self.config.prune.rate, map_on_head)
 
-    def dense(self) -> Structured:
-        """The mask of round 0: all weights of the prunable layers."""
-        model = build(self.config.model.name, self.num_classes, seed=0, stem=self.config.model.stem)
-        layers = prunable(anatomy(model, self.config.data.resolution), self.config.prune.scope)
-        return Structured(Mask.dense({layer.name: layer.weight_shape for layer in layers}))
+    def write_init(self) -> None:
+        """Write the weights before the first step, once."""
+        if not self.run.init.exists():
+            model, classes = self.config.model, self.found.dataset.num_classes
+            network = build(model.name, classes, seed=self.config.seed, stem=model.stem)
+            save_tensors(self.run.init, network.state_dict())
 
     def weights_of(self, job: Job) -> Any:
         """A reference to the bytes of the weights that a job starts from: put once, fetched once per node."""

@@ -42,7 +42,7 @@ class LaneSpec:
     device: str
 
 
-class _ReportDeaths(UserCallback):  # type: ignore[misc]
+class _ReportDeaths(UserCallback):
     """Tells the coordinator why ranks died. Ray Train calls it in its controller."""
 
     def __init__(self, spec: LaneSpec) -> None:
@@ -77,7 +77,7 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
             name=f"lane-{spec.index}",
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=MAX_RESTARTS),
-            callbacks=[_ReportDeaths(spec)],
+            callbacks=[_ReportDeaths(spec)],  # type: ignore[list-item]  # annotated with the old interface
         ),
     ).fit()
 
@@ -95,13 +95,18 @@ def work(config: dict[str, Any]) -> None:
     try:
         trainer = Trainer(spec.config, Dataset.load(spec.config.data.path), world)
         turn = 0
-        while assignment := ray.get(coordinator.next_job.remote(spec.index, attempt, turn)):
+        while assignment := _next_job(coordinator, spec, attempt, turn):
             _train(trainer, assignment, spec, coordinator)
             turn += 1
         trainer.close()
     except UserError as error:
         ray.get(coordinator.fail.remote(str(error)))
         raise
+
+
+def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assignment | None:
+    answer: Assignment | None = ray.get(coordinator.next_job.remote(spec.index, attempt, turn))
+    return answer
 
 
 def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.session import NAMESPACE, ray_session, resolve_device
-from distlth.data.dataset import Dataset
 from distlth.errors import RunError
+from distlth.preflight import preflight
 from distlth.run.config import JobConfig
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
@@ -24,13 +24,13 @@ def run(config: JobConfig, show: Callable[[RunPaths], None]) -> RunPaths:
     Raises:
         UserError: the job cannot run as it is, or a job of it cannot go on; says which and why.
     """
-    dataset = Dataset.load(config.data.path)
+    found = preflight(config)
     device = resolve_device(config.cluster)
     paths = RunPaths(config.runs.absolute() / config.name)
-    open_run(paths, config, {"digest": dataset.digest})
+    open_run(paths, config, {"digest": found.dataset.digest})
     if len(load_results(paths, plan(config))) < len(plan(config)):
         with ray_session(config.cluster, device) as folder:
-            _run_lanes(config, paths, len(dataset.classes), device, folder, show)
+            _run_lanes(config, paths, device, folder, show)
     show(paths)
     return paths
 
@@ -38,7 +38,6 @@ def run(config: JobConfig, show: Callable[[RunPaths], None]) -> RunPaths:
 def _run_lanes(
     config: JobConfig,
     paths: RunPaths,
-    num_classes: int,
     device: str,
     folder: Path,
     show: Callable[[RunPaths], None],
@@ -53,7 +52,7 @@ def _run_lanes(
     name = f"coordinator-{config.name}"
     coordinator = Coordinator.options(  # type: ignore[attr-defined]
         name=name, namespace=NAMESPACE, scheduling_strategy=here
-    ).remote(config, paths, num_classes)
+    ).remote(config, paths)
     ray.get(coordinator.start.remote())
     lanes = [
         _Lane(run_lane, LaneSpec(index, name, config, paths, device), folder / "lanes")

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import psutil
 
 from distlth.errors import ConfigError
 from distlth.run.config import ClusterSection
 
 NAMESPACE = "distlth"
+
+# A session's folder, and the file in it that says which process holds the session.
+PREFIX, OWNER = "distlth-", "owner"
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
 # Set before Ray is imported: it reads most of them once.
 RAY_ENVIRONMENT = {
@@ -47,17 +54,52 @@ def resolve_device(config: ClusterSection) -> str:
     return device
 
 
+def sweep() -> None:
+    """End what killed runs of this user left on this machine: Ray processes that outlive it, and folders."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            owner = (folder / OWNER).read_text()
+        except OSError:
+            continue  # of another user, or just being made
+        if not _is_alive(owner):
+            for process in _processes_of(folder):
+                with suppress(psutil.Error):
+                    process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _identity(process: psutil.Process) -> str:
+    return f"{process.pid} {process.create_time()}"
+
+
+def _is_alive(identity: str) -> bool:
+    try:
+        return _identity(psutil.Process(int(identity.split()[0]))) == identity
+    except (psutil.NoSuchProcess, ValueError, IndexError):
+        return False
+
+
+def _processes_of(folder: Path) -> Iterator[psutil.Process]:
+    """Processes that were started for a session: they inherit the place of its token."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(TOKEN_PATH, "").startswith(f"{folder}/"):
+                yield process
+
+
 @contextmanager
 def ray_session(config: ClusterSection, device: str) -> Iterator[Path]:
     """Start Ray on loopback for one run; yields its temporary folder, which goes with it.
 
     Nobody without the token of the session can reach it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="distlth-"))
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    (folder / OWNER).write_text(_identity(psutil.Process()))
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    os.environ.update(RAY_ENVIRONMENT, RAY_AUTH_TOKEN_PATH=str(token))
+    os.environ.update(RAY_ENVIRONMENT, **{TOKEN_PATH: str(token)})
     import ray
 
     ranks = config.lanes * config.workers
@@ -69,7 +111,7 @@ def ray_session(config: ClusterSection, device: str) -> Iterator[Path]:
             namespace=NAMESPACE,
             include_dashboard=False,
             log_to_driver=False,
-            logging_level="error",
+            logging_level=logging.ERROR,
             _temp_dir=str(folder / "ray"),
             _node_ip_address="127.0.0.1",
         )

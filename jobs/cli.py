@@ -7,6 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from rich.console import Console
+from rich.text import Text
+
 from distlth.errors import UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
@@ -14,20 +17,30 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
-    options = _parser().parse_args(arguments)
+    options = _parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
     except UserError as error:
-        from distlth.report.console import print_error
-
-        print_error(str(error))
+        line = Text.assemble(("error: ", "bold red"), " ".join(str(error).split()))
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
         return USER_ERROR
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         return 0
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Overrides may stand anywhere after the job file, which argparse alone does not allow."""
+    parser = _parser()
+    options, more = parser.parse_known_args(arguments)
+    if any(word.startswith("-") for word in more) or (more and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if more:
+        options.overrides += more
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -62,7 +75,6 @@ def _run(options: argparse.Namespace) -> int:
 
         show_plan(config)
         return 0
-
 
     from cluster.service import run
     from distlth.report.console import RunView
@@ -166,13 +178,19 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
-    parser.add_argument("name", choices=("loader", "step", "regroup"))
+    parser.add_argument("name", choices=("loader", "regroup", "step"))
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small one: shows that it works, figures mean little"
+    )
     parser.set_defaults(command=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    raise SystemExit("TODO")
+    from jobs.benchmarks import show_bench
+
+    show_bench(options.name, quick=options.quick, as_json=options.json)
+    return 0
 
 
 if __name__ == "__main__":

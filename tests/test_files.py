@@ -63,9 +63,14 @@ def test_the_digest_depends_on_every_part() -> None:
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_text(path, "old")
-    with pytest.raises(ZeroDivisionError), replacing(path) as temporary:
-        temporary.write_text("new")
-        1 / 0  # noqa: B018
+
+    def fail_half_way() -> None:
+        with replacing(path) as temporary:
+            temporary.write_text("new")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_half_way()
     assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
 
 

@@ -81,7 +81,7 @@ def test_decay_spares_norms_and_biases() -> None:
 def sparse_ticket(
     model: nn.Module, *, refilled: bool, density: float = 0.3
 ) -> tuple[Ticket, dict[str, torch.Tensor]]:
-    body = anatomy(model, 16)
+    body = anatomy(model, 32)
     dense = Mask.dense({conv.name: conv.weight_shape for conv in prunable(body, "all")})
     weights = {name: model.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
     mask = prune_magnitude(weights, dense, 1 - density)
@@ -92,7 +92,7 @@ def sparse_ticket(
 
 @pytest.mark.parametrize("refilled", [False, True])
 def test_masked_weights_stay_exactly_zero_through_momentum_and_decay(refilled: bool) -> None:
-    model = build("resnet20", 10, seed=0, stem="cifar").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = build("resnet20", 10, seed=0, stem="cifar").to(memory_format=torch.channels_last)
     _, masks = sparse_ticket(model, refilled=refilled)
     masking = Masking(model, masks)
     config = TrainSection(
@@ -127,7 +127,7 @@ def test_a_removed_channel_leaks_nothing(name: str) -> None:
     ticket, masks = sparse_ticket(model, refilled=True)
     Masking(model, masks)
     layer = next(layer for layer in list(ticket.mask)[1:] if ticket.mask.empty_channels(layer).any())
-    norm = next(conv.batch_norm for conv in anatomy(model, 16).convs if conv.name == layer)
+    norm = next(conv.batch_norm for conv in anatomy(model, 32).convs if conv.name == layer)
     outputs = []
     model.get_submodule(norm or layer).register_forward_hook(
         lambda _m, _i, output: outputs.append(output.clone())

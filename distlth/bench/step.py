@@ -57,7 +57,7 @@ class _Run:
     """A model in training, as the training loop does it."""
 
     def __init__(self, name: str, resolution: int, batch: int, density: float | None) -> None:
-        self.model = build(name, 1000, seed=0).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = build(name, 1000, seed=0).to(memory_format=torch.channels_last)
         self.masking = Masking(self.model, self._masks(self.model, resolution, density))
         self.optimizer = make_optimizer(self.model, TrainSection(epochs=1, batch_size=batch, lr=0.01))
         generator = torch.Generator().manual_seed(0)

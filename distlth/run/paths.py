@@ -84,6 +84,21 @@ class RunPaths:
         """Tables and pictures for people."""
         return self.root / "report"
 
+    @property
+    def results_table(self) -> Path:
+        """The results as a Markdown table."""
+        return self.report / "results.md"
+
+    @property
+    def accuracy_picture(self) -> Path:
+        """Accuracy against density, one curve a method."""
+        return self.report / "accuracy.png"
+
+    @property
+    def masks_picture(self) -> Path:
+        """Structured masks, beside those they were made from."""
+        return self.report / "masks.png"
+
     def job(self, job_id: str) -> JobPaths:
         """The files of the job named `03` or `03/refill`."""
         return JobPaths(self.root / "rounds" / job_id)

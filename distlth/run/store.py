@@ -70,7 +70,7 @@ def load_job_file(run: RunPaths) -> JobFile:
     except FileNotFoundError:
         raise RunError(f"{run.root}: not a run directory (it has no {run.job_file.name})") from None
     except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise RunError(f"{run.job_file}: damaged ({error})") from None
+        raise RunError(f"{run.job_file}: damaged ({' '.join(str(error).split())})") from None
 
 
 def open_run(run: RunPaths, config: JobConfig, data: Mapping[str, Any]) -> JobFile:

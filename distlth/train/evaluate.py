@@ -56,10 +56,8 @@ class ChannelScores:
     def __init__(self, model: nn.Module, layers: Sequence[str], criterion: str, device: torch.device) -> None:
         self._criterion = criterion
         modules = {name: model.get_submodule(name) for name in layers}
-        self.sums: dict[str, Tensor] = {
-            name: torch.zeros(module.weight.shape[0], dtype=torch.float64, device=device)  # type: ignore[arg-type]
-            for name, module in modules.items()
-        }
+        channels = {name: len(model.get_parameter(f"{name}.weight")) for name in layers}
+        self.sums = {name: torch.zeros(c, dtype=torch.float64, device=device) for name, c in channels.items()}
         self._handles = [module.register_forward_hook(self._hook(name)) for name, module in modules.items()]
 
     def close(self) -> None:

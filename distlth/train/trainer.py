@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from distlth.data.dataset import Dataset
-from distlth.data.loader import EvalLoader, TrainLoader, epoch_order, eval_ratio
+from distlth.data.loader import EvalLoader, TrainLoader, eval_ratio
+from distlth.data.order import epoch_order
 from distlth.models import Anatomy, anatomy, build
 from distlth.run.config import JobConfig
 from distlth.run.paths import RunPaths
@@ -35,7 +36,7 @@ class Trainer:
             self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
         self.model.to(device)
         if train.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.model.to(memory_format=torch.channels_last)
         self.loader = TrainLoader(
             dataset,
             batch_size=train.batch_size,

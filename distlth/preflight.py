@@ -1,0 +1,60 @@
+"""What a job file comes to with its data set and model: found, and refused, before anything starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from distlth.data.dataset import Dataset
+from distlth.errors import ConfigError
+from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
+from distlth.prune.mask import Mask
+from distlth.run.config import JobConfig
+
+# float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
+PARAMETER_COPIES = 4
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """The sizes of a run. `memory` is an estimate in bytes per rank, without the allocator's waste."""
+
+    dataset: Dataset
+    anatomy: Anatomy
+    layers: tuple[ConvLayer, ...]
+    steps_per_epoch: int
+    memory: int
+
+    @property
+    def dense(self) -> Mask:
+        """The mask of round 0: all weights of the prunable layers."""
+        return Mask.dense({layer.name: layer.weight_shape for layer in self.layers})
+
+
+def preflight(config: JobConfig) -> Preflight:
+    """Look at what a run would work on.
+
+    Raises:
+        DataError: no built data set where the job file says.
+        ConfigError: an unknown model, one that does not take these images or has nothing to prune, or
+            a batch larger than the train split.
+    """
+    dataset = Dataset.load(config.data.path)
+    count, batch = dataset.split("train").count, config.train.batch_size
+    if batch > count:
+        raise ConfigError(
+            f"train.batch_size: {batch} is larger than the train split of {config.data.path} ({count} images)"
+        )
+    model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
+    body = anatomy(model, config.data.resolution)
+    layers = prunable(body, config.prune.scope)
+    if not layers:
+        raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+    return Preflight(dataset, body, layers, count // batch, _memory(config, body))
+
+
+def _memory(config: JobConfig, body: Anatomy) -> int:
+    """Parameters with their companions, and the activations of a rank's batch."""
+    activations = body.activation_bytes * (config.train.batch_size // config.cluster.workers)
+    if config.train.amp != "off":
+        activations //= 2
+    return 4 * PARAMETER_COPIES * body.num_parameters + activations
