@@ -31,7 +31,8 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_enable_metrics_collection": "0",
-    "RAY_DEDUP_LOGS": "0",
+    # The processes that refill and regroup import torch, which takes seconds: they wait for the next round.
+    "RAY_idle_worker_killing_time_threshold_ms": "86400000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 

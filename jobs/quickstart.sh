@@ -7,5 +7,5 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash cluster/setup.sh
 PATH=$(cd "${VENV:-.venv}/bin" && pwd):$PATH
 python -m jobs.digits data/digits-images
-distlth data check data/digits >/dev/null 2>&1 || distlth data build data/digits-images --out data/digits
+distlth data check data/digits >/dev/null 2>&1 || distlth data build data/digits-images --out data/digits --overwrite
 exec distlth run jobs/recipes/quickstart.yaml "$@"

@@ -1,0 +1,124 @@
+"""Refill: turn an unstructured mask into whole channels, as many as its kept weights amount to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from fractions import Fraction
+from math import floor, prod
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distlth.prune.mask import Mask, check_weights
+
+CRITERIA = ("remain", "magnitude", "l1", "l2", "saliency")
+ACTIVATION_CRITERIA = ("l1", "l2", "saliency")
+
+
+def num_channels(kept: int, shape: tuple[int, ...], extra: float = 0.0) -> int:
+    """How many of a layer's C_out channels a refill keeps (arXiv 2202.04736, section 3.2).
+
+    With fan-in F = prod(shape[1:]) and c = kept / F, the kept weights counted in channels, this is
+    max(1, floor(c + (C_out - c) x extra)) in exact arithmetic; `extra` is taken as the decimal number
+    it prints as, so that 0.3 of 10 channels is 3. Zero `extra` is refill, more is refill+.
+
+    Raises ValueError for a count that the shape cannot hold, or an `extra` outside [0, 1].
+    """
+    if not 0 <= extra <= 1:
+        raise ValueError(f"extra must be from 0 to 1, not {extra}")
+    if not 0 <= kept <= prod(shape):
+        raise ValueError(f"a layer of shape {shape} cannot keep {kept} weights")
+    equivalent = Fraction(kept, prod(shape[1:]))
+    share = Fraction(str(float(extra)))
+    return max(1, floor(equivalent + (shape[0] - equivalent) * share))
+
+
+def channel_scores(
+    criterion: str,
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    activations: Mapping[str, Tensor] | None = None,
+) -> dict[str, Tensor]:
+    """How much each output channel counts: one float64 tensor of C_out entries for each layer.
+
+    `remain` counts a channel's kept weights; `magnitude` is the L1 norm of its kept weights. `l1` and `l2`
+    (norms of its feature map) and `saliency` (|activation x gradient|) are measured elsewhere, over a
+    calibration set in eval mode, and handed in as `activations`: one tensor of C_out entries for each layer.
+
+    Raises ValueError for an unknown criterion, weights that do not fit the mask, or missing, misshapen or
+    non-finite activations.
+    """
+    if criterion not in CRITERIA:
+        raise ValueError(f"unknown refill criterion {criterion!r}; known: {', '.join(CRITERIA)}")
+    check_weights(mask, weights)
+    if criterion == "remain":
+        return {name: kept.flatten(1).sum(dim=1).double() for name, kept in mask.items()}
+    if criterion == "magnitude":
+        return {
+            name: torch.from_numpy(_channel_magnitudes(kept, weights[name])) for name, kept in mask.items()
+        }
+    return _activation_scores(criterion, mask, activations)
+
+
+def refill(
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    *,
+    criterion: str = "magnitude",
+    extra: float = 0.0,
+    activations: Mapping[str, Tensor] | None = None,
+) -> Mask:
+    """The mask with exactly `num_channels` fully dense output channels in each layer, and no others.
+
+    Channels are taken best score first (see `channel_scores`); among equal scores the channel with the
+    larger magnitude of kept weights, then the lower index, comes first. `weights` are the trained ones.
+
+    Raises ValueError as `channel_scores` and `num_channels` do.
+    """
+    scores = channel_scores(criterion, mask, weights, activations)
+    refilled = {}
+    for name, kept in mask.items():
+        count = num_channels(mask.kept_in(name), tuple(kept.shape), extra)
+        magnitudes = _channel_magnitudes(kept, weights[name])
+        refilled[name] = _dense_channels(kept.shape, _best(scores[name].numpy(), magnitudes, count))
+    return Mask(refilled)
+
+
+def _channel_magnitudes(kept: Tensor, weight: Tensor) -> npt.NDArray[np.float64]:
+    """The L1 norm of each channel's kept weights; numpy sums in one order whatever the number of threads."""
+    magnitudes = weight.detach().abs().double().mul_(kept).flatten(1).numpy()
+    return np.asarray(magnitudes.sum(axis=1))
+
+
+def _activation_scores(
+    criterion: str, mask: Mask, activations: Mapping[str, Tensor] | None
+) -> dict[str, Tensor]:
+    if activations is None:
+        raise ValueError(f"refill criterion {criterion!r} needs activations")
+    return {name: _channel_activation(name, kept, activations) for name, kept in mask.items()}
+
+
+def _channel_activation(name: str, kept: Tensor, activations: Mapping[str, Tensor]) -> Tensor:
+    if name not in activations:
+        raise ValueError(f"activations: layer missing: {name}")
+    scores = activations[name].detach().double()
+    if tuple(scores.shape) != (kept.shape[0],):
+        raise ValueError(f"activations of {name!r}: shape {tuple(scores.shape)}, expected ({kept.shape[0]},)")
+    if not torch.isfinite(scores).all():
+        raise ValueError(f"activations of {name!r} have NaN or infinite entries")
+    return scores.cpu()
+
+
+def _best(
+    scores: npt.NDArray[np.float64], magnitudes: npt.NDArray[np.float64], count: int
+) -> npt.NDArray[np.intp]:
+    # lexsort is stable and takes its last key first, so the index breaks what both keys leave tied.
+    return np.lexsort((-magnitudes, -scores))[:count]
+
+
+def _dense_channels(shape: torch.Size, channels: npt.NDArray[np.intp]) -> Tensor:
+    kept = torch.zeros(shape, dtype=torch.bool)
+    kept[torch.from_numpy(channels)] = True
+    return kept

@@ -1,0 +1,124 @@
+"""Refill: whole channels, exactly as many as planned, best first."""
+
+from fractions import Fraction
+from math import floor
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from distlth.prune.mask import Mask
+from distlth.prune.refill import CRITERIA, channel_scores, num_channels, refill
+
+Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+EXTRAS = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
+
+
+@st.composite
+def layers(draw: st.DrawFn) -> Layer:
+    """A weight, its mask and its channels' activations, with few distinct values so that ties are common."""
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    shape = (draw(st.integers(1, 8)), draw(st.integers(1, 3)), *draw(st.sampled_from([(1, 1), (3, 3)])))
+    weight = torch.randint(-2, 3, shape, generator=generator).float()
+    kept = torch.rand(shape, generator=generator) < draw(st.sampled_from([0.0, 0.2, 0.8, 1.0]))
+    return weight, kept, torch.randint(0, 3, shape[:1], generator=generator).float()
+
+
+def score(criterion: str, channel: int, layer: Layer) -> float:
+    weight, kept, activations = layer
+    if criterion == "remain":
+        return int(kept[channel].sum())
+    if criterion == "magnitude":
+        return float((weight[channel].abs() * kept[channel]).sum())
+    return float(activations[channel])
+
+
+@settings(deadline=None)
+@given(layers(), st.sampled_from(CRITERIA), EXTRAS)
+def test_keeps_exactly_the_best_channels_whole(layer: Layer, criterion: str, extra: float) -> None:
+    weight, kept, activations = layer
+    refilled = refill(
+        Mask({"a": kept}), {"a": weight}, criterion=criterion, extra=extra, activations={"a": activations}
+    )
+    count = num_channels(int(kept.sum()), tuple(kept.shape), extra)
+    best_first = sorted(
+        range(len(kept)),
+        key=lambda channel: (-score(criterion, channel, layer), -score("magnitude", channel, layer), channel),
+    )
+    expected = torch.zeros_like(kept)
+    expected[best_first[:count]] = True
+    assert torch.equal(refilled["a"], expected)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), EXTRAS, st.data())
+def test_number_of_channels_is_exact(channels: int, fan_in: int, extra: float, data: st.DataObject) -> None:
+    kept = data.draw(st.integers(0, channels * fan_in))
+    equivalent, share = Fraction(kept, fan_in), Fraction(round(extra * 20), 20)
+    exact = floor(equivalent + (channels - equivalent) * share)
+    assert num_channels(kept, (channels, fan_in), extra) == max(1, exact)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200), st.integers(1, 200), st.data())
+def test_whole_channels_are_never_rounded_down(channels: int, fan_in: int, data: st.DataObject) -> None:
+    whole = data.draw(st.integers(1, channels))
+    assert num_channels(whole * fan_in, (channels, fan_in), 0.0) == whole
+    assert num_channels(0, (channels, fan_in), 1.0) == channels
+
+
+def test_extra_counts_as_the_decimal_it_prints_as() -> None:
+    assert num_channels(0, (10, 9), 0.3) == 3
+    assert num_channels(0, (1000, 9), 0.001) == 1
+    assert num_channels(45, (10, 9), 0.1) == 5
+
+
+@settings(deadline=None)
+@given(layers())
+def test_refill_without_extra_stays_within_the_density(layer: Layer) -> None:
+    weight, kept, _ = layer
+    refilled = refill(Mask({"a": kept}), {"a": weight})
+    assert refilled.kept <= max(int(kept.sum()), kept[0].numel())
+
+
+def test_channel_scores_of_each_criterion() -> None:
+    weight = torch.tensor([[1.0, -2.0], [3.0, 4.0]])
+    mask = Mask({"a": torch.tensor([[True, True], [False, True]])})
+    activations = {"a": torch.tensor([7.0, 8.0])}
+    expected = {"remain": [2.0, 1.0], "magnitude": [3.0, 4.0]}
+    for criterion in CRITERIA:
+        scores = channel_scores(criterion, mask, {"a": weight}, activations)["a"]
+        assert scores.dtype == torch.float64
+        assert scores.tolist() == expected.get(criterion, [7.0, 8.0])
+
+
+def test_every_layer_is_scored_by_its_own_activations() -> None:
+    weights = {"a": torch.ones(2, 1), "b": torch.ones(2, 1)}
+    mask = Mask({name: torch.tensor([[True], [False]]) for name in weights})
+    activations = {"a": torch.tensor([1.0, 2.0]), "b": torch.tensor([2.0, 1.0])}
+    refilled = refill(mask, weights, criterion="l1", activations=activations)
+    assert refilled["a"].tolist() == [[False], [True]]
+    assert refilled["b"].tolist() == [[True], [False]]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"criterion": "taylor"}, "unknown refill criterion 'taylor'; known: remain, magnitude"),
+        ({"criterion": "l2"}, "'l2' needs activations"),
+        ({"criterion": "l1", "activations": {}}, "layer missing: a"),
+        ({"criterion": "l1", "activations": {"a": torch.ones(3)}}, r"shape \(3,\), expected \(2,\)"),
+        ({"criterion": "l1", "activations": {"a": torch.full((2,), float("nan"))}}, "NaN or infinite"),
+        ({"extra": 1.1}, "extra must be from 0 to 1"),
+        ({"extra": float("nan")}, "extra must be from 0 to 1"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        refill(Mask.dense({"a": (2, 2)}), {"a": torch.ones(2, 2)}, **options)  # type: ignore[arg-type]
+
+
+def test_more_weights_than_the_layer_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="cannot keep 5 weights"):
+        num_channels(5, (2, 2), 0.0)
