@@ -117,6 +117,7 @@ class Coordinator:
 
     async def lane_started(self, lane: int, attempt: str) -> None:
         """A lane's ranks are up, for the first time or again: what it had taken is open again."""
+        self.note("lane-start", lane=lane)
         async with self.changed:
             self.taken = {job: owner for job, owner in self.taken.items() if owner != lane}
             self.answers = {key: answer for key, answer in self.answers.items() if key[0] != lane}

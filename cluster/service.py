@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from cluster.session import NAMESPACE, ray_session, resolve_device
 from distlth.errors import RunError
 from distlth.preflight import preflight
 from distlth.run.config import JobConfig
+from distlth.run.files import append_json
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
 from distlth.run.store import load_results, open_run
@@ -29,7 +31,11 @@ def run(config: JobConfig, show: Callable[[RunPaths], None]) -> RunPaths:
     paths = RunPaths(config.runs.absolute() / config.name)
     open_run(paths, config, {"digest": found.dataset.digest})
     if len(load_results(paths, plan(config))) < len(plan(config)):
-        with ray_session(config.cluster, device) as folder:
+
+        def note(message: str) -> None:
+            append_json(paths.log, {"time": time.time(), "event": "ray", "message": message})
+
+        with ray_session(config.cluster, device, note) as folder:
             _run_lanes(config, paths, device, folder, show)
     show(paths)
     return paths

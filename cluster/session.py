@@ -7,9 +7,10 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -89,10 +90,11 @@ def _processes_of(folder: Path) -> Iterator[psutil.Process]:
 
 
 @contextmanager
-def ray_session(config: ClusterSection, device: str) -> Iterator[Path]:
+def ray_session(config: ClusterSection, device: str, note: Callable[[str], None]) -> Iterator[Path]:
     """Start Ray on loopback for one run; yields its temporary folder, which goes with it.
 
-    Nobody without the token of the session can reach it.
+    Nobody without the token of the session can reach it. What Ray has to say (a process was out of memory,
+    a worker died) goes to `note`, line by line.
     """
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
@@ -102,7 +104,14 @@ def ray_session(config: ClusterSection, device: str) -> Iterator[Path]:
     token.write_text(secrets.token_hex(32))
     os.environ.update(RAY_ENVIRONMENT, **{TOKEN_PATH: str(token)})
     import ray
+    from ray._private import worker as ray_worker
 
+    def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for line in data["lines"]:
+            note(line)
+
+    # Ray prints messages of its raylets between our lines, whatever log_to_driver says.
+    ray_worker.print_to_stdstream = take
     ranks = config.lanes * config.workers
     try:
         ray.init(

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
 from distlth.prune.mask import Mask
 from distlth.run.config import JobConfig
+
+# Where hwloc finds the cores. Without it Mt-KaHyPar ends the whole process.
+TOPOLOGY = Path("/sys/devices/system/cpu")
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
@@ -47,6 +51,11 @@ def preflight(config: JobConfig) -> Preflight:
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
     layers = prunable(body, config.prune.scope)
+    if any(branch.method == "regroup" for branch in config.prune.branches) and not TOPOLOGY.is_dir():
+        raise ConfigError(
+            "prune.branches: regroup partitions with Mt-KaHyPar, which reads the machine's cores from "
+            f"{TOPOLOGY}; there is none here: mount /sys in this container or chroot"
+        )
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
     return Preflight(dataset, body, layers, count // batch, _memory(config, body))

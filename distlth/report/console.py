@@ -31,13 +31,14 @@ STATE_STYLES = {
     "waiting": "dim",
 }
 
-# A log gets a line at every new epoch, and at least one in this many seconds.
-QUIET_SECONDS = 30.0
+# A log gets a line at a new epoch, but not more often than this, and at least one in that many seconds.
+BUSY_SECONDS = 10.0
+QUIET_SECONDS = 60.0
 
 WATCH_SECONDS = 1.0
 
 # What the bars show anyway.
-QUIET_EVENTS = ("job-start", "first-step", "last-step")
+QUIET_EVENTS = ("job-start", "first-step", "last-step", "ray")
 
 BAR_WIDTH = 28
 
@@ -232,7 +233,8 @@ class RunView:
         for job in status.running:
             assert job.progress is not None
             epoch, shown = self._shown.get(job.id, (-1, 0.0))
-            if job.progress.epoch != epoch or status.time - shown >= QUIET_SECONDS:
+            pause = QUIET_SECONDS if job.progress.epoch == epoch else BUSY_SECONDS
+            if status.time - shown >= pause:
                 self._shown[job.id] = (job.progress.epoch, status.time)
                 self.event(_line(status, job, job.progress))
 
