@@ -17,7 +17,7 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
-    options = _parse(arguments)
+    options = parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
@@ -32,8 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Overrides may stand anywhere after the job file, which argparse alone does not allow."""
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options of a command line. Overrides may stand anywhere after the job file."""
     parser = _parser()
     options, more = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in more) or (more and not hasattr(options, "overrides")):

@@ -1,5 +1,6 @@
 """What is printed: tables, plain lines, bars, errors."""
 
+import dataclasses
 import io
 import time
 from pathlib import Path
@@ -119,13 +120,15 @@ def test_events_of_unknown_kinds_are_described() -> None:
     assert describe({"time": 1.0, "event": "new-thing", "node": [7]}) == "new thing  node [7]"
 
 
-def test_a_log_gets_a_line_an_epoch() -> None:
+def test_a_log_gets_few_lines() -> None:
+    """At a new epoch, if the last line is some seconds old; in a long epoch now and then."""
     output = io.StringIO()
     with RunView(Console(file=output, width=200)) as view:
-        for step, epoch in ((10, 1), (12, 1), (20, 2)):
-            view.update(make_status(step, epoch))
+        for seconds, step, epoch in ((0, 10, 1), (1, 20, 2), (20, 22, 2), (30, 24, 2), (90, 26, 2)):
+            view.update(dataclasses.replace(make_status(step, epoch), time=1000.0 + seconds))
     lines = output.getvalue().splitlines()
-    assert [line.split("  ")[3] for line in lines] == ["epoch 1/4 step 10/40", "epoch 2/4 step 20/40"]
+    shown = ["epoch 1/4 step 10/40", "epoch 2/4 step 22/40", "epoch 2/4 step 26/40"]
+    assert [line.split("  ")[3] for line in lines] == shown
     assert lines[0].endswith("loss 1.250  512 images/s  1:05 left  (run: 1 of 3 jobs  2:20 left)")
 
 

@@ -16,7 +16,8 @@ from pydantic_core import ErrorDetails
 from distlth.errors import ConfigError
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+# A branch is a folder beside its round's files, whose names all have a dot.
+BranchName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=64)]
 
 
 class Section(BaseModel):
@@ -28,31 +29,46 @@ class Section(BaseModel):
 class DataSection(Section):
     """The data set (built by `distlth data build`) and how images reach the model."""
 
-    path: Path
-    resolution: int = Field(224, ge=4)
-    crop: Literal["random-resized", "pad", "none"] = "random-resized"
-    flip: bool = True
-    eval_ratio: float | None = Field(
-        None, gt=0, le=1, description="centre crop / shorter side; default 224/256, 1 with crop: pad or none"
+    path: Path = Field(description="the folder that `distlth data build` made")
+    resolution: int = Field(
+        224, ge=4, description="side of the square images that the network sees, in pixels"
     )
-    cache: Literal["os", "process"] = "os"
+    crop: Literal["random-resized", "pad", "none"] = Field(
+        "random-resized",
+        description="training crop; `pad` shifts small images by up to an eighth",
+    )
+    flip: bool = Field(True, description="mirror half of the training images")
+    eval_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="centre crop / shorter side in evaluation; default 224/256, 1 with `pad` and `none`",
+    )
+    cache: Literal["os", "process"] = Field(
+        "os",
+        description="`os`: files are mapped, the system caches; `process`: read ahead into memory",
+    )
     threads: int = Field(4, ge=1, description="loader threads per rank")
 
 
 class ModelSection(Section):
-    """The network. `stem: cifar` is a 3x3 stride-1 first convolution without max-pooling."""
+    """The network, always trained from its own initialisation."""
 
-    name: Name
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    name: Name = Field(description="`resnet20`, or any classifier of torchvision")
+    stem: Literal["imagenet", "cifar"] = Field(
+        "imagenet", description="`cifar`: a 3x3 stride-1 first convolution and no pooling (ResNets)"
+    )
 
 
 class ScheduleSection(Section):
     """The learning rate over a job: warm-up from zero, then `name`. Epochs may be fractions."""
 
-    name: Literal["step", "cosine", "linear", "constant"] = "cosine"
-    warmup_epochs: float = Field(0, ge=0)
+    name: Literal["step", "cosine", "linear", "constant"] = Field(
+        "cosine", description="the curve after warm-up"
+    )
+    warmup_epochs: float = Field(0, ge=0, description="linear rise to `lr`")
     milestones: tuple[float, ...] = Field((), description="epochs at which `step` multiplies by gamma")
-    gamma: float = Field(0.1, gt=0, lt=1)
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor at each milestone")
 
     @model_validator(mode="after")
     def _milestones_belong_to_step(self) -> ScheduleSection:
@@ -66,22 +82,24 @@ class ScheduleSection(Section):
 class TrainSection(Section):
     """How one job trains. `batch_size` is global: over all ranks of a lane."""
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=1)
-    lr: float = Field(gt=0)
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
+    epochs: int = Field(ge=1, description="of the whole schedule")
+    batch_size: int = Field(ge=1, description="images of a step over all ranks of a lane")
+    lr: float = Field(gt=0, description="the schedule's highest learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    nesterov: bool = Field(False, description="Nesterov momentum")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 decay of weights")
     decay_norm_and_bias: bool = Field(
         False, description="decay BatchNorm parameters and biases too, as the paper does"
     )
     schedule: ScheduleSection = ScheduleSection()
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    clip_norm: float | None = Field(None, gt=0)
-    amp: Literal["off", "bf16", "fp16"] = "off"
-    channels_last: bool = True
-    sync_batch_norm: bool = False
-    deterministic: bool = True
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the training loss")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of all gradients together")
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        "off", description="mixed precision; fp16 with a gradient scaler"
+    )
+    channels_last: bool = Field(True, description="memory format of images and weights")
+    sync_batch_norm: bool = Field(False, description="BatchNorm statistics over all ranks (GPU only)")
+    deterministic: bool = Field(True, description="only deterministic kernels; same bits in every run")
     eval_every: int = Field(1, ge=1, description="epochs between evaluations; the last one is always made")
     eval_batch_size: int | None = Field(
         None, ge=1, description="per rank; default: the training batch of a rank"
@@ -100,7 +118,7 @@ class TrainSection(Section):
 class Structure(Section):
     """Common to the ways to turn a round's mask into a structured one."""
 
-    name: Name | None = None
+    name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
     rounds: tuple[int, ...] | None = Field(
         None, description="which rounds get this branch; default: all from 1"
     )
@@ -119,10 +137,18 @@ class Structure(Section):
 class Refill(Structure):
     """Whole channels: keep the best, make them dense, empty the others."""
 
-    method: Literal["refill"]
-    criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = "magnitude"
-    extra: Fraction = 0.0
-    bn: Literal["mask", "keep"] = "mask"
+    method: Literal["refill"] = Field(description="whole channels")
+    criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = Field(
+        "magnitude",
+        description="which channels are best: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
+        "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
+    )
+    extra: float = Field(
+        0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
+    )
+    bn: Literal["mask", "keep"] = Field(
+        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
+    )
 
     @property
     def default_label(self) -> str:
@@ -138,10 +164,13 @@ class Refill(Structure):
 class Regroup(Structure):
     """Dense blocks: rows grouped by the columns they share."""
 
-    method: Literal["regroup"]
-    columns: Literal["budget", "paper"] = "budget"
-    min_rows: int = Field(16, ge=1)
-    t1: float = Field(1.5, gt=0)
+    method: Literal["regroup"] = Field(description="dense blocks")
+    columns: Literal["budget", "paper"] = Field(
+        "budget",
+        description="`budget`: the most magnitude in the layer's number of weights; `paper`: its rule",
+    )
+    min_rows: int = Field(16, ge=1, description="rows that a block should have; small layers may have half")
+    t1: float = Field(1.5, gt=0, description="bound on the weights left outside blocks (`paper`)")
 
     @property
     def default_label(self) -> str:
@@ -165,19 +194,26 @@ class PruneSection(Section):
     Round 0 trains dense; round r of 1..rounds trains the ticket of density (1 - rate)^r.
     """
 
-    rounds: int = Field(ge=0)
-    rate: float = Field(0.2, gt=0, lt=1)
-    rewind_epoch: int = Field(0, ge=0)
-    after_rewind: Literal["restart", "continue", "lr-rewind"] = "restart"
-    scope: Literal["all", "no-stem"] = "all"
-    mode: Literal["branch", "inline"] = "branch"
-    branches: tuple[Branch, ...] = ()
+    rounds: int = Field(ge=0, description="how often to prune; one more ticket is trained, the dense one")
+    rate: float = Field(0.2, gt=0, lt=1, description="share of the remaining weights that a round removes")
+    rewind_epoch: int = Field(0, ge=0, description="tickets start from round 0 after this epoch; 0 = init")
+    after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
+        "restart",
+        description="the whole schedule; the rest from the rewind epoch on; or that rest on trained weights",
+    )
+    scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
+    mode: Literal["branch", "inline"] = Field(
+        "branch", description="structured tickets beside the unstructured rounds, or in their place"
+    )
+    branches: tuple[Branch, ...] = Field((), description="the structured tickets of each round, see below")
     calibration_images: int = Field(1024, ge=1, description="training images that score channels")
 
     @model_validator(mode="after")
     def _combinations(self) -> PruneSection:
         labels = [branch.label for branch in self.branches]
         for label in labels:
+            if label == "imp":
+                raise ValueError("a branch cannot be called 'imp', which the rounds themselves are called")
             if labels.count(label) > 1:
                 raise ValueError(f"two branches are called {label!r}; give each its own name")
         if self.mode == "inline" and len(self.branches) != 1:
@@ -199,18 +235,20 @@ class PruneSection(Section):
 class CheckpointSection(Section):
     """When a job's state is written: every `every_steps` steps, or every `every_minutes` where not given."""
 
-    every_minutes: float = Field(10.0, gt=0)
-    every_steps: int | None = Field(None, ge=1)
-    keep: int = Field(2, ge=1)
+    every_minutes: float = Field(10.0, gt=0, description="wall time between checkpoints")
+    every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, instead")
+    keep: int = Field(2, ge=1, description="the newest so many are kept")
 
 
 class ClusterSection(Section):
     """How many lanes train side by side, and what each rank of a lane gets."""
 
-    lanes: int = Field(1, ge=1)
+    lanes: int = Field(1, ge=1, description="jobs that train side by side")
     workers: int = Field(1, ge=1, description="ranks per lane")
-    cpus_per_worker: int = Field(1, ge=1)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cpus_per_worker: int = Field(1, ge=1, description="cores, and torch's threads on a CPU")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto`: GPUs where this machine has some"
+    )
     retries: int = Field(
         3, ge=0, description="restarts of a lane without a step of progress before giving up"
     )
@@ -219,9 +257,9 @@ class ClusterSection(Section):
 class JobConfig(Section):
     """A whole job file."""
 
-    name: Name
-    runs: Path = Path("runs")
-    seed: int = Field(0, ge=0, lt=2**32)
+    name: Name = Field(description="of the run, and of its directory")
+    runs: Path = Field(Path("runs"), description="the folder that holds run directories")
+    seed: int = Field(0, ge=0, lt=2**32, description="of initialisation, order and augmentation")
     log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
     data: DataSection
     model: ModelSection

@@ -1,0 +1,72 @@
+"""What the documents show is true: commands are valid, the quick start runs, the reference is the code's."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from distlth.run.config import load_config
+from distlth.run.reference import reference
+from jobs.cli import parse
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands() -> list[str]:
+    """Every line of every ```bash block."""
+    blocks = [
+        block for path in DOCUMENTS for block in re.findall(r"```bash\n(.*?)```", path.read_text(), re.S)
+    ]
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def test_the_readme_has_both_commands() -> None:
+    assert {"bash jobs/quickstart.sh", "bash tests/run.sh"} <= set(commands())
+
+
+@pytest.mark.parametrize("line", sorted({line for line in commands() if line.startswith("distlth ")}))
+def test_a_distlth_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    options = parse(shlex.split(line)[1:])
+    if hasattr(options, "overrides"):
+        load_config(options.job, options.overrides)
+
+
+@pytest.mark.parametrize("line", sorted({line for line in commands() if not line.startswith("distlth ")}))
+def test_any_other_command_is_there(line: str) -> None:
+    program, *arguments = shlex.split(line)
+    assert program in ("bash", "tensorboard", "docker", "apptainer")
+    if program == "bash":
+        assert (ROOT / arguments[0]).is_file()
+
+
+def test_links_and_pictures_exist() -> None:
+    for path in DOCUMENTS:
+        targets = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text())
+        assert [target for target in targets if not (path.parent / target).exists()] == []
+
+
+def test_the_reference_of_the_job_file_is_the_codes() -> None:
+    assert (ROOT / "docs" / "job-file.md").read_text() == reference()
+
+
+def test_the_quick_start_runs_from_anywhere(tmp_path: Path) -> None:
+    """The script itself, with a run made small; it is called twice, the second time with everything done."""
+    small = ["train.epochs=1", "train.schedule.warmup_epochs=0", "prune.rewind_epoch=0", "prune.rounds=1"]
+    script = ["bash", str(ROOT / "jobs" / "quickstart.sh"), *small, f"runs={tmp_path}"]
+    environment = {**os.environ, "VENV": sys.prefix}
+    for _ in range(2):
+        done = subprocess.run(
+            script, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        table = done.stdout[done.stdout.index("results") :]
+        assert len(re.findall(r"(imp|refill|regroup) +\d+\.\d+%", table)) == 4
+    assert (tmp_path / "quickstart" / "report" / "accuracy.png").exists()
