@@ -35,6 +35,7 @@ MAX_CLUSTERS = 8
 ROW_MULTIPLE = 32
 # Row exchange makes up for a coarse start: a sample of the columns costs no magnitude that could be measured.
 START_HYPEREDGES = 64
+PAPER_HYPEREDGES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,7 +231,7 @@ def group_sizes(num_rows: int, min_rows: int) -> list[int]:
 
 def _paper_blocks(kept: npt.NDArray[np.bool_], min_rows: int, t1: float, threads: int) -> list[Block]:
     num_groups = max(1, min(MAX_CLUSTERS, len(kept) // min_rows))
-    clusters = partition_rows(kept, num_groups, threads=threads)
+    clusters = partition_rows(kept, num_groups, max_hyperedges=PAPER_HYPEREDGES, threads=threads)
     groups = [np.flatnonzero(clusters == group) for group in range(num_groups)]
     return [
         block for rows in groups if len(rows) >= min_rows for block in _paper_group_blocks(rows, kept, t1)
