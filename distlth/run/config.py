@@ -140,7 +140,7 @@ class Refill(Structure):
     method: Literal["refill"] = Field(description="whole channels")
     criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = Field(
         "magnitude",
-        description="which channels are best: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
+        description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
         "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
     )
     extra: float = Field(
