@@ -97,7 +97,7 @@ class Coordinator:
     async def start(self) -> None:
         """Make what can be made from what is on disk; to be called once, before any lane asks."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
-        await asyncio.to_thread(self.board.config, self.config.to_yaml())
+        await self.draw(self.board.config, self.config.to_yaml())
         await asyncio.to_thread(self.write_init)
         self.advance()
 
@@ -108,6 +108,8 @@ class Coordinator:
         key = (lane, attempt, turn)
         async with self.changed:
             await self.changed.wait_for(lambda: key in self.answers or self.is_over or self.open_job())
+            # A rank asks for a turn when all ranks have had the one before: its references can go.
+            self.answers = {k: a for k, a in self.answers.items() if k[0] != lane or k[2] >= turn}
             if key not in self.answers:
                 answer = None if self.is_over else self.open_job()
                 self.answers[key] = answer
@@ -116,8 +118,11 @@ class Coordinator:
             return self.answers[key]
 
     async def lane_started(self, lane: int, attempt: str) -> None:
-        """A lane's ranks are up, for the first time or again: what it had taken is open again."""
+        """A lane's ranks are up, for the first time or again: what it took and has not done is open again."""
         self.note("lane-start", lane=lane)
+        for job in [job for job, owner in self.taken.items() if owner == lane]:
+            if self.run.job(job).result.exists():  # its ranks died between the result and telling of it
+                await self.job_done(job)
         async with self.changed:
             self.taken = {job: owner for job, owner in self.taken.items() if owner != lane}
             self.answers = {key: answer for key, answer in self.answers.items() if key[0] != lane}
@@ -144,7 +149,7 @@ class Coordinator:
             self.taken.pop(job_id, None)
             self.changed.notify_all()
         self.advance()
-        await asyncio.to_thread(self.board.results, list(self.results.values()), self.config)
+        await self.draw(self.board.results, list(self.results.values()), self.config)
 
     async def fail(self, message: str) -> None:
         """End the run: what is on disk stays, lanes get no more jobs."""
@@ -153,6 +158,13 @@ class Coordinator:
                 self.error = message
                 self.note("failed", message=message)
             self.changed.notify_all()
+
+    async def draw(self, drawing: Callable[..., None], *arguments: Any) -> None:
+        """Show something on the board. No picture is worth a run: one that fails is noted in the log."""
+        try:
+            await asyncio.to_thread(drawing, *arguments)
+        except Exception as error:
+            self.note("drawing-failed", error=repr(error))
 
     def note(self, event: str, **details: Any) -> None:
         """Add a line to the run's log."""
@@ -216,7 +228,7 @@ class Coordinator:
             async with self.changed:
                 self.tickets[job.id] = ticket
                 self.changed.notify_all()
-            await asyncio.to_thread(self.board.mask, job, structured.mask, before, structured.blocks)
+            await self.draw(self.board.mask, job, structured.mask, before, structured.blocks)
         except UserError as error:
             await self.fail(str(error))
         except Exception as error:
@@ -245,12 +257,12 @@ class Coordinator:
 
     def weights_of(self, job: Job) -> Any:
         """A reference to the bytes of the weights that a job starts from: put once, fetched once per node."""
-        paths = {"init": self.run.init, "rewind": self.run.rewind}
-        path = paths.get(job.start) or self.run.job(job.parent or "").weights
-        key = str(path)
-        if key not in self.weights:
-            self.weights[key] = ray.put(path.read_bytes())
-        return self.weights[key]
+        if job.start == "trained":
+            return ray.put(self.run.job(job.parent or "").weights.read_bytes())
+        if job.start not in self.weights:
+            path = self.run.init if job.start == "init" else self.run.rewind
+            self.weights[job.start] = ray.put(path.read_bytes())
+        return self.weights[job.start]
 
     def progress_of(self, lane: int) -> str:
         """What a lane has reached: changes with every checkpoint and every finished job."""

@@ -23,6 +23,7 @@ from distlth.run.config import JobConfig
 from distlth.run.files import parse_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
+from distlth.train.loop import train_job
 from distlth.train.masking import Ticket
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
@@ -116,7 +117,7 @@ def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator
     def note(event: str, **details: Any) -> None:
         coordinator.note.remote(event, lane=spec.index, **details)
 
-    trainer.train(job, ticket, spec.run, note, criteria=assignment.criteria)
+    train_job(trainer, job, ticket, spec.run, note, criteria=assignment.criteria)
     if trainer.world.is_main:
         ray.get(coordinator.job_done.remote(job.id))
     trainer.world.barrier()

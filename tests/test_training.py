@@ -25,6 +25,7 @@ from distlth.run.plan import Job, plan
 from distlth.run.result import JobResult, load_metrics
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state
 from distlth.train.evaluate import evaluate, score_channels
+from distlth.train.loop import train_job
 from distlth.train.masking import Masking, Ticket, parameter_masks
 from distlth.train.optim import decayed, make_optimizer
 from distlth.train.schedule import learning_rate
@@ -203,7 +204,7 @@ class TestJob:
                 raise StoppedError
 
         try:
-            return trainer.train(job, ticket, run, note)
+            return train_job(trainer, job, ticket, run, note)
         finally:
             trainer.close()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,10 +22,8 @@ from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import Masking, Ticket, parameter_masks
 from distlth.train.optim import load_momentum, make_optimizer, momentum_of, set_learning_rate
 from distlth.train.schedule import learning_rate
+from distlth.train.trainer import Trainer
 from distlth.train.world import World
-
-if TYPE_CHECKING:
-    from distlth.train.trainer import Trainer
 
 PROGRESS_SECONDS = 2.0
 
@@ -38,6 +36,27 @@ class EventSink(Protocol):
 
     def __call__(self, event: str, **details: Any) -> None:
         """Note that `event` happened now."""
+
+
+def train_job(
+    trainer: Trainer,
+    job: Job,
+    ticket: Ticket,
+    run: RunPaths,
+    note: EventSink,
+    *,
+    criteria: tuple[str, ...] = (),
+) -> JobResult:
+    """Train a job on this rank, from its newest checkpoint where there is one, and leave its files.
+
+    The trained weights' channels are scored by each of `criteria` on the calibration set. Rank 0 writes;
+    the result is the same on every rank.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+        DataError: a sample that does not decode.
+    """
+    return _JobTraining(trainer, job, ticket, run, note, criteria).run()
 
 
 @dataclass
@@ -65,7 +84,7 @@ class _Clock:
         return self.waited / max(self.seconds, 1e-9)
 
 
-class JobTraining:
+class _JobTraining:
     """One job on one rank. Steps and epochs count from the start of the schedule."""
 
     def __init__(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import torch
@@ -12,12 +13,7 @@ from distlth.data.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.order import epoch_order
 from distlth.models import Anatomy, anatomy, build
 from distlth.run.config import JobConfig
-from distlth.run.paths import RunPaths
-from distlth.run.plan import Job
-from distlth.run.result import JobResult
 from distlth.train.evaluate import score_channels
-from distlth.train.loop import EventSink, JobTraining
-from distlth.train.masking import Ticket
 from distlth.train.world import World
 
 
@@ -65,19 +61,6 @@ class Trainer:
         amp = self.config.train.amp
         dtype = torch.float16 if amp == "fp16" else torch.bfloat16
         return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
-
-    def train(
-        self, job: Job, ticket: Ticket, run: RunPaths, note: EventSink, *, criteria: tuple[str, ...] = ()
-    ) -> JobResult:
-        """Train a job, from its newest checkpoint where there is one, and leave its files.
-
-        The trained weights' channels are scored by each of `criteria` on the calibration set.
-        Rank 0 writes; the result is the same on every rank.
-
-        Raises:
-            TrainingError: a loss that is not finite; a sample that does not decode is a DataError.
-        """
-        return JobTraining(self, job, ticket, run, note, criteria).run()
 
     def score_channels(self, criterion: str, layers: list[str]) -> dict[str, Tensor]:
         """Score the model's channels on the calibration set: the first images of a seeded order."""
@@ -127,6 +110,8 @@ class Trainer:
 
 
 def _set_determinism(deterministic: bool) -> None:
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may vary from run to run
     torch.use_deterministic_algorithms(deterministic)
     # Filling fresh memory is a debugging aid; all of ours is written before it is read.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
