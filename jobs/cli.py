@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return command(options)
     except UserError as error:
-        line = Text.assemble(("error: ", "bold red"), " ".join(str(error).split()))
+        line = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True, highlight=False).print(line, soft_wrap=True)
         return USER_ERROR
     except KeyboardInterrupt:
@@ -166,13 +166,20 @@ def _data_build(options: argparse.Namespace) -> int:
         dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
     train, val = dataset.split("train"), dataset.split("val")
     print(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
+    for path, reason in dataset.skipped:
+        print(f"left out {path}: {reason}")
     return 0
 
 
 def _data_check(options: argparse.Namespace) -> int:
+    from distlth.data.build import progress_bar
     from distlth.data.check import check
 
-    print(check(options.path))
+    with progress_bar() as progress:
+        report = check(options.path, progress=progress)
+    print(
+        f"{options.path}: {report.num_samples:,} images, {report.num_bytes:,} bytes: all as they were built"
+    )
     return 0
 
 

@@ -26,7 +26,6 @@ from distlth.errors import DataError
 WriteMode = Literal["smart", "jpg", "raw"]
 WRITE_MODES: tuple[WriteMode, ...] = ("smart", "jpg", "raw")
 RAW_BYTES = 64 << 10
-_LISTED = 20
 
 
 @dataclass(frozen=True)
@@ -172,10 +171,8 @@ def _advance(progress: Progress | None, split: str, total: int) -> Callable[[int
 
 
 def _broken_text(broken: list[tuple[str, str]], total: int) -> str:
-    lines = [f"{len(broken):,} of {total:,} images cannot be used (skip broken ones to build without them):"]
-    lines += [f"  {path}: {reason}" for path, reason in broken[:_LISTED]]
-    lines += [f"  and {len(broken) - _LISTED:,} more"] * (len(broken) > _LISTED)
-    return "\n".join(lines)
+    lines = [f"{len(broken):,} of {total:,} images cannot be used (--skip-broken builds without them):"]
+    return "\n".join(lines + [f"  {path}: {reason}" for path, reason in broken])
 
 
 def _statistics(packed: Packed) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
