@@ -63,6 +63,13 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("job", type=Path, metavar="JOB.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although this changed: a key, a section, versions or data; may be repeated",
+    )
     parser.set_defaults(command=_run)
 
 
@@ -80,7 +87,7 @@ def _run(options: argparse.Namespace) -> int:
     from distlth.report.console import RunView
 
     with RunView() as view:
-        view.summary(run(config, view.show))
+        view.summary(run(config, view.show, options.allow_change))
     return 0
 
 
