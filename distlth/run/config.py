@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from distlth.errors import ConfigError
+from distlth.run.paths import JobPaths
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -104,6 +105,14 @@ class Structure(Section):
     rounds: tuple[int, ...] | None = Field(
         None, description="which rounds get this branch; default: all from 1"
     )
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_no_file(cls, value: str | None) -> str | None:
+        # A branch is a folder beside the files of its round.
+        if value is not None and value.lower() in {file.name for file in JobPaths(Path()).files}:
+            raise ValueError(f"{value!r} is the name of a file of each round; take another one")
+        return value
 
     @property
     def label(self) -> str:
