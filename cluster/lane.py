@@ -23,6 +23,7 @@ from distlth.run.config import JobConfig
 from distlth.run.files import parse_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
+from distlth.run.store import check_data
 from distlth.train.loop import train_job
 from distlth.train.masking import Ticket
 from distlth.train.trainer import Trainer
@@ -94,7 +95,9 @@ def work(config: dict[str, Any]) -> None:
         ray.get(coordinator.lane_started.remote(spec.index, attempt))
     world.barrier()
     try:
-        trainer = Trainer(spec.config, Dataset.load(spec.config.data.path), world)
+        dataset = Dataset.load(spec.config.data.path)
+        check_data(spec.run, dataset.digest)
+        trainer = Trainer(spec.config, dataset, world)
         turn = 0
         while assignment := _next_job(coordinator, spec, attempt, turn):
             _train(trainer, assignment, spec, coordinator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,12 @@ from distlth.run.store import load_results, open_run
 POLL_SECONDS = 0.5
 
 
-def run(config: JobConfig, show: Callable[[RunPaths], None]) -> RunPaths:
+def run(
+    config: JobConfig, show: Callable[[RunPaths], None], allowed_changes: Collection[str] = ()
+) -> RunPaths:
     """Run or go on with a job until all its tickets are trained; calls `show` now and then.
+
+    `allowed_changes` names what may differ from the run on disk, as `open_run` takes it.
 
     Raises:
         UserError: the job cannot run as it is, or a job of it cannot go on; says which and why.
@@ -29,7 +33,8 @@ def run(config: JobConfig, show: Callable[[RunPaths], None]) -> RunPaths:
     found = preflight(config)
     device = resolve_device(config.cluster)
     paths = RunPaths(config.runs.absolute() / config.name)
-    open_run(paths, config, {"digest": found.dataset.digest})
+    data = {"digest": found.dataset.digest, "classes": found.dataset.num_classes}
+    open_run(paths, config, data, allowed_changes)
     if len(load_results(paths, plan(config))) < len(plan(config)):
 
         def note(message: str) -> None:

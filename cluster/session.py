@@ -18,6 +18,7 @@ from distlth.errors import ConfigError
 from distlth.run.config import ClusterSection
 
 NAMESPACE = "distlth"
+LOOPBACK = "127.0.0.1"
 
 # A session's folder, and the file in it that says which process holds the session.
 PREFIX, OWNER = "distlth-", "owner"
@@ -34,6 +35,9 @@ RAY_ENVIRONMENT = {
     "RAY_enable_metrics_collection": "0",
     # The processes that refill and regroup import torch, which takes seconds: they wait for the next round.
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
+    # By its name for other systems, but it is what makes 127.0.0.1 stay 127.0.0.1: without it Ray takes the
+    # machine's outer address instead, and its servers listen on all interfaces.
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 
@@ -70,6 +74,14 @@ def sweep() -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _collectives_on_loopback() -> dict[str, str]:
+    """Settings with which gloo and NCCL listen on this machine's loopback interface alone."""
+    addresses = psutil.net_if_addrs().items()
+    is_loopback = {name: any(a.address == LOOPBACK for a in found) for name, found in addresses}
+    name = next((name for name, found in is_loopback.items() if found), None)
+    return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
+
+
 def _identity(process: psutil.Process) -> str:
     return f"{process.pid} {process.create_time()}"
 
@@ -102,7 +114,7 @@ def ray_session(config: ClusterSection, device: str, note: Callable[[str], None]
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
-    os.environ.update(RAY_ENVIRONMENT, **{TOKEN_PATH: str(token)})
+    os.environ.update(RAY_ENVIRONMENT, **_collectives_on_loopback(), **{TOKEN_PATH: str(token)})
     import ray
     from ray._private import worker as ray_worker
 
@@ -123,7 +135,7 @@ def ray_session(config: ClusterSection, device: str, note: Callable[[str], None]
             log_to_driver=False,
             logging_level=logging.ERROR,
             _temp_dir=str(folder / "ray"),
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=LOOPBACK,
         )
         yield folder
     finally:

@@ -12,11 +12,13 @@ from rich.text import Text
 
 from distlth.errors import UserError
 
-USER_ERROR, INTERRUPTED = 2, 130
+DIFFERENT, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run one command; returns its exit code: 0, 1 for runs that differ, 2 for what the user can mend,
+    130 when interrupted.
+    """
     options = parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_status(commands)
     _add_report(commands)
+    _add_compare(commands)
     _add_data(commands)
     _add_bench(commands)
     return parser
@@ -63,6 +66,13 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("job", type=Path, metavar="JOB.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although this changed: a key, a section, versions or data; may be repeated",
+    )
     parser.set_defaults(command=_run)
 
 
@@ -80,7 +90,7 @@ def _run(options: argparse.Namespace) -> int:
     from distlth.report.console import RunView
 
     with RunView() as view:
-        view.summary(run(config, view.show))
+        view.summary(run(config, view.show, options.allow_change))
     return 0
 
 
@@ -122,6 +132,31 @@ def _report(options: argparse.Namespace) -> int:
     for path in write_report(RunPaths(options.run)):
         print(path)
     return 0
+
+
+def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "compare",
+        help="where two runs first differ",
+        description="Say where two runs first differ. Exit code: 0 identical in what both have, 1 different.",
+    )
+    parser.add_argument("first", type=Path, metavar="RUN_A", help="a run directory, finished or not")
+    parser.add_argument("second", type=Path, metavar="RUN_B", help="another one")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from distlth.report.compare import compare_runs
+    from distlth.report.console import comparison_view, show
+    from distlth.run.paths import RunPaths
+
+    comparison = compare_runs(RunPaths(options.first), RunPaths(options.second))
+    if options.json:
+        print(comparison.to_json())
+    else:
+        show(comparison_view(comparison))
+    return 0 if comparison.first_difference is None else DIFFERENT
 
 
 def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -225,6 +226,23 @@ class TestJob:
         assert self.losses(parts) == self.losses(whole)
         assert parts.rewind.read_bytes() == whole.rewind.read_bytes()
         assert not parts.checkpoints("00").exists()
+
+    def test_a_checkpoint_of_two_ranks_keeps_its_sums_on_one(
+        self, config: JobConfig, digits: Dataset, tmp_path: Path
+    ) -> None:
+        whole, parts = RunPaths(tmp_path / "whole"), RunPaths(tmp_path / "parts")
+        first = plan(config)[0]
+        dense = self.train(config, digits, whole, first, None)
+        with pytest.raises(StoppedError):
+            self.train(config, digits, parts, first, None, stop_at="last-step")
+        state = newest_state(parts.checkpoints("00"))
+        assert state is not None
+        assert state.sums[0].any()
+        two = replace(state, sums=torch.cat([state.sums / 4, state.sums * 3 / 4]))
+        two.save(parts.checkpoint("00", state.step))
+        resumed = self.train(config, digits, parts, first, None)
+        assert resumed.weights_digest == dense.weights_digest
+        assert resumed.train_loss == pytest.approx(dense.train_loss, rel=1e-12)
 
     def losses(self, run: RunPaths) -> list[tuple[int, float, float | None]]:
         return [(line.epoch, line.loss, line.top1) for line in load_metrics(run.job("00"))]

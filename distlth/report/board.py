@@ -16,6 +16,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[import-untyped]
@@ -34,6 +37,8 @@ from distlth.run.result import JobResult
 FLUSH_SECONDS = 10
 
 HPARAMS_SUFFIX = ".hparams"
+
+LOSS = "train/loss"
 
 TOP1_CURVE = "accuracy/top1_over_density_permille"
 TOP5_CURVE = "accuracy/top5_over_density_permille"
@@ -79,7 +84,7 @@ class JobBoard:
     ) -> None:
         """Add a point to the training curves; `data_wait` and `density` are fractions."""
         values = {
-            "train/loss": loss,
+            LOSS: loss,
             "train/lr": lr,
             "speed/images_per_second": images_per_second,
             "speed/data_wait": data_wait,
@@ -98,6 +103,16 @@ class JobBoard:
     def close(self) -> None:
         """Put all points on disk and end the background thread."""
         self._writer.close()
+
+
+def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
+    """The loss curve of a job, step -> mean loss since the point before; empty where there is none."""
+    folder = _job_folder(run, job_id)
+    if not folder.is_dir():
+        return {}
+    points = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    known = LOSS in points.Tags()["scalars"]
+    return {event.step: event.value for event in points.Scalars(LOSS)} if known else {}
 
 
 class RunBoard:

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distlth.models.anatomy import ConvLayer
+from distlth.report.compare import RUN, Comparison, Finding
 from distlth.report.status import JobStatus, RunStatus, read_events, read_status
 from distlth.report.summary import write_report
 from distlth.report.text import count, duration, memory, percent, points
@@ -30,6 +31,11 @@ STATE_STYLES = {
     "failed": "bold red",
     "waiting": "dim",
 }
+
+FACT_STYLES = {"same": "green", "differs": "bold red", "missing": "dim"}
+
+# Of the tensors or layers of a job that differ, so many are named; `--json` has all.
+SHOWN_DETAILS = 3
 
 # A log gets a line at a new epoch, but not more often than this, and at least one in that many seconds.
 BUSY_SECONDS = 10.0
@@ -74,6 +80,58 @@ def results_table(results: Sequence[JobResult]) -> Table:
             duration(result.seconds),
         )
     return table
+
+
+def digests_table(results: Sequence[JobResult]) -> Table:
+    """What each ticket's mask and trained weights are, to the bit: equal digests are equal bits."""
+    table = _table("digests")
+    _add_columns(table, left=("job", "mask", "weights"), right=())
+    for result in results:
+        table.add_row(result.job, result.mask_digest, result.weights_digest)
+    return table
+
+
+def comparison_view(comparison: Comparison) -> Group:
+    """Two runs beside each other: a line for each thing they ran on, a table of jobs, and what differs."""
+    run_wide = [found for found in comparison.findings if found.place == RUN]
+    parts: list[RenderableType] = [
+        Text(f"first   {comparison.first_run}\nsecond  {comparison.second_run}"),
+        Text.assemble(*[part for found in run_wide for part in _fact(found)]),
+        _jobs_comparison(comparison),
+    ]
+    lines = [
+        line for found in comparison.findings if found.state == "differs" for line in _differences(found)
+    ]
+    return Group(*parts, *map(Text, lines), _verdict(comparison))
+
+
+def _fact(found: Finding) -> tuple[tuple[str, str], ...]:
+    aside = "" if found.counts or found.state != "differs" else "  (does not count)"
+    return ((f"{found.what:12}", ""), (found.state, FACT_STYLES[found.state]), (f"{aside}\n", "dim"))
+
+
+def _jobs_comparison(comparison: Comparison) -> Table:
+    table = _table(None)
+    whats = ("mask", "metrics", "weights", "accuracy")
+    _add_columns(table, left=("job", *whats), right=())
+    states = {(found.place, found.what): found.state for found in comparison.findings}
+    for job in dict.fromkeys(found.place for found in comparison.findings if found.place != RUN):
+        cells = [states[job, what] for what in whats]
+        table.add_row(job, *[Text(cell, style=FACT_STYLES[cell]) for cell in cells])
+    return table
+
+
+def _differences(found: Finding) -> list[str]:
+    more = len(found.details) - SHOWN_DETAILS
+    lines = [f"{found.place} {found.what}: {line}" for line in found.details[:SHOWN_DETAILS]]
+    return [*lines, f"{found.place} {found.what}: and {more} more"] if more > 0 else lines
+
+
+def _verdict(comparison: Comparison) -> Text:
+    first, jobs = comparison.first_difference, comparison.jobs_compared
+    if first is None:
+        return Text(f"identical in all that both have; {jobs} jobs compared to their end", style="green")
+    return Text(f"first difference: {first.place} {first.what}: {first.details[0]}", style="bold red")
 
 
 def plan_table(jobs: Sequence[PlannedJob]) -> Table:
@@ -212,7 +270,9 @@ class RunView:
         """Write the run's report, and print the table of its results and where everything lies."""
         self.close()
         written = write_report(run)
-        self._console.print(results_table(read_status(run).results))
+        results = read_status(run).results
+        self._console.print(results_table(results))
+        self._console.print(digests_table(results))
         places = {"run": run.root, "tensorboard": run.tensorboard, "report": written[0].parent}
         for name, path in places.items():
             self._console.print(f"{name:12}{path}", markup=False, soft_wrap=True)

@@ -62,7 +62,19 @@ def results_markdown(name: str, results: Sequence[JobResult]) -> str:
         )
         lines.append(f"| {' | '.join(cells)} |")
     notes = "1 seed, no verdict on winning. `vs dense` is in percentage points of top-1."
-    return "\n".join([*lines, "", notes, ""])
+    return "\n".join([*lines, "", notes, "", *_digest_lines(results), ""])
+
+
+def _digest_lines(results: Sequence[JobResult]) -> list[str]:
+    """A table of what each ticket is to the bit."""
+    rows = [f"| {result.job} | `{result.mask_digest}` | `{result.weights_digest}` |" for result in results]
+    return [
+        "Digests: equal ones are equal bits.",
+        "",
+        "| job | mask | weights |",
+        "| :-- | :-- | :-- |",
+        *rows,
+    ]
 
 
 def _ungrouped_markdown(run: RunPaths, done: Sequence[Job]) -> str:

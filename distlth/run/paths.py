@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
+
+# A round, or a branch of it. What comes from elsewhere than a plan must not lead out of the run.
+JOB_ID = re.compile(r"[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,12 @@ class JobPaths:
     def result(self) -> Path:
         """Written last: a job is done when this exists."""
         return self.root / "result.json"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them; the folder of a round holds its branches' folders besides."""
+        made = (self.mask, self.structure, self.weights, self.activations)
+        return (*made, self.metrics, self.progress, self.result)
 
 
 @dataclass(frozen=True)
@@ -100,13 +110,24 @@ class RunPaths:
         return self.report / "masks.png"
 
     def job(self, job_id: str) -> JobPaths:
-        """The files of the job named `03` or `03/refill`."""
-        return JobPaths(self.root / "rounds" / job_id)
+        """The files of the job named `03` or `03/refill`; ValueError for what is no job's name."""
+        return JobPaths(self.root / "rounds" / _checked(job_id))
+
+    @property
+    def all_checkpoints(self) -> Path:
+        """The folder of all jobs' mid-job states."""
+        return self.root / "checkpoints"
 
     def checkpoints(self, job_id: str) -> Path:
         """The folder of a job's mid-job states."""
-        return self.root / "checkpoints" / job_id.replace("/", "-")
+        return self.all_checkpoints / _checked(job_id).replace("/", "-")
 
     def checkpoint(self, job_id: str, step: int) -> Path:
         """The state of a job after `step` steps."""
         return self.checkpoints(job_id) / f"{step:09d}.safetensors"
+
+
+def _checked(job_id: str) -> str:
+    if not JOB_ID.fullmatch(job_id):
+        raise ValueError(f"{job_id!r} is not the name of a job, such as 03 or 03/refill")
+    return job_id

@@ -2,35 +2,39 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import yaml
 
-from distlth.errors import RunError
+from distlth.errors import DataError, RunError
+from distlth.run.changes import VERSIONS, Change, changes, check_allowed, covers, flat
 from distlth.run.config import JobConfig, parse_config
-from distlth.run.files import write_text
+from distlth.run.files import append_json, write_text
 from distlth.run.paths import RunPaths
-from distlth.run.plan import Job
+from distlth.run.plan import Job, plan
 from distlth.run.result import JobResult
 
-LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numpy", "mtkahypar")
-
-# What may differ when a run goes on: it says how the work is spread, not what is computed.
-FREE_TO_CHANGE = ("cluster.lanes", "cluster.retries", "checkpoint", "data.threads", "data.cache", "runs")
+LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
 
 
 @dataclass(frozen=True)
 class JobFile:
-    """`job.yaml`: what a run was asked to do, and with what."""
+    """`job.yaml`: what a run was asked to do, with what, and each change of that since it began.
+
+    An entry of `history` has a `time`, its `changes` (each with `key`, `old`, `new`) and `allowed`, the
+    names that were given to --allow-change.
+    """
 
     config: JobConfig
     versions: Mapping[str, str]
     data: Mapping[str, Any]
     created: float
+    history: Sequence[Mapping[str, Any]] = ()
 
     def to_yaml(self) -> str:
         """The file's text."""
@@ -40,8 +44,14 @@ class JobFile:
             "versions": dict(self.versions),
             "data": dict(self.data),
             "created": self.created,
+            "history": [dict(entry) for entry in self.history],
         }
         return yaml.safe_dump(document, sort_keys=False)
+
+    def flat(self) -> dict[str, Any]:
+        """Everything that can change, under dotted keys: `train.lr`, `versions.torch`, `data.digest`."""
+        content = flat(self.config.model_dump(mode="json"))
+        return {**dict(content), **dict(flat({VERSIONS: self.versions, "data": self.data}))}
 
 
 def library_versions() -> dict[str, str]:
@@ -66,6 +76,7 @@ def load_job_file(run: RunPaths) -> JobFile:
             document["versions"],
             document["data"],
             document["created"],
+            document.get("history", ()),
         )
     except FileNotFoundError:
         raise RunError(f"{run.root}: not a run directory (it has no {run.job_file.name})") from None
@@ -73,45 +84,99 @@ def load_job_file(run: RunPaths) -> JobFile:
         raise RunError(f"{run.job_file}: damaged ({' '.join(str(error).split())})") from None
 
 
-def open_run(run: RunPaths, config: JobConfig, data: Mapping[str, Any]) -> JobFile:
-    """Make a new run's job.yaml, or check that an existing run asks for the same.
+def open_run(
+    run: RunPaths, config: JobConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
+) -> JobFile:
+    """Make a new run's job.yaml, or check that an existing run may go on with what is asked.
+
+    What changes no bit of the result may change, and so may the number of ranks; any other change must be
+    named in `allowed`, by its key or its section. Changes are recorded in job.yaml and in the log.
 
     Raises:
-        RunError: the run exists with another config or other data; names each change.
+        RunError: a change that is not allowed, or that this run's files cannot follow; names each.
+        ConfigError: a name in `allowed` that is no key.
     """
     asked = JobFile(config, library_versions(), data, time.time())
     if not run.job_file.exists():
+        check_allowed(allowed, asked.flat())
         write_text(run.job_file, asked.to_yaml())
         return asked
     stored = load_job_file(run)
-    changes = list(_changes(stored, asked))
-    if changes:
+    check_allowed(allowed, {**stored.flat(), **asked.flat()})
+    found = changes(stored.flat(), asked.flat())
+    _refuse(run, found, allowed)
+    if not found:
+        return stored
+    return _go_on(run, stored, asked, found, allowed)
+
+
+def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) -> None:
+    """Raise RunError, with each change that does not go on by itself and is not meant, if there is one."""
+    fixed = [change for change in found if change.kind == "fixed"]
+    if fixed:
         raise RunError(
-            f"{run.root}: this run was started with another job; changed: {'; '.join(changes)}. "
-            "Give the run another name (name=...), or undo the change"
+            f"{run.root}: the files of this run do not fit another {'; '.join(map(str, fixed))}. "
+            "Undo the change, or give the run another name (name=...)"
         )
-    return stored
+    refused = [change for change in found if change.kind == "guarded" and not covers(allowed, change.key)]
+    if refused:
+        raise RunError(
+            f"{run.root}: this run was started with another job; changed: {'; '.join(map(str, refused))}. "
+            "Undo the change, give the run another name (name=...), or say that it is meant: "
+            + " ".join(f"--allow-change {change.key}" for change in refused)
+        )
 
 
-def _changes(stored: JobFile, asked: JobFile) -> Iterator[str]:
-    pairs = (("", stored.config.model_dump(mode="json"), asked.config.model_dump(mode="json")),)
-    for prefix, old, new in (*pairs, ("data set ", dict(stored.data), dict(asked.data))):
-        before, after = dict(_flat(old)), dict(_flat(new))
-        for key in {**before, **after}:
-            if key.startswith(FREE_TO_CHANGE) or before.get(key) == after.get(key):
-                continue
-            yield f"{prefix}{key}: {before.get(key)!r} -> {after.get(key)!r}"
+def _go_on(
+    run: RunPaths, stored: JobFile, asked: JobFile, found: Sequence[Change], allowed: Collection[str]
+) -> JobFile:
+    """Record the changes; where they ask for it, jobs that are not done start anew."""
+    entry = {
+        "time": asked.created,
+        "changes": [asdict(change) for change in found],
+        "allowed": sorted(allowed),
+    }
+    merged = replace(asked, created=stored.created, history=(*stored.history, entry))
+    anew = any(change.redoes_jobs for change in found)
+    if anew:
+        _start_anew(run, asked.config)
+    write_text(run.job_file, merged.to_yaml())
+    append_json(
+        run.log,
+        {
+            "time": asked.created,
+            "event": "changed",
+            "changes": "; ".join(map(str, found)),
+            "same_bits": all(change.kind == "free" for change in found),
+            "jobs_start_anew": anew,
+        },
+    )
+    return merged
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}{key}.")
-    elif isinstance(value, list | tuple) and any(isinstance(inner, dict) for inner in value):
-        for index, inner in enumerate(value):
-            yield from _flat(inner, f"{prefix}{index}.")
-    else:
-        yield prefix.removesuffix("."), value
+def _start_anew(run: RunPaths, config: JobConfig) -> None:
+    """Remove what jobs that are not done have left, so that each job is of one config. Results stay."""
+    jobs = plan(config)
+    done = load_results(run, jobs)
+    shutil.rmtree(run.all_checkpoints, ignore_errors=True)
+    for job in jobs:
+        if job.id not in done:
+            for file in run.job(job.id).files:
+                file.unlink(missing_ok=True)
+    if not done:
+        for file in (run.init, run.rewind):
+            file.unlink(missing_ok=True)
+
+
+def check_data(run: RunPaths, digest: str) -> None:
+    """Raise DataError unless a data set of this digest is what the run trains on."""
+    stored = load_job_file(run)
+    meant = stored.data.get("digest", digest)
+    if digest != meant:
+        raise DataError(
+            f"{stored.config.data.path}: another data set ({digest}) took the place of the one that this run "
+            f"trains on ({meant}); put that one back, or start another run (name=...)"
+        )
 
 
 def load_results(run: RunPaths, jobs: tuple[Job, ...]) -> dict[str, JobResult]:

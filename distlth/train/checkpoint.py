@@ -37,6 +37,12 @@ class JobState:
     scaler: Mapping[str, Any]
     sums: Tensor
 
+    def sums_of(self, rank: int, world_size: int) -> Tensor:
+        """A rank's running sums, shape (n,): its own, or of all, on rank 0, when the number changed."""
+        if len(self.sums) == world_size:
+            return self.sums[rank]
+        return self.sums.sum(0) if rank == 0 else torch.zeros_like(self.sums[0])
+
     def save(self, path: Path) -> None:
         """Write the state whole or not at all."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}

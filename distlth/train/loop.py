@@ -152,8 +152,7 @@ class _JobTraining:
         load_momentum(self.model, self.optimizer, dict(state.momentum))
         if state.scaler:
             self.scaler.load_state_dict(dict(state.scaler))
-        if len(state.sums) == self.world.size:
-            self.sums.copy_(state.sums[self.world.rank])
+        self.sums.copy_(state.sums_of(self.world.rank, self.world.size))
         self.step = state.step
 
     def train_epoch(self, epoch: int) -> EpochMetrics:

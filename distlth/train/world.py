@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -68,18 +67,21 @@ class World:
         if self.size > 1:
             dist.barrier()
 
+    def texts(self, text: str) -> list[str]:
+        """The text of every rank, in order of rank. Sent as bytes: torch's own way would unpickle them."""
+        content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
+        lengths = self.gather(torch.tensor(len(content), device=self.device))
+        padded = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=self.device)
+        padded[: len(content)] = content
+        rows = zip(self.gather(padded).tolist(), lengths.tolist(), strict=True)
+        return [bytes(row[:length]).decode() for row, length in rows]
+
     def share_text(self, text: str) -> str:
         """Rank 0's `text`, on every rank."""
-        texts = [text]
-        if self.size > 1:
-            dist.broadcast_object_list(texts, src=0)
-        return texts[0]
+        return self.texts(text)[0]
 
     def agree(self, what: str) -> None:
         """Raise RuntimeError unless every rank passes the same text."""
-        if self.size == 1:
-            return
-        texts: list[Any] = [None] * self.size
-        dist.all_gather_object(texts, what)
+        texts = self.texts(what)
         if len(set(texts)) > 1:
             raise RuntimeError(f"the ranks do not agree: {dict(enumerate(texts))}")
