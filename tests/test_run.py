@@ -19,6 +19,7 @@ import torch
 from distlth.data.dataset import Dataset
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.refill import num_channels
+from distlth.report.compare import compare_runs
 from distlth.report.status import read_status
 from distlth.run.files import load_tensors, read_json_lines
 from distlth.run.paths import RunPaths
@@ -118,6 +119,11 @@ class TestUndisturbed:
 
     def test_the_command_prints_the_table_and_where_all_lies(self, finished: tuple[RunPaths, str]) -> None:
         paths, printed = finished
+        report = paths.results_table.read_text()
+        for result in results(paths).values():
+            for digest in (result.mask_digest, result.weights_digest):
+                assert digest in printed
+                assert digest in report
         for word in (
             "round",
             "method",
@@ -198,6 +204,7 @@ def test_killed_twice_it_ends_with_the_same_bits(
     with started(command(digits, tmp_path)) as process:
         wait_for(reached("01", 2), process)
         victim = ranks_of(process)[0]
+        token = Path(victim.environ()["RAY_AUTH_TOKEN_PATH"]).read_bytes()
         victim.kill()
         assert victim.wait(timeout=10) is not None or not victim.is_running()
         wait_for(lambda: bool(events(paths, "lane-restart")), process)
@@ -218,11 +225,36 @@ def test_killed_twice_it_ends_with_the_same_bits(
     assert not [orphan for orphan in orphans if orphan.is_running()]
     for job, mtime in done_before.items():
         assert paths.job(job).result.stat().st_mtime == mtime
+    assert not [file for file in paths.root.rglob("*") if file.is_file() and token in file.read_bytes()]
+    compared = compare_runs(undisturbed, paths)
+    assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
     expected, found = results(undisturbed), results(paths)
     for job in JOBS:
         assert found[job].mask_digest == expected[job].mask_digest, job
         assert found[job].weights_digest == expected[job].weights_digest, job
         assert (found[job].top1, found[job].train_loss) == (expected[job].top1, expected[job].train_loss), job
+
+
+def test_it_goes_on_with_another_number_of_ranks_and_says_so(digits: Dataset, tmp_path: Path) -> None:
+    """From the middle of an epoch of two ranks, with one: the same global batches, recorded as not exact."""
+    paths = RunPaths(tmp_path / "run")
+    one_job = ("prune.rounds=0", "prune.branches=[]", "train.epochs=20", "train.eval_every=20")
+    with started(command(digits, tmp_path, *one_job)) as process:
+        wait_for(paths.checkpoint("00", 2).exists, process)
+        ranks = ranks_of(process)
+        os.kill(process.pid, signal.SIGKILL)
+        psutil.wait_procs(ranks, timeout=30)
+    ended = run(digits, tmp_path, *one_job, "cluster.workers=1")
+    assert ended.returncode == 0, ended.stderr
+    (changed,) = events(paths, "changed")
+    assert (changed["changes"], changed["same_bits"]) == ("cluster.workers: 2 -> 1", False)
+    steps = [event["step"] for event in events(paths, "job-start")]
+    assert steps[0] == 0
+    assert steps[-1] in range(2, 100)
+    found = results(paths, ["00"])["00"]
+    assert (found.world_size, found.steps) == (1, 100)
+    assert [line.step for line in load_metrics(paths.job("00"))] == list(range(5, 101, 5))
+    assert "cluster.workers  2 -> 1" in ended.stdout.replace(": ", "  ")
 
 
 def test_two_lanes_share_the_jobs_of_an_inline_run(digits: Dataset, tmp_path: Path) -> None:
