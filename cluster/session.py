@@ -16,6 +16,7 @@ import psutil
 
 from distlth.errors import ConfigError
 from distlth.run.config import ClusterSection
+from distlth.run.process import identity, is_alive
 
 NAMESPACE = "distlth"
 
@@ -63,22 +64,11 @@ def sweep() -> None:
             owner = (folder / OWNER).read_text()
         except OSError:
             continue  # of another user, or just being made
-        if not _is_alive(owner):
+        if not is_alive(owner):
             for process in _processes_of(folder):
                 with suppress(psutil.Error):
                     process.kill()
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def _identity(process: psutil.Process) -> str:
-    return f"{process.pid} {process.create_time()}"
-
-
-def _is_alive(identity: str) -> bool:
-    try:
-        return _identity(psutil.Process(int(identity.split()[0]))) == identity
-    except (psutil.NoSuchProcess, ValueError, IndexError):
-        return False
 
 
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:
@@ -98,7 +88,7 @@ def ray_session(config: ClusterSection, device: str, note: Callable[[str], None]
     """
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    (folder / OWNER).write_text(_identity(psutil.Process()))
+    (folder / OWNER).write_text(identity())
     token = folder / "token"
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
