@@ -21,6 +21,7 @@ from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, s
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import Masking, Ticket, parameter_masks
 from distlth.train.optim import load_momentum, make_optimizer, momentum_of, set_learning_rate
+from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.schedule import learning_rate
 from distlth.train.world import World
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from distlth.train.trainer import Trainer
 
 PROGRESS_SECONDS = 2.0
+
+# How often the ranks agree on what rank 0's clock and signals say. Each time costs one tiny all-reduce.
+AGREE_SECONDS = 1.0
 
 # Positions in a rank's running sums: loss and images since the epoch began, and since the last point.
 EPOCH_LOSS, EPOCH_IMAGES, POINT_LOSS, POINT_IMAGES = range(4)
@@ -76,9 +80,10 @@ class JobTraining:
         run: RunPaths,
         note: EventSink,
         criteria: tuple[str, ...],
+        pulse: Pulse,
     ) -> None:
         self.trainer, self.job, self.ticket, self.run_paths, self.note = trainer, job, ticket, run, note
-        self.criteria = criteria
+        self.criteria, self.pulse = criteria, pulse
         self.config, self.world, self.model = trainer.config.train, trainer.world, trainer.model
         self.paths = run.job(job.id)
         self.steps_per_epoch = trainer.loader.steps_per_epoch
@@ -92,6 +97,8 @@ class JobTraining:
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
         self.started = self.checkpointed = time.perf_counter()
         self.progress_shown = 0.0
+        self.next_agreement = self.first_step + 1
+        self.agreed_at = (self.first_step, time.perf_counter())
         self.last_loss = float("nan")
         self.board: JobBoard | None = None
 
@@ -105,6 +112,7 @@ class JobTraining:
                 evaluation = self.end_epoch(epoch, metrics)
             return self.finish(evaluation or self.evaluate())
         finally:
+            self.pulse.rest()
             self.writer.wait()
             if self.board:
                 self.board.close()
@@ -136,6 +144,7 @@ class JobTraining:
         if len(state.sums) == self.world.size:
             self.sums.copy_(state.sums[self.world.rank])
         self.step = state.step
+        self.next_agreement = self.step + 1
 
     def train_epoch(self, epoch: int) -> EpochMetrics:
         """Train the rest of an epoch; returns its metrics over all ranks."""
@@ -149,6 +158,7 @@ class JobTraining:
                 self.train_step(images, labels)
                 self.after_step()
         finally:
+            self.pulse.rest()
             batches.close()
         return self.epoch_metrics(epoch)
 
@@ -197,12 +207,12 @@ class JobTraining:
             self.note_main("first-step")
         lr = self.learning_rate()
         self.step += 1
+        self.pulse.step()
         if self.step % self.trainer.config.log_every == 0:
             self.check_finite(lr)
             self.log_point(lr)
-        if self.step % self.steps_per_epoch and self.checkpoint_due():
-            self.check_finite(lr)
-            self.checkpoint()
+        if self.step % self.steps_per_epoch:
+            self.checkpoint_if_due(lr)
 
     def check_finite(self, lr: float) -> None:
         """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
@@ -290,8 +300,8 @@ class JobTraining:
                 )
             self.show_progress(now=True)
         self.save_rewind_point()
-        if not is_last and self.checkpoint_due():
-            self.checkpoint()
+        if not is_last:
+            self.checkpoint_if_due(metrics.lr)
         return evaluation
 
     def evaluate(self) -> Evaluation:
@@ -307,16 +317,35 @@ class JobTraining:
         if self.job.parent is None and self.step == rewind_step and self.world.is_main:
             save_tensors(self.run_paths.rewind, snapshot(self.model.state_dict()))
 
-    def checkpoint_due(self) -> bool:
-        """Whether to write a checkpoint now; rank 0's clock decides for all."""
+    def checkpoint_if_due(self, lr: float) -> None:
+        """Leave a checkpoint where one is due, and end the job where it is asked to stop."""
+        every_steps = self.trainer.config.checkpoint.every_steps
+        late, stop = self.agreement() if self.step >= self.next_agreement else (False, False)
+        if late or stop or (every_steps is not None and self.step % every_steps == 0):
+            self.check_finite(lr)
+            self.checkpoint()
+        if stop:
+            self.writer.wait()
+            self.show_progress(now=True)
+            raise StoppedEarly(self.job.id, self.step)
+
+    def agreement(self) -> tuple[bool, bool]:
+        """Whether a checkpoint is late, whether to stop, and when to agree next: rank 0 decides for all.
+
+        Between two agreements are as many steps as rank 0 makes in about a second: a step without one costs
+        nothing, and all ranks know which step has one.
+        """
         due = self.trainer.config.checkpoint
-        if due.every_steps is not None:
-            return self.step % due.every_steps == 0
-        if self.step % self.trainer.config.log_every and self.step % self.steps_per_epoch:
-            return False
-        late = time.perf_counter() - self.checkpointed > 60 * due.every_minutes
-        decision = torch.tensor(float(late and self.world.is_main), device=self.world.device)
-        return bool(self.world.sum(decision).item())
+        now = time.perf_counter()
+        late = due.every_steps is None and now - self.checkpointed > 60 * due.every_minutes
+        step, then = self.agreed_at
+        pace = (self.step - step) / max(now - then, 1e-9)
+        gap = max(1, min(int(pace * AGREE_SECONDS), 2 * (self.step - step)))
+        self.agreed_at = (self.step, now)
+        said = torch.tensor([float(late), float(self.pulse.stop), float(gap)], device=self.world.device)
+        late_all, stop_all, gap_all = self.world.sum(said * self.world.is_main).tolist()
+        self.next_agreement = self.step + int(gap_all)
+        return bool(late_all), bool(stop_all)
 
     def checkpoint(self) -> None:
         """Copy the state to host memory and have it written in the background."""

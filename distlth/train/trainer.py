@@ -18,6 +18,7 @@ from distlth.run.result import JobResult
 from distlth.train.evaluate import score_channels
 from distlth.train.loop import EventSink, JobTraining
 from distlth.train.masking import Ticket
+from distlth.train.pulse import Pulse
 from distlth.train.world import World
 
 
@@ -67,17 +68,25 @@ class Trainer:
         return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
 
     def train(
-        self, job: Job, ticket: Ticket, run: RunPaths, note: EventSink, *, criteria: tuple[str, ...] = ()
+        self,
+        job: Job,
+        ticket: Ticket,
+        run: RunPaths,
+        note: EventSink,
+        *,
+        criteria: tuple[str, ...] = (),
+        pulse: Pulse | None = None,
     ) -> JobResult:
         """Train a job, from its newest checkpoint where there is one, and leave its files.
 
         The trained weights' channels are scored by each of `criteria` on the calibration set.
-        Rank 0 writes; the result is the same on every rank.
+        Rank 0 writes; the result is the same on every rank. `pulse` is shared with whoever watches.
 
         Raises:
             TrainingError: a loss that is not finite; a sample that does not decode is a DataError.
+            StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
         """
-        return JobTraining(self, job, ticket, run, note, criteria).run()
+        return JobTraining(self, job, ticket, run, note, criteria, pulse or Pulse()).run()
 
     def score_channels(self, criterion: str, layers: list[str]) -> dict[str, Tensor]:
         """Score the model's channels on the calibration set: the first images of a seeded order."""
