@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
 from cluster.coordinator import Assignment
+from cluster.heartbeat import Heart
 from cluster.session import NAMESPACE
 from distlth.data.dataset import Dataset
 from distlth.errors import UserError
@@ -24,6 +25,7 @@ from distlth.run.files import parse_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
 from distlth.train.masking import Ticket
+from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
 
@@ -92,13 +94,27 @@ def work(config: dict[str, Any]) -> None:
     if world.is_main:
         ray.get(coordinator.lane_started.remote(spec.index, attempt))
     world.barrier()
+    pulse = Pulse()
+    heart = Heart(
+        pulse,
+        spec.config.cluster.hang_seconds,
+        world.is_main,
+        lambda beat: coordinator.beat.remote(spec.index, attempt, world.rank, beat),
+    )
+    heart.start()
     try:
         trainer = Trainer(spec.config, Dataset.load(spec.config.data.path), world)
         turn = 0
         while assignment := _next_job(coordinator, spec, attempt, turn):
-            _train(trainer, assignment, spec, coordinator)
+            _train(trainer, assignment, spec, coordinator, pulse)
             turn += 1
         trainer.close()
+        # Before it ends, so that its silence is not taken for a hang.
+        heart.close()
+        ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
+    except StoppedEarly:
+        heart.close()
+        ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
     except UserError as error:
         ray.get(coordinator.fail.remote(str(error)))
         raise
@@ -109,14 +125,14 @@ def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assi
     return answer
 
 
-def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any) -> None:
+def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any, pulse: Pulse) -> None:
     job = assignment.job
     ticket = fetch_ticket(assignment)
 
     def note(event: str, **details: Any) -> None:
         coordinator.note.remote(event, lane=spec.index, **details)
 
-    trainer.train(job, ticket, spec.run, note, criteria=assignment.criteria)
+    trainer.train(job, ticket, spec.run, note, criteria=assignment.criteria, pulse=pulse)
     if trainer.world.is_main:
         ray.get(coordinator.job_done.remote(job.id))
     trainer.world.barrier()

@@ -10,13 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from distlth.errors import UserError
+from distlth.errors import RunInterrupted, UserError
 
 USER_ERROR, INTERRUPTED = 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 2 for what the user can mend, 130 when interrupted."""
+    """Run one command; returns its exit code.
+
+    0: done. 2: the user can mend it. 75: the same command goes on. 130: interrupted; it goes on, too.
+    """
     options = _parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -25,6 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = Text.assemble(("error: ", "bold red"), " ".join(str(error).split()))
         Console(stderr=True, highlight=False).print(line, soft_wrap=True)
         return USER_ERROR
+    except RunInterrupted as interruption:
+        print(" ".join(str(interruption).split()), file=sys.stderr)
+        return interruption.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED

@@ -192,4 +192,3 @@ def _age(path: Path) -> float:
 
 def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
-

@@ -15,7 +15,7 @@ def identity(pid: int | None = None) -> str:
 
 
 def is_alive(identity_text: str) -> bool:
-    """Whether the process of an `identity` lives on this machine; one that only waits to be reaped is dead."""
+    """Whether the process of an `identity` lives on this machine; one that waits to be reaped is dead."""
     try:
         pid, start = identity_text.split()
         process = psutil.Process(int(pid))

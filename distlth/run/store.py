@@ -20,7 +20,10 @@ from distlth.run.result import JobResult
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numpy", "mtkahypar")
 
 # What may differ when a run goes on: it says how the work is spread, not what is computed.
-FREE_TO_CHANGE = ("cluster.lanes", "cluster.retries", "checkpoint", "data.threads", "data.cache", "runs")
+FREE_TO_CHANGE = (
+    *("cluster.lanes", "cluster.retries", "cluster.hang_seconds", "cluster.stale_seconds"),
+    *("checkpoint", "data.threads", "data.cache", "runs"),
+)
 
 
 @dataclass(frozen=True)

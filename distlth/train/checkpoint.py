@@ -74,6 +74,11 @@ def newest_state(folder: Path) -> JobState | None:
     return None
 
 
+def newest_path(folder: Path) -> Path | None:
+    """The newest checkpoint in a job's folder, whole or not."""
+    return max(folder.glob("[0-9]*.safetensors"), default=None)
+
+
 class CheckpointWriter:
     """Writes states in the background, one at a time, and keeps the newest `keep` of them."""
 
@@ -96,7 +101,7 @@ class CheckpointWriter:
 
     def newest(self) -> Path | None:
         """The newest checkpoint on disk, for messages."""
-        return max(self._folder.glob("[0-9]*.safetensors"), default=None)
+        return newest_path(self._folder)
 
     def clear(self) -> None:
         """Remove all: the job is done."""
