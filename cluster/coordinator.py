@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +24,7 @@ from distlth.preflight import preflight
 from distlth.prune.mask import Mask
 from distlth.report.board import RunBoard
 from distlth.run.config import JobConfig
-from distlth.run.files import append_json, save_tensors
+from distlth.run.files import append_json, insist, save_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job, criteria_needed, plan, ready
 from distlth.run.result import JobResult
@@ -49,6 +49,8 @@ class Outcome:
 
     finished: bool
     error: str | None
+    unlogged: tuple[Mapping[str, Any], ...] = ()
+    """Events that could not be written to the run's log so far."""
 
 
 @ray.remote(num_cpus=0)
@@ -94,6 +96,7 @@ class Coordinator:
         self.attempts: dict[int, str] = {}
         self.finished_by: dict[int, int] = {}
         self.stopping = False
+        self.unlogged: list[dict[str, Any]] = []
         self.error: str | None = None
         self.changed = asyncio.Condition()
         self.board = RunBoard(run)
@@ -102,8 +105,8 @@ class Coordinator:
     async def start(self) -> None:
         """Make what can be made from what is on disk; to be called once, before any lane asks."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
-        await asyncio.to_thread(self.board.config, self.config.to_yaml())
-        await asyncio.to_thread(self.write_init)
+        await self.show(self.board.config, self.config.to_yaml())
+        await asyncio.to_thread(insist, self.write_init, self.waiting)
         self.advance()
         self.keep(self.watch_ranks())
 
@@ -155,7 +158,7 @@ class Coordinator:
             self.finished_by[lane] = self.finished_by.get(lane, 0) + 1
             self.changed.notify_all()
         self.advance()
-        await asyncio.to_thread(self.board.results, list(self.results.values()), self.config)
+        await self.show(self.board.results, list(self.results.values()), self.config)
 
     async def beat(self, lane: int, attempt: str, rank: int, beat: Beat) -> bool:
         """A rank is alive; returns whether the run is to stop."""
@@ -177,8 +180,23 @@ class Coordinator:
             self.changed.notify_all()
 
     def note(self, event: str, **details: Any) -> None:
-        """Add a line to the run's log."""
-        append_json(self.run.log, {"time": time.time(), "event": event, **details})
+        """Add a line to the run's log; one that a full disk does not take is kept, and tried again."""
+        self.unlogged.append({"time": time.time(), "event": event, **details})
+        with suppress(OSError):
+            while self.unlogged:
+                append_json(self.run.log, self.unlogged[0])
+                del self.unlogged[0]
+
+    def waiting(self, error: OSError, seconds: float) -> None:
+        """What must be written cannot be: say so, once a try."""
+        self.note("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")
+
+    async def show(self, draw: Callable[..., None], *arguments: Any) -> None:
+        """Draw curves or pictures, which can be missed and made again."""
+        try:
+            await asyncio.to_thread(draw, *arguments)
+        except OSError as error:
+            self.note("tensorboard-failed", error=str(error))
 
     # -- what the process that started the run calls --------------------------------------------------
 
@@ -187,7 +205,7 @@ class Coordinator:
         async with self.changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: self.is_over), seconds)
-        return Outcome(self.is_over, self.error)
+        return Outcome(self.is_over, self.error, tuple(self.unlogged))
 
     async def stop(self, why: str) -> None:
         """Have the ranks leave a checkpoint at their next step and end; nothing more is handed out."""
@@ -202,7 +220,7 @@ class Coordinator:
             await asyncio.gather(*self.background)
         if self.is_over and self.error is None:
             self.note("run-done")
-        await asyncio.to_thread(self.board.close)
+        await self.show(self.board.close)
 
     # -- deciding -------------------------------------------------------------------------------------
 
@@ -274,7 +292,7 @@ class Coordinator:
             async with self.changed:
                 self.tickets[job.id] = ticket
                 self.changed.notify_all()
-            await asyncio.to_thread(self.board.mask, job, structured.mask, before, structured.blocks)
+            await self.show(self.board.mask, job, structured.mask, before, structured.blocks)
         except UserError as error:
             await self.fail(str(error))
         except Exception as error:
@@ -287,7 +305,8 @@ class Coordinator:
         structured = load_structured(self.run.job(job.id))
         if structured is None:
             structured = Structured(self.found.dense) if parent is None else self.pruned(job, parent)
-            save_structured(self.run.job(job.id), structured)
+            made = structured
+            insist(lambda: save_structured(self.run.job(job.id), made), self.waiting)
         return structured, parent.mask if parent else None
 
     def pruned(self, job: Job, parent: Trained) -> Structured:

@@ -11,7 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -60,14 +61,18 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever prints, prints into the log
     orders = Orders(sys.stdin, Path(sys.argv[1]))
-    ending = _run(orders)
-    print(json.dumps(asdict(ending)), file=replies, flush=True)
+
+    def reply(kind: str, value: Any) -> None:
+        print(json.dumps({kind: value}), file=replies, flush=True)
+
+    reply("ending", asdict(_run(orders, reply)))
     os._exit(0)  # threads of a lost session may never end
 
 
-def _run(orders: Orders) -> Ending:
+def _run(orders: Orders, reply: Callable[[str, Any], None]) -> Ending:
     def note(message: str) -> None:
-        append_json(orders.run.log, {"time": time.time(), "event": "ray", "message": message})
+        with suppress(OSError):
+            append_json(orders.run.log, {"time": time.time(), "event": "ray", "message": message})
 
     config = orders.config
     start_ray(config.cluster, orders.device, orders.folder, note)
@@ -75,7 +80,7 @@ def _run(orders: Orders) -> Ending:
 
     daemons = [child for child in psutil.Process().children() if child.name() in DAEMONS]
     try:
-        ending = _Head(orders, daemons).run_lanes()
+        ending = _Head(orders, daemons, reply).run_lanes()
     except ray.exceptions.RayError as error:
         ending = Ending(lost=f"the coordinator died ({_first_line(error)})")
     if ending.lost is None:
@@ -90,14 +95,17 @@ class _LostError(Exception):
 class _Head:
     """Coordinator and lanes, watched until they end."""
 
-    def __init__(self, orders: Orders, daemons: list[psutil.Process]) -> None:
+    def __init__(
+        self, orders: Orders, daemons: list[psutil.Process], reply: Callable[[str, Any], None]
+    ) -> None:
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from cluster.coordinator import Coordinator
         from cluster.lane import LaneSpec, run_lane
 
-        self.orders, self.daemons = orders, daemons
+        self.orders, self.daemons, self.reply = orders, daemons, reply
+        self.said_unlogged = 0.0
         config = orders.config
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         name = f"coordinator-{config.name}"
@@ -118,6 +126,7 @@ class _Head:
                 lane.start()
             while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
                 self.tell_to_stop()
+                self.say_unlogged(outcome.unlogged)
                 for lane in self.lanes:
                     if lane.error is not None:
                         return Ending(error=f"a lane ended: {lane.error}")
@@ -139,6 +148,13 @@ class _Head:
         if self.orders.stop and not self.told_to_stop:
             self.wait(self.coordinator.stop.remote(self.orders.stop))
             self.told_to_stop = True
+
+    def say_unlogged(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Say what the run's log did not take, each event once."""
+        for event in events:
+            if event["time"] > self.said_unlogged:
+                self.said_unlogged = event["time"]
+                self.reply("unlogged", event)
 
     def wait(self, reference: Any) -> Any:
         """`ray.get` that ends when Ray does, or when there is no answer for as long as counts as a hang."""

@@ -32,6 +32,9 @@ from distlth.train.world import World
 # Restarts are counted by the coordinator, which sees progress; this only bounds a start-up that never works.
 MAX_RESTARTS = 100
 
+# Ranks wait for rank 0 while it waits for a full disk. Hangs are found by the heartbeat, long before.
+COLLECTIVE_SECONDS = 7 * 24 * 3600
+
 
 @dataclass(frozen=True)
 class LaneSpec:
@@ -71,7 +74,7 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
     TorchTrainer(
         work,
         train_loop_config={"spec": spec},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpu, resources_per_worker=resources
         ),

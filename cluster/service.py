@@ -19,6 +19,7 @@ from cluster.session import environment, resolve_device, session_folder
 from cluster.signals import StopSignals
 from distlth.errors import RunError, RunInterrupted
 from distlth.preflight import preflight
+from distlth.report.console import describe
 from distlth.run.config import JobConfig
 from distlth.run.files import append_json
 from distlth.run.lock import RunLock, hold
@@ -89,7 +90,8 @@ def _go_on(
     config: JobConfig, paths: RunPaths, device: str, show: Callable[[RunPaths], None], watch: _Watch
 ) -> None:
     def note(event: str, **details: Any) -> None:
-        append_json(paths.log, {"time": time.time(), "event": event, **details})
+        with suppress(OSError):  # a full disk: the command's last line says the same
+            append_json(paths.log, {"time": time.time(), "event": event, **details})
 
     if watch.lock.taken_from:
         note("taken-over", message=f"from {watch.lock.taken_from}")
@@ -146,7 +148,7 @@ class _HeadProcess:
         self.is_alive = True
         order = {"config": config.model_dump(mode="json"), "run": str(paths.root), "device": device}
         self.send(json.dumps(order))
-        self._reply = ""
+        self._ending: dict[str, str | None] | None = None
 
     def __enter__(self) -> _HeadProcess:
         return self
@@ -170,14 +172,18 @@ class _HeadProcess:
         """Return when it has ended, or after `seconds`."""
         assert self._process.stdout is not None
         if select.select([self._process.stdout], [], [], seconds)[0]:
-            self._reply = self._process.stdout.readline()
-            self.is_alive = False
+            line = self._process.stdout.readline()
+            reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"ending": None}
+            if "unlogged" in reply:
+                print(f"the run's log cannot be written: {describe(reply['unlogged'])}", file=sys.stderr)
+            else:
+                self._ending = reply["ending"]
+                self.is_alive = False
 
     def ending(self) -> dict[str, str | None]:
         """How it ended: what it said, or that it died without a word."""
-        if self._reply:
-            reply: dict[str, str | None] = json.loads(self._reply)
-            return reply
+        if self._ending is not None:
+            return self._ending
         code = self._process.wait()
         last = "".join(self._errors.read_text(errors="replace").strip().splitlines()[-1:])
         return {

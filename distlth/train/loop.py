@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from distlth.errors import TrainingError
 from distlth.report.board import JobBoard
-from distlth.run.files import append_json, save_tensors, tensors_digest
+from distlth.run.files import append_json, insist, save_tensors, tensors_digest
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
 from distlth.run.result import EpochMetrics, JobResult, Progress, save_progress
@@ -90,7 +91,10 @@ class JobTraining:
         self.first_step = job.first_epoch * self.steps_per_epoch
         self.last_step = self.config.epochs * self.steps_per_epoch
         self.step = self.first_step
-        self.writer = CheckpointWriter(run.checkpoints(job.id), trainer.config.checkpoint.keep)
+        self.writer = CheckpointWriter(
+            run.checkpoints(job.id), trainer.config.checkpoint.keep, self.checkpoint_failed
+        )
+        self.unwritten_metrics: list[dict[str, Any]] = []
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
         # The first step with a loss that is not finite; kept on the device, so that no step waits for it.
         self.bad_step = torch.full((), float("inf"), dtype=torch.float64, device=self.world.device)
@@ -115,13 +119,17 @@ class JobTraining:
             self.pulse.rest()
             self.writer.wait()
             if self.board:
-                self.board.close()
+                with suppress(OSError):
+                    self.board.close()
 
     def begin(self) -> None:
         """Load the ticket's weights, or the newest checkpoint over them."""
         self.model.load_state_dict(dict(self.ticket.weights))
         self.optimizer = make_optimizer(self.model, self.config)
-        state = newest_state(self.run_paths.checkpoints(self.job.id))
+        state = newest_state(
+            self.run_paths.checkpoints(self.job.id),
+            lambda message: self.note_main("checkpoint-damaged", message=message),
+        )
         if state is not None:
             self.restore(state)
         parameters = dict(self.model.named_parameters())
@@ -252,20 +260,19 @@ class JobTraining:
         self.progress_shown = time.perf_counter()
         rate = self.epoch_clock.images_per_second
         left = (self.last_step - self.step) * self.config.batch_size / max(rate, 1e-9)
-        save_progress(
-            self.paths,
-            Progress(
-                job=self.job.id,
-                epoch=min(self.step // self.steps_per_epoch + 1, self.config.epochs),
-                epochs=self.config.epochs,
-                step=self.step,
-                steps=self.last_step,
-                loss=self.last_loss,
-                images_per_second=rate,
-                seconds_left=left,
-                time=time.time(),
-            ),
+        progress = Progress(
+            job=self.job.id,
+            epoch=min(self.step // self.steps_per_epoch + 1, self.config.epochs),
+            epochs=self.config.epochs,
+            step=self.step,
+            steps=self.last_step,
+            loss=self.last_loss,
+            images_per_second=rate,
+            seconds_left=left,
+            time=time.time(),
         )
+        with suppress(OSError):  # a full disk: the next one may fit
+            save_progress(self.paths, progress)
 
     def epoch_metrics(self, epoch: int) -> EpochMetrics:
         """The metrics of the epoch that just ended, over all ranks."""
@@ -293,12 +300,14 @@ class JobTraining:
             evaluation = self.evaluate()
         if self.world.is_main:
             scores = {} if evaluation is None else _scores(evaluation)
-            append_json(self.paths.metrics, {**asdict(metrics), **scores})
+            self.unwritten_metrics.append({**asdict(metrics), **scores})
             if self.board and evaluation:
                 self.board.evaluation(
                     self.step, loss=evaluation.loss, top1=evaluation.top1, top5=evaluation.top5
                 )
             self.show_progress(now=True)
+            with suppress(OSError):  # the next checkpoint tries again, and says so
+                self.write_curves()
         self.save_rewind_point()
         if not is_last:
             self.checkpoint_if_due(metrics.lr)
@@ -315,7 +324,8 @@ class JobTraining:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.trainer.config.prune.rewind_epoch * self.steps_per_epoch
         if self.job.parent is None and self.step == rewind_step and self.world.is_main:
-            save_tensors(self.run_paths.rewind, snapshot(self.model.state_dict()))
+            weights = snapshot(self.model.state_dict())
+            insist(lambda: save_tensors(self.run_paths.rewind, weights), self.waiting)
 
     def checkpoint_if_due(self, lr: float) -> None:
         """Leave a checkpoint where one is due, and end the job where it is asked to stop."""
@@ -351,9 +361,12 @@ class JobTraining:
         """Copy the state to host memory and have it written in the background."""
         sums = self.world.gather(self.sums).cpu()
         self.checkpointed = time.perf_counter()
-        if self.board:
-            self.board.flush()
         if self.world.is_main:
+            try:
+                self.write_curves()
+            except OSError as error:
+                self.checkpoint_failed(self.step, error)
+                return
             self.writer.write(
                 JobState(
                     job=self.job.id,
@@ -365,6 +378,22 @@ class JobTraining:
                     sums=sums,
                 )
             )
+
+    def write_curves(self) -> None:
+        """Put metrics and points so far on disk: a resume from a later checkpoint does not repeat them."""
+        while self.unwritten_metrics:
+            append_json(self.paths.metrics, self.unwritten_metrics[0])
+            del self.unwritten_metrics[0]
+        if self.board:
+            self.board.flush()
+
+    def checkpoint_failed(self, step: int, error: OSError) -> None:
+        """A full disk must not end days of training: the last good checkpoint stays, the next is tried."""
+        self.note("checkpoint-failed", job=self.job.id, step=step, error=str(error))
+
+    def waiting(self, error: OSError, seconds: float) -> None:
+        """What must be written cannot be: say so, once a try."""
+        self.note_main("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")
 
     def finish(self, evaluation: Evaluation) -> JobResult:
         """Check the zeros, write the weights and, last, the result."""
@@ -381,12 +410,18 @@ class JobTraining:
         }
         result = self.result(evaluation, digest)
         if self.world.is_main:
-            if scores:
-                save_tensors(self.paths.activations, scores)
-            save_tensors(self.paths.weights, weights)
-            result.save(self.paths)
-            self.writer.clear()
+            insist(lambda: self.write_result(result, weights, scores), self.waiting)
+            with suppress(OSError):  # of a job that is done nobody reads them
+                self.writer.clear()
         return result
+
+    def write_result(self, result: JobResult, weights: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
+        """Write all that the job leaves, and last the result."""
+        self.write_curves()
+        if scores:
+            save_tensors(self.paths.activations, scores)
+        save_tensors(self.paths.weights, weights)
+        result.save(self.paths)
 
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:
         """What the job leaves for people and for the plan."""
@@ -411,10 +446,10 @@ class JobTraining:
             finished=time.time(),
         )
 
-    def note_main(self, event: str) -> None:
+    def note_main(self, event: str, **details: Any) -> None:
         """Log an event of the job, once for all ranks."""
         if self.world.is_main:
-            self.note(event, job=self.job.id, step=self.step)
+            self.note(event, job=self.job.id, step=self.step, **details)
 
 
 def _scores(evaluation: Evaluation) -> dict[str, float]:
