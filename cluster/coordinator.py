@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.heartbeat import Beat, HangWatch, kill
 from distlth.errors import UserError
 from distlth.method import Structured, Trained, next_mask
 from distlth.models import build
@@ -23,7 +24,7 @@ from distlth.preflight import preflight
 from distlth.prune.mask import Mask
 from distlth.report.board import RunBoard
 from distlth.run.config import JobConfig
-from distlth.run.files import append_json, save_tensors
+from distlth.run.files import append_json, insist, save_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job, criteria_needed, plan, ready
 from distlth.run.result import JobResult
@@ -48,6 +49,8 @@ class Outcome:
 
     finished: bool
     error: str | None
+    unlogged: tuple[Mapping[str, Any], ...] = ()
+    """Events that could not be written to the run's log so far."""
 
 
 @ray.remote(num_cpus=0)
@@ -89,6 +92,11 @@ class Coordinator:
         self.making: set[str] = set()
         self.weights: dict[str, Any] = {}
         self.stalled: dict[int, tuple[str, int]] = {}
+        self.watch = HangWatch(config.cluster.hang_seconds)
+        self.attempts: dict[int, str] = {}
+        self.finished_by: dict[int, int] = {}
+        self.stopping = False
+        self.unlogged: list[dict[str, Any]] = []
         self.error: str | None = None
         self.changed = asyncio.Condition()
         self.board = RunBoard(run)
@@ -98,8 +106,9 @@ class Coordinator:
         """Make what can be made from what is on disk; to be called once, before any lane asks."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
         await self.draw(self.board.config, self.config.to_yaml())
-        await asyncio.to_thread(self.write_init)
+        await asyncio.to_thread(insist, self.write_init, self.waiting)
         self.advance()
+        self.keep(self.watch_ranks())
 
     # -- what lanes call ------------------------------------------------------------------------------
 
@@ -107,11 +116,11 @@ class Coordinator:
         """The lane's next job, None when there is none left. Every rank of an attempt gets the same."""
         key = (lane, attempt, turn)
         async with self.changed:
-            await self.changed.wait_for(lambda: key in self.answers or self.is_over or self.open_job())
+            await self.changed.wait_for(lambda: key in self.answers or self.is_closed or self.open_job())
             # A rank asks for a turn when all ranks have had the one before: its references can go.
             self.answers = {k: a for k, a in self.answers.items() if k[0] != lane or k[2] >= turn}
             if key not in self.answers:
-                answer = None if self.is_over else self.open_job()
+                answer = None if self.is_closed else self.open_job()
                 self.answers[key] = answer
                 if answer:
                     self.taken[answer.job.id] = lane
@@ -123,6 +132,8 @@ class Coordinator:
         for job in [job for job, owner in self.taken.items() if owner == lane]:
             if self.run.job(job).result.exists():  # its ranks died between the result and telling of it
                 await self.job_done(job)
+        self.watch.forget(lane)
+        self.attempts[lane] = attempt
         async with self.changed:
             self.taken = {job: owner for job, owner in self.taken.items() if owner != lane}
             self.answers = {key: answer for key, answer in self.answers.items() if key[0] != lane}
@@ -134,6 +145,8 @@ class Coordinator:
         last, count = self.stalled.get(lane, ("", 0))
         count = count + 1 if progress == last else 1
         self.stalled[lane] = (progress, count)
+        self.watch.forget(lane)
+        self.attempts.pop(lane, None)
         self.note("lane-restart", lane=lane, error=error)
         if count > self.config.cluster.retries:
             await self.fail(f"lane {lane} died {count} times without progress; the last time: {error}")
@@ -146,10 +159,22 @@ class Coordinator:
         async with self.changed:
             self.results[job_id] = result
             self.tickets.pop(job_id, None)
-            self.taken.pop(job_id, None)
+            lane = self.taken.pop(job_id, -1)
+            self.finished_by[lane] = self.finished_by.get(lane, 0) + 1
             self.changed.notify_all()
         self.advance()
         await self.draw(self.board.results, list(self.results.values()), self.config)
+
+    async def beat(self, lane: int, attempt: str, rank: int, beat: Beat) -> bool:
+        """A rank is alive; returns whether the run is to stop."""
+        if self.attempts.get(lane) == attempt:
+            self.watch.hear(lane, rank, beat, time.monotonic())
+        return self.stopping
+
+    async def rank_done(self, lane: int, attempt: str, rank: int) -> None:
+        """A rank ends as it should: it is not missed."""
+        if self.attempts.get(lane) == attempt:
+            self.watch.forget(lane, rank)
 
     async def fail(self, message: str) -> None:
         """End the run: what is on disk stays, lanes get no more jobs."""
@@ -167,8 +192,16 @@ class Coordinator:
             self.note("drawing-failed", error=repr(error))
 
     def note(self, event: str, **details: Any) -> None:
-        """Add a line to the run's log."""
-        append_json(self.run.log, {"time": time.time(), "event": event, **details})
+        """Add a line to the run's log; one that a full disk does not take is kept, and tried again."""
+        self.unlogged.append({"time": time.time(), "event": event, **details})
+        with suppress(OSError):
+            while self.unlogged:
+                append_json(self.run.log, self.unlogged[0])
+                del self.unlogged[0]
+
+    def waiting(self, error: OSError, seconds: float) -> None:
+        """What must be written cannot be: say so, once a try."""
+        self.note("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")
 
     # -- what the process that started the run calls --------------------------------------------------
 
@@ -177,14 +210,22 @@ class Coordinator:
         async with self.changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: self.is_over), seconds)
-        return Outcome(self.is_over, self.error)
+        return Outcome(self.is_over, self.error, tuple(self.unlogged))
+
+    async def stop(self, why: str) -> None:
+        """Have the ranks leave a checkpoint at their next step and end; nothing more is handed out."""
+        self.note("stopping", message=f"by {why}")
+        async with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
 
     async def close(self) -> None:
-        """Finish what is being written."""
-        await asyncio.gather(*self.background)
-        if self.error is None:
+        """Finish what is being written; what a run that stops was making is made again later."""
+        if self.is_over:
+            await asyncio.gather(*self.background)
+        if self.is_over and self.error is None:
             self.note("run-done")
-        await asyncio.to_thread(self.board.close)
+        await self.draw(self.board.close)
 
     # -- deciding -------------------------------------------------------------------------------------
 
@@ -192,6 +233,11 @@ class Coordinator:
     def is_over(self) -> bool:
         """Whether there is nothing left to hand out."""
         return self.error is not None or len(self.results) == len(self.jobs)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether nothing is handed out any more."""
+        return self.stopping or self.is_over
 
     def open_job(self) -> Assignment | None:
         """The first job in plan order whose ticket is made and that no lane has taken."""
@@ -204,9 +250,32 @@ class Coordinator:
         for job in ready(self.jobs, self.results):
             if job.id not in self.making:
                 self.making.add(job.id)
-                task = asyncio.create_task(self.make(job))
-                self.background.add(task)
-                task.add_done_callback(self.background.discard)
+                self.keep(self.make(job))
+
+    def keep(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have work done in the background."""
+        task = asyncio.create_task(work)
+        self.background.add(task)
+        task.add_done_callback(self.background.discard)
+
+    async def watch_ranks(self) -> None:
+        """Kill ranks that hang, so that their lane starts again."""
+        while not self.is_over:
+            async with self.changed:
+                with suppress(TimeoutError):
+                    pause = min(5.0, self.config.cluster.hang_seconds / 4)
+                    await asyncio.wait_for(self.changed.wait_for(lambda: self.is_over), pause)
+            for (lane, rank), beat in self.watch.hung(time.monotonic()).items():
+                self.watch.forget(lane, rank)
+                self.note("hang", lane=lane, rank=rank, message=self.hang_of(beat))
+                kill(beat)
+
+    def hang_of(self, beat: Beat) -> str:
+        """What is wrong with a rank that hangs, for people."""
+        seconds = self.config.cluster.hang_seconds
+        return (
+            f"no progress for {seconds:g} s (process {beat.process.split()[0]}, {beat.steps} steps); killed"
+        )
 
     async def make(self, job: Job) -> None:
         """Make a job's ticket and offer it."""
@@ -241,7 +310,8 @@ class Coordinator:
         structured = load_structured(self.run.job(job.id))
         if structured is None:
             structured = Structured(self.found.dense) if parent is None else self.pruned(job, parent)
-            save_structured(self.run.job(job.id), structured)
+            made = structured
+            insist(lambda: save_structured(self.run.job(job.id), made), self.waiting)
         return structured, parent.mask if parent else None
 
     def pruned(self, job: Job, parent: Trained) -> Structured:
@@ -265,11 +335,11 @@ class Coordinator:
         return self.weights[job.start]
 
     def progress_of(self, lane: int) -> str:
-        """What a lane has reached: changes with every checkpoint and every finished job."""
+        """What a lane has reached: changes with every checkpoint and every finished job of its own."""
         states = [
             path.name
             for job_id, owner in sorted(self.taken.items())
             if owner == lane
             for path in sorted(self.run.checkpoints(job_id).glob("[0-9]*.safetensors"))
         ]
-        return f"{len(self.results)}:{states[-1] if states else ''}"
+        return f"{self.finished_by.get(lane, 0)}:{states[-1] if states else ''}"

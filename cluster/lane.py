@@ -16,6 +16,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
 from cluster.coordinator import Assignment
+from cluster.heartbeat import Heart
 from cluster.session import NAMESPACE
 from distlth.data.dataset import Dataset
 from distlth.errors import UserError
@@ -26,11 +27,15 @@ from distlth.run.plan import Job
 from distlth.run.store import check_data
 from distlth.train.loop import train_job
 from distlth.train.masking import Ticket
+from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
 
 # Restarts are counted by the coordinator, which sees progress; this only bounds a start-up that never works.
 MAX_RESTARTS = 100
+
+# Ranks wait for rank 0 while it waits for a full disk. Hangs are found by the heartbeat, long before.
+COLLECTIVE_SECONDS = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,7 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
     TorchTrainer(
         work,
         train_loop_config={"spec": spec},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo"),
+        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=cluster.workers, use_gpu=gpu, resources_per_worker=resources
         ),
@@ -94,15 +99,29 @@ def work(config: dict[str, Any]) -> None:
     if world.is_main:
         ray.get(coordinator.lane_started.remote(spec.index, attempt))
     world.barrier()
+    pulse = Pulse()
+    heart = Heart(
+        pulse,
+        spec.config.cluster.hang_seconds,
+        world.is_main,
+        lambda beat: coordinator.beat.remote(spec.index, attempt, world.rank, beat),
+    )
+    heart.start()
     try:
         dataset = Dataset.load(spec.config.data.path)
         check_data(spec.run, dataset.digest)
         trainer = Trainer(spec.config, dataset, world)
         turn = 0
         while assignment := _next_job(coordinator, spec, attempt, turn):
-            _train(trainer, assignment, spec, coordinator)
+            _train(trainer, assignment, spec, coordinator, pulse)
             turn += 1
         trainer.close()
+        # Before it ends, so that its silence is not taken for a hang.
+        heart.close()
+        ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
+    except StoppedEarly:
+        heart.close()
+        ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
     except UserError as error:
         ray.get(coordinator.fail.remote(str(error)))
         raise
@@ -113,14 +132,14 @@ def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assi
     return answer
 
 
-def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any) -> None:
+def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any, pulse: Pulse) -> None:
     job = assignment.job
     ticket = fetch_ticket(assignment)
 
     def note(event: str, **details: Any) -> None:
         coordinator.note.remote(event, lane=spec.index, **details)
 
-    train_job(trainer, job, ticket, spec.run, note, criteria=assignment.criteria)
+    train_job(trainer, job, ticket, spec.run, note, criteria=assignment.criteria, pulse=pulse)
     if trainer.world.is_main:
         ray.get(coordinator.job_done.remote(job.id))
     trainer.world.barrier()

@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,15 +17,17 @@ import psutil
 
 from distlth.errors import ConfigError
 from distlth.run.config import ClusterSection
+from distlth.run.process import identity, is_alive
 
 NAMESPACE = "distlth"
 LOOPBACK = "127.0.0.1"
 
 # A session's folder, and the file in it that says which process holds the session.
-PREFIX, OWNER = "distlth-", "owner"
+PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
+END_SECONDS = 10.0
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
-# Set before Ray is imported: it reads most of them once.
+# Ray reads most of them once, when it is imported.
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -67,10 +70,8 @@ def sweep() -> None:
             owner = (folder / OWNER).read_text()
         except OSError:
             continue  # of another user, or just being made
-        if not _is_alive(owner):
-            for process in _processes_of(folder):
-                with suppress(psutil.Error):
-                    process.kill()
+        if not is_alive(owner):
+            end_processes(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -82,17 +83,6 @@ def _collectives_on_loopback() -> dict[str, str]:
     return {} if name is None else {"GLOO_SOCKET_IFNAME": name, "NCCL_SOCKET_IFNAME": name}
 
 
-def _identity(process: psutil.Process) -> str:
-    return f"{process.pid} {process.create_time()}"
-
-
-def _is_alive(identity: str) -> bool:
-    try:
-        return _identity(psutil.Process(int(identity.split()[0]))) == identity
-    except (psutil.NoSuchProcess, ValueError, IndexError):
-        return False
-
-
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:
     """Processes that were started for a session: they inherit the place of its token."""
     for process in psutil.process_iter():
@@ -101,20 +91,46 @@ def _processes_of(folder: Path) -> Iterator[psutil.Process]:
                 yield process
 
 
+def end_processes(folder: Path) -> None:
+    """Kill -9 what was started for a session, this process excepted, until nothing is left."""
+    deadline = time.monotonic() + END_SECONDS
+    while found := [process for process in _processes_of(folder) if process.pid != os.getpid()]:
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=1)
+        if time.monotonic() > deadline:
+            return  # in the kernel, waiting for a disk: it ends when that answers
+
+
 @contextmanager
-def ray_session(config: ClusterSection, device: str, note: Callable[[str], None]) -> Iterator[Path]:
-    """Start Ray on loopback for one run; yields its temporary folder, which goes with it.
+def session_folder() -> Iterator[Path]:
+    """A folder for one run's Ray, with its token; on leaving, what was started for it ends and it goes."""
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        (folder / OWNER).write_text(identity())
+        token = folder / TOKEN
+        token.touch(mode=0o600)
+        token.write_text(secrets.token_hex(32))
+        yield folder
+    finally:
+        end_processes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """The environment of a process that is to start a session's Ray."""
+    token = {TOKEN_PATH: str(folder / TOKEN)}
+    return {**os.environ, **RAY_ENVIRONMENT, **_collectives_on_loopback(), **token}
+
+
+def start_ray(config: ClusterSection, device: str, folder: Path, note: Callable[[str], None]) -> None:
+    """Start Ray on loopback in a process that has the session's `environment`.
 
     Nobody without the token of the session can reach it. What Ray has to say (a process was out of memory,
     a worker died) goes to `note`, line by line.
     """
-    sweep()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    (folder / OWNER).write_text(_identity(psutil.Process()))
-    token = folder / "token"
-    token.touch(mode=0o600)
-    token.write_text(secrets.token_hex(32))
-    os.environ.update(RAY_ENVIRONMENT, **_collectives_on_loopback(), **{TOKEN_PATH: str(token)})
     import ray
     from ray._private import worker as ray_worker
 
@@ -125,19 +141,14 @@ def ray_session(config: ClusterSection, device: str, note: Callable[[str], None]
     # Ray prints messages of its raylets between our lines, whatever log_to_driver says.
     ray_worker.print_to_stdstream = take
     ranks = config.lanes * config.workers
-    try:
-        ray.init(
-            address="local",
-            num_cpus=max(ranks * config.cpus_per_worker, os.cpu_count() or 1),
-            num_gpus=ranks if device == "cuda" else 0,
-            namespace=NAMESPACE,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            _temp_dir=str(folder / "ray"),
-            _node_ip_address=LOOPBACK,
-        )
-        yield folder
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    ray.init(
+        address="local",
+        num_cpus=max(ranks * config.cpus_per_worker, os.cpu_count() or 1),
+        num_gpus=ranks if device == "cuda" else 0,
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder / "ray"),
+        _node_ip_address=LOOPBACK,
+    )

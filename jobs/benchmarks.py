@@ -24,6 +24,12 @@ def _loader(quick: bool) -> Rows:
     return bench(1.0, resolution=32, num_images=64) if quick else bench()
 
 
+def _checkpoint(quick: bool) -> Rows:
+    from distlth.bench.checkpoint import bench
+
+    return bench(steps=3, pairs=2, images=80) if quick else bench()
+
+
 def _step(quick: bool) -> Rows:
     from distlth.bench.step import bench
 
@@ -36,7 +42,12 @@ def _regroup(quick: bool) -> Rows:
     return bench(layers=("layer1.0.conv1", "layer1.0.conv2")) if quick else bench()
 
 
-BENCHES: dict[str, Callable[[bool], Rows]] = {"loader": _loader, "regroup": _regroup, "step": _step}
+BENCHES: dict[str, Callable[[bool], Rows]] = {
+    "checkpoint": _checkpoint,
+    "loader": _loader,
+    "regroup": _regroup,
+    "step": _step,
+}
 
 
 def show_bench(name: str, *, quick: bool, as_json: bool) -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from distlth.errors import UserError
+from distlth.errors import RunInterrupted, UserError
 
 DIFFERENT, USER_ERROR, INTERRUPTED = 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit code: 0, 1 for runs that differ, 2 for what the user can mend,
-    130 when interrupted.
+    """Run one command; returns its exit code.
+
+    0: done. 1: the compared runs differ. 2: the user can mend it. 75: the same command goes on.
+    130: interrupted; it goes on, too.
     """
     options = parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         line = Text.assemble(("error: ", "bold red"), str(error))
         Console(stderr=True, highlight=False).print(line, soft_wrap=True)
         return USER_ERROR
+    except RunInterrupted as interruption:
+        print(" ".join(str(interruption).split()), file=sys.stderr)
+        return interruption.exit_code
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
@@ -220,7 +225,7 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
-    parser.add_argument("name", choices=("loader", "regroup", "step"))
+    parser.add_argument("name", choices=("checkpoint", "loader", "regroup", "step"))
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, figures mean little"

@@ -180,14 +180,16 @@ def test_a_run_directory_follows_the_users_umask(tmp_path: Path, mask: int) -> N
 
 
 SESSION = """
-import json, sys
-from cluster.session import ray_session
+import json, os, sys
+from cluster.session import environment, session_folder, start_ray
 from distlth.run.config import ClusterSection
 
 def note(line):
     print(line, file=sys.stderr)
 
-with ray_session(ClusterSection(), "cpu", note) as folder:
+with session_folder() as folder:
+    os.environ.update(environment(folder))
+    start_ray(ClusterSection(), "cpu", folder, note)
     import ray
 
     @ray.remote
@@ -196,6 +198,7 @@ with ray_session(ClusterSection(), "cpu", note) as folder:
 
     print(json.dumps({"address": ray.get(work.remote()), "folder": str(folder)}), flush=True)
     sys.stdin.read()
+    ray.shutdown()
 """
 
 CLIENT = """

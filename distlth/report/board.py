@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
@@ -191,24 +192,58 @@ class RunBoard:
 
 
 class _Writer:
-    """A new event file in `folder`, filled by a background thread."""
+    """A new event file in `folder`, filled by a background thread.
+
+    What a full disk kept from being written is kept, and written into another file by the next `flush`
+    that succeeds; only `flush` and `close` raise OSError.
+    """
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
-        self._file = EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS, filename_suffix=suffix)
+        self._folder, self._suffix = folder, suffix
+        self._unflushed: list[Event] = []
+        self._file: EventFileWriter | None = None
+        with suppress(OSError):
+            self._file = self._open()
 
     def forget_from(self, step: int) -> None:
         """Make readers drop the points of the folder from `step` on, whichever file they came from."""
         start = SessionLog(status=SessionLog.START)
-        self._file.add_event(Event(wall_time=time.time(), step=step, session_log=start))
+        self._add(Event(wall_time=time.time(), step=step, session_log=start))
 
     def add(self, step: int, values: Iterable[Summary.Value]) -> None:
-        self._file.add_event(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
-        self._file.flush()
+        if self._file is None:
+            self._file = self._open()
+            events, self._unflushed = self._unflushed, []
+            # Some of them may be in the file that broke.
+            self.forget_from(min((event.step for event in events), default=0))
+            for event in events:
+                self._add(event)
+        try:
+            if self._file is not None:
+                self._file.flush()
+        except OSError:
+            self._file = None
+            raise
+        self._unflushed.clear()
 
     def close(self) -> None:
-        self._file.close()
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> EventFileWriter:
+        return EventFileWriter(str(self._folder), flush_secs=FLUSH_SECONDS, filename_suffix=self._suffix)
+
+    def _add(self, event: Event) -> None:
+        self._unflushed.append(event)
+        try:
+            if self._file is not None:
+                self._file.add_event(event)
+        except OSError:
+            self._file = None
 
 
 def _mask_values(

@@ -21,6 +21,9 @@ from distlth.run.store import load_job_file
 FRESH_SECONDS = 60.0
 LOG_TAIL_BYTES = 64 * 1024
 
+# Events after which a run does not go on by itself.
+ENDINGS = ("failed", "stopped", "lost")
+
 T = TypeVar("T")
 
 RunState = Literal["done", "running", "stopped", "failed"]
@@ -94,8 +97,8 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     now = time.time() if now is None else now
     config = load_job_file(run).config
     last_event = _last_event(run.log)
-    failed = last_event is not None and last_event["event"] == "failed"
-    jobs = tuple(_job_status(run, config, job, now, failed) for job in plan(config))
+    ended = last_event is not None and last_event["event"] in ENDINGS
+    jobs = tuple(_job_status(run, config, job, now, ended) for job in plan(config))
     return RunStatus(
         name=config.name,
         path=run.root,
@@ -107,7 +110,7 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     )
 
 
-def _job_status(run: RunPaths, config: JobConfig, job: Job, now: float, failed: bool) -> JobStatus:
+def _job_status(run: RunPaths, config: JobConfig, job: Job, now: float, ended: bool) -> JobStatus:
     paths = run.job(job.id)
     result = _tolerant(lambda: JobResult.load(paths))
     progress = None if result else _tolerant(lambda: load_progress(paths))
@@ -116,7 +119,7 @@ def _job_status(run: RunPaths, config: JobConfig, job: Job, now: float, failed: 
         round=job.round,
         method=job.method,
         density=result.density if result else (1 - config.prune.rate) ** job.round,
-        state=_job_state(result, progress, now, failed),
+        state=_job_state(result, progress, now, ended),
         progress=progress,
         result=result,
     )
@@ -129,12 +132,12 @@ def _tolerant(read: Callable[[], T | None]) -> T | None:
         return None
 
 
-def _job_state(result: JobResult | None, progress: Progress | None, now: float, failed: bool) -> JobState:
+def _job_state(result: JobResult | None, progress: Progress | None, now: float, ended: bool) -> JobState:
     if result is not None:
         return "done"
     if progress is None:
         return "waiting"
-    return "running" if not failed and now - progress.time < FRESH_SECONDS else "stopped"
+    return "running" if not ended and now - progress.time < FRESH_SECONDS else "stopped"
 
 
 def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, now: float) -> RunState:
@@ -142,6 +145,8 @@ def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, 
         return "done"
     if last_event is not None and last_event["event"] == "failed":
         return "failed"
+    if last_event is not None and last_event["event"] in ENDINGS:
+        return "stopped"
     if any(job.state == "running" for job in jobs):
         return "running"
     # Between two jobs, and while a lane starts, the log is what is fresh.

@@ -252,6 +252,12 @@ class ClusterSection(Section):
     retries: int = Field(
         3, ge=0, description="restarts of a lane without a step of progress before giving up"
     )
+    hang_seconds: float = Field(
+        300.0, gt=0, description="a rank without a sign of life, or a step without end, is killed after this"
+    )
+    stale_seconds: float = Field(
+        60.0, ge=15, description="a run whose process gave no sign of life for this long may be taken over"
+    )
 
 
 class JobConfig(Section):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,8 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from distlth.errors import RunError
+
+FIRST_PAUSE_SECONDS = 1.0
 
 
 @contextmanager
@@ -59,10 +63,29 @@ def read_json(path: Path) -> Any:
 
 
 def append_json(path: Path, value: Any) -> None:
-    """Append one JSON line in a single write."""
+    """Append one JSON line in a single write, whole or, with an OSError, not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(value) + "\n").encode()
     with open(path, "ab", buffering=0) as file:
-        file.write((json.dumps(value) + "\n").encode())
+        written = file.write(line)
+        if written < len(line):  # the disk is full
+            file.truncate(file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def insist(write: Callable[[], None], failed: Callable[[OSError, float], None]) -> None:
+    """Call `write` until it raises no OSError: for what must not be lost because a disk is full.
+
+    After each failure `failed` gets the error and the seconds until the next try, a minute at most.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            failed(error, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, 60.0)
 
 
 def read_json_lines(path: Path) -> list[Any]:

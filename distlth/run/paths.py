@@ -85,6 +85,11 @@ class RunPaths:
         return self.root / "log.jsonl"
 
     @property
+    def lock(self) -> Path:
+        """Which process holds the run; there while one does."""
+        return self.root / "run.lock"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's log folder."""
         return self.root / "tensorboard"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,22 +71,28 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
-def newest_state(folder: Path) -> JobState | None:
+def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> JobState | None:
     """The newest whole state in a job's checkpoint folder; a damaged one is named and passed over."""
     for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
         try:
             return JobState.load(path)
         except RunError as error:
-            log.warning("%s; going back to the checkpoint before it", error)
+            warn(f"{error}; going back to the checkpoint before it")
     return None
+
+
+def newest_path(folder: Path) -> Path | None:
+    """The newest checkpoint in a job's folder, whole or not."""
+    return max(folder.glob("[0-9]*.safetensors"), default=None)
 
 
 class CheckpointWriter:
     """Writes states in the background, one at a time, and keeps the newest `keep` of them."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, failed: Callable[[int, OSError], None] | None = None) -> None:
         self._folder = folder
         self._keep = keep
+        self._failed = failed or self._log_failure
         self._thread: threading.Thread | None = None
 
     def write(self, state: JobState) -> None:
@@ -102,7 +109,7 @@ class CheckpointWriter:
 
     def newest(self) -> Path | None:
         """The newest checkpoint on disk, for messages."""
-        return max(self._folder.glob("[0-9]*.safetensors"), default=None)
+        return newest_path(self._folder)
 
     def clear(self) -> None:
         """Remove all: the job is done."""
@@ -112,15 +119,20 @@ class CheckpointWriter:
         if self._folder.is_dir():
             self._folder.rmdir()
 
+    @staticmethod
+    def _log_failure(step: int, error: OSError) -> None:
+        log.warning("checkpoint at step %d not written: %s", step, error)
+
     def _write(self, state: JobState) -> None:
         try:
             state.save(self._folder / f"{state.step:09d}.safetensors")
         except OSError as error:
             # A full disk must not end days of training: the last good checkpoint stays, the next is tried.
-            log.warning("checkpoint of %s at step %d not written: %s", state.job, state.step, error)
+            self._failed(state.step, error)
             return
-        for old in sorted(self._folder.glob("[0-9]*.safetensors"))[: -self._keep]:
-            old.unlink()
+        with suppress(OSError):
+            for old in sorted(self._folder.glob("[0-9]*.safetensors"))[: -self._keep]:
+                old.unlink()
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

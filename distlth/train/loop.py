@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from torch.nn import functional
 
 from distlth.errors import TrainingError
 from distlth.report.board import JobBoard
-from distlth.run.files import append_json, save_tensors, tensors_digest
+from distlth.run.files import append_json, insist, save_tensors, tensors_digest
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
 from distlth.run.result import EpochMetrics, JobResult, Progress, save_progress
@@ -21,11 +22,15 @@ from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, s
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import Masking, Ticket, parameter_masks
 from distlth.train.optim import load_momentum, make_optimizer, momentum_of, set_learning_rate
+from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.schedule import learning_rate
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
 
 PROGRESS_SECONDS = 2.0
+
+# How often the ranks agree on what rank 0's clock and signals say. Each time costs one tiny all-reduce.
+AGREE_SECONDS = 1.0
 
 # Positions in a rank's running sums: loss and images since the epoch began, and since the last point.
 EPOCH_LOSS, EPOCH_IMAGES, POINT_LOSS, POINT_IMAGES = range(4)
@@ -46,17 +51,19 @@ def train_job(
     note: EventSink,
     *,
     criteria: tuple[str, ...] = (),
+    pulse: Pulse | None = None,
 ) -> JobResult:
     """Train a job on this rank, from its newest checkpoint where there is one, and leave its files.
 
     The trained weights' channels are scored by each of `criteria` on the calibration set. Rank 0 writes;
-    the result is the same on every rank.
+    the result is the same on every rank. `pulse` is shared with whoever watches.
 
     Raises:
         TrainingError: a loss that is not finite.
         DataError: a sample that does not decode.
+        StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
     """
-    return _JobTraining(trainer, job, ticket, run, note, criteria).run()
+    return JobTraining(trainer, job, ticket, run, note, criteria, pulse or Pulse()).run()
 
 
 @dataclass
@@ -84,7 +91,7 @@ class _Clock:
         return self.waited / max(self.seconds, 1e-9)
 
 
-class _JobTraining:
+class JobTraining:
     """One job on one rank. Steps and epochs count from the start of the schedule."""
 
     def __init__(
@@ -95,22 +102,28 @@ class _JobTraining:
         run: RunPaths,
         note: EventSink,
         criteria: tuple[str, ...],
+        pulse: Pulse,
     ) -> None:
         self.trainer, self.job, self.ticket, self.run_paths, self.note = trainer, job, ticket, run, note
-        self.criteria = criteria
+        self.criteria, self.pulse = criteria, pulse
         self.config, self.world, self.model = trainer.config.train, trainer.world, trainer.model
         self.paths = run.job(job.id)
         self.steps_per_epoch = trainer.loader.steps_per_epoch
         self.first_step = job.first_epoch * self.steps_per_epoch
         self.last_step = self.config.epochs * self.steps_per_epoch
         self.step = self.first_step
-        self.writer = CheckpointWriter(run.checkpoints(job.id), trainer.config.checkpoint.keep)
+        self.writer = CheckpointWriter(
+            run.checkpoints(job.id), trainer.config.checkpoint.keep, self.checkpoint_failed
+        )
+        self.unwritten_metrics: list[dict[str, Any]] = []
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
         # The first step with a loss that is not finite; kept on the device, so that no step waits for it.
         self.bad_step = torch.full((), float("inf"), dtype=torch.float64, device=self.world.device)
         self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
         self.started = self.checkpointed = time.perf_counter()
         self.progress_shown = 0.0
+        self.next_agreement = self.first_step + 1
+        self.agreed_at = (self.first_step, time.perf_counter())
         self.last_loss = float("nan")
         self.board: JobBoard | None = None
 
@@ -124,15 +137,20 @@ class _JobTraining:
                 evaluation = self.end_epoch(epoch, metrics)
             return self.finish(evaluation or self.evaluate())
         finally:
+            self.pulse.rest()
             self.writer.wait()
             if self.board:
-                self.board.close()
+                with suppress(OSError):
+                    self.board.close()
 
     def begin(self) -> None:
         """Load the ticket's weights, or the newest checkpoint over them."""
         self.model.load_state_dict(dict(self.ticket.weights))
         self.optimizer = make_optimizer(self.model, self.config)
-        state = newest_state(self.run_paths.checkpoints(self.job.id))
+        state = newest_state(
+            self.run_paths.checkpoints(self.job.id),
+            lambda message: self.note_main("checkpoint-damaged", message=message),
+        )
         if state is not None:
             self.restore(state)
         parameters = dict(self.model.named_parameters())
@@ -154,6 +172,7 @@ class _JobTraining:
             self.scaler.load_state_dict(dict(state.scaler))
         self.sums.copy_(state.sums_of(self.world.rank, self.world.size))
         self.step = state.step
+        self.next_agreement = self.step + 1
 
     def train_epoch(self, epoch: int) -> EpochMetrics:
         """Train the rest of an epoch; returns its metrics over all ranks."""
@@ -167,6 +186,7 @@ class _JobTraining:
                 self.train_step(images, labels)
                 self.after_step()
         finally:
+            self.pulse.rest()
             batches.close()
         return self.epoch_metrics(epoch)
 
@@ -215,12 +235,12 @@ class _JobTraining:
             self.note_main("first-step")
         lr = self.learning_rate()
         self.step += 1
+        self.pulse.step()
         if self.step % self.trainer.config.log_every == 0:
             self.check_finite(lr)
             self.log_point(lr)
-        if self.step % self.steps_per_epoch and self.checkpoint_due():
-            self.check_finite(lr)
-            self.checkpoint()
+        if self.step % self.steps_per_epoch:
+            self.checkpoint_if_due(lr)
 
     def check_finite(self, lr: float) -> None:
         """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
@@ -260,20 +280,19 @@ class _JobTraining:
         self.progress_shown = time.perf_counter()
         rate = self.epoch_clock.images_per_second
         left = (self.last_step - self.step) * self.config.batch_size / max(rate, 1e-9)
-        save_progress(
-            self.paths,
-            Progress(
-                job=self.job.id,
-                epoch=min(self.step // self.steps_per_epoch + 1, self.config.epochs),
-                epochs=self.config.epochs,
-                step=self.step,
-                steps=self.last_step,
-                loss=self.last_loss,
-                images_per_second=rate,
-                seconds_left=left,
-                time=time.time(),
-            ),
+        progress = Progress(
+            job=self.job.id,
+            epoch=min(self.step // self.steps_per_epoch + 1, self.config.epochs),
+            epochs=self.config.epochs,
+            step=self.step,
+            steps=self.last_step,
+            loss=self.last_loss,
+            images_per_second=rate,
+            seconds_left=left,
+            time=time.time(),
         )
+        with suppress(OSError):  # a full disk: the next one may fit
+            save_progress(self.paths, progress)
 
     def epoch_metrics(self, epoch: int) -> EpochMetrics:
         """The metrics of the epoch that just ended, over all ranks."""
@@ -301,15 +320,17 @@ class _JobTraining:
             evaluation = self.evaluate()
         if self.world.is_main:
             scores = {} if evaluation is None else _scores(evaluation)
-            append_json(self.paths.metrics, {**asdict(metrics), **scores})
+            self.unwritten_metrics.append({**asdict(metrics), **scores})
             if self.board and evaluation:
                 self.board.evaluation(
                     self.step, loss=evaluation.loss, top1=evaluation.top1, top5=evaluation.top5
                 )
             self.show_progress(now=True)
+            with suppress(OSError):  # the next checkpoint tries again, and says so
+                self.write_curves()
         self.save_rewind_point()
-        if not is_last and self.checkpoint_due():
-            self.checkpoint()
+        if not is_last:
+            self.checkpoint_if_due(metrics.lr)
         return evaluation
 
     def evaluate(self) -> Evaluation:
@@ -323,26 +344,49 @@ class _JobTraining:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.trainer.config.prune.rewind_epoch * self.steps_per_epoch
         if self.job.parent is None and self.step == rewind_step and self.world.is_main:
-            save_tensors(self.run_paths.rewind, snapshot(self.model.state_dict()))
+            weights = snapshot(self.model.state_dict())
+            insist(lambda: save_tensors(self.run_paths.rewind, weights), self.waiting)
 
-    def checkpoint_due(self) -> bool:
-        """Whether to write a checkpoint now; rank 0's clock decides for all."""
+    def checkpoint_if_due(self, lr: float) -> None:
+        """Leave a checkpoint where one is due, and end the job where it is asked to stop."""
+        every_steps = self.trainer.config.checkpoint.every_steps
+        late, stop = self.agreement() if self.step >= self.next_agreement else (False, False)
+        if late or stop or (every_steps is not None and self.step % every_steps == 0):
+            self.check_finite(lr)
+            self.checkpoint()
+        if stop:
+            self.writer.wait()
+            self.show_progress(now=True)
+            raise StoppedEarly(self.job.id, self.step)
+
+    def agreement(self) -> tuple[bool, bool]:
+        """Whether a checkpoint is late, whether to stop, and when to agree next: rank 0 decides for all.
+
+        Between two agreements are as many steps as rank 0 makes in about a second: a step without one costs
+        nothing, and all ranks know which step has one.
+        """
         due = self.trainer.config.checkpoint
-        if due.every_steps is not None:
-            return self.step % due.every_steps == 0
-        if self.step % self.trainer.config.log_every and self.step % self.steps_per_epoch:
-            return False
-        late = time.perf_counter() - self.checkpointed > 60 * due.every_minutes
-        decision = torch.tensor(float(late and self.world.is_main), device=self.world.device)
-        return bool(self.world.sum(decision).item())
+        now = time.perf_counter()
+        late = due.every_steps is None and now - self.checkpointed > 60 * due.every_minutes
+        step, then = self.agreed_at
+        pace = (self.step - step) / max(now - then, 1e-9)
+        gap = max(1, min(int(pace * AGREE_SECONDS), 2 * (self.step - step)))
+        self.agreed_at = (self.step, now)
+        said = torch.tensor([float(late), float(self.pulse.stop), float(gap)], device=self.world.device)
+        late_all, stop_all, gap_all = self.world.sum(said * self.world.is_main).tolist()
+        self.next_agreement = self.step + int(gap_all)
+        return bool(late_all), bool(stop_all)
 
     def checkpoint(self) -> None:
         """Copy the state to host memory and have it written in the background."""
         sums = self.world.gather(self.sums).cpu()
         self.checkpointed = time.perf_counter()
-        if self.board:
-            self.board.flush()
         if self.world.is_main:
+            try:
+                self.write_curves()
+            except OSError as error:
+                self.checkpoint_failed(self.step, error)
+                return
             self.writer.write(
                 JobState(
                     job=self.job.id,
@@ -354,6 +398,22 @@ class _JobTraining:
                     sums=sums,
                 )
             )
+
+    def write_curves(self) -> None:
+        """Put metrics and points so far on disk: a resume from a later checkpoint does not repeat them."""
+        while self.unwritten_metrics:
+            append_json(self.paths.metrics, self.unwritten_metrics[0])
+            del self.unwritten_metrics[0]
+        if self.board:
+            self.board.flush()
+
+    def checkpoint_failed(self, step: int, error: OSError) -> None:
+        """A full disk must not end days of training: the last good checkpoint stays, the next is tried."""
+        self.note("checkpoint-failed", job=self.job.id, step=step, error=str(error))
+
+    def waiting(self, error: OSError, seconds: float) -> None:
+        """What must be written cannot be: say so, once a try."""
+        self.note_main("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")
 
     def finish(self, evaluation: Evaluation) -> JobResult:
         """Check the zeros, write the weights and, last, the result."""
@@ -370,12 +430,18 @@ class _JobTraining:
         }
         result = self.result(evaluation, digest)
         if self.world.is_main:
-            if scores:
-                save_tensors(self.paths.activations, scores)
-            save_tensors(self.paths.weights, weights)
-            result.save(self.paths)
-            self.writer.clear()
+            insist(lambda: self.write_result(result, weights, scores), self.waiting)
+            with suppress(OSError):  # of a job that is done nobody reads them
+                self.writer.clear()
         return result
+
+    def write_result(self, result: JobResult, weights: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
+        """Write all that the job leaves, and last the result."""
+        self.write_curves()
+        if scores:
+            save_tensors(self.paths.activations, scores)
+        save_tensors(self.paths.weights, weights)
+        result.save(self.paths)
 
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:
         """What the job leaves for people and for the plan."""
@@ -400,10 +466,10 @@ class _JobTraining:
             finished=time.time(),
         )
 
-    def note_main(self, event: str) -> None:
+    def note_main(self, event: str, **details: Any) -> None:
         """Log an event of the job, once for all ranks."""
         if self.world.is_main:
-            self.note(event, job=self.job.id, step=self.step)
+            self.note(event, job=self.job.id, step=self.step, **details)
 
 
 def _scores(evaluation: Evaluation) -> dict[str, float]:

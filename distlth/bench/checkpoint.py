@@ -1,0 +1,161 @@
+"""What checkpoints cost: steps of the quick start's job with and without one in every hundred, in one run."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from distlth.data.build import BuildOptions, build
+from distlth.data.dataset import Dataset
+from distlth.models import prunable
+from distlth.prune.mask import Mask
+from distlth.run.config import JobConfig, parse_config
+from distlth.run.paths import RunPaths
+from distlth.run.plan import plan
+from distlth.train.loop import JobTraining
+from distlth.train.masking import Ticket
+from distlth.train.pulse import Pulse
+from distlth.train.trainer import Trainer
+from distlth.train.world import World
+
+CLASSES = 10
+
+
+@dataclass(frozen=True)
+class CheckpointRow:
+    """Steps with one checkpoint, or without: medians over pairs.
+
+    `stall_share` is the part of the time that the training loop spent in the checkpoint, `time_ratio` the
+    whole time (the writer in the background competes for the cores) to that without a checkpoint, `rounds`
+    that of each pair.
+    """
+
+    name: str
+    steps: int
+    seconds: float
+    stall_milliseconds: float = 0.0
+    stall_share: float = 0.0
+    time_ratio: float = 1.0
+    rounds: tuple[float, ...] = ()
+
+
+def bench(
+    *, model: str = "resnet20", steps: int = 100, pairs: int = 4, images: int = 1437
+) -> list[CheckpointRow]:
+    """Train `pairs` pairs of `steps` steps as a rank of the quick start does, on images made up here.
+
+    The order within a pair alternates, so that a drift of the machine's speed falls on both.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _bench(model, steps, pairs, images)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRow]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        training = _training(folder, model, images)
+        with closing(training.trainer), closing(_batches(training)) as batches:
+            _segment(training, batches, min(steps, 20), checkpoint=True)
+            rows = []
+            for index in range(pairs):
+                order = (True, False) if index % 2 else (False, True)
+                both = {
+                    with_one: _segment(training, batches, steps, checkpoint=with_one) for with_one in order
+                }
+                rows.append((*both[True], both[False][0]))
+        training.writer.wait()
+        if training.board:
+            training.board.close()
+    ratios = tuple(own / plain for own, _, plain in rows)
+    return [
+        CheckpointRow("no checkpoint", steps, statistics.median(plain for *_, plain in rows)),
+        CheckpointRow(
+            "one checkpoint",
+            steps,
+            statistics.median(own for own, *_ in rows),
+            1e3 * statistics.median(stall for _, stall, _ in rows),
+            statistics.median(stall / own for own, stall, _ in rows),
+            statistics.median(ratios),
+            ratios,
+        ),
+    ]
+
+
+def _segment(
+    training: JobTraining, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
+) -> tuple[float, float]:
+    """Seconds of `steps` steps, and of the loop's part in the checkpoint after the first of them."""
+    training.writer.wait()
+    stall, start = 0.0, time.perf_counter()
+    for index in range(steps):
+        training.train_step(*next(batches))
+        training.step += 1
+        if checkpoint and index == 0:
+            before = time.perf_counter()
+            training.checkpoint()
+            stall = time.perf_counter() - before
+    return time.perf_counter() - start, stall
+
+
+def _batches(training: JobTraining) -> Generator[tuple[Tensor, Tensor], None, None]:
+    for epoch in count():
+        with closing(training.trainer.loader.epoch(epoch, 0)) as batches:
+            yield from batches
+
+
+def _training(folder: Path, model: str, images: int) -> JobTraining:
+    dataset = _dataset(folder, images)
+    config = _config(model, dataset)
+    trainer = Trainer(config, dataset, World(0, 1, torch.device("cpu")))
+    layers = prunable(trainer.anatomy, "no-stem")
+    mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
+    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    training = JobTraining(
+        trainer, plan(config)[0], Ticket(mask, weights), RunPaths(folder / "run"), _ignore, (), Pulse()
+    )
+    training.begin()
+    training.model.train()
+    return training
+
+
+def _ignore(event: str, **details: Any) -> None:
+    pass
+
+
+def _config(model: str, dataset: Dataset) -> JobConfig:
+    """The quick start's, as long as it takes."""
+    document = {
+        "name": "bench",
+        "data": {"path": dataset.path, "resolution": 16, "crop": "pad", "flip": False, "threads": 1},
+        "model": {"name": model, "stem": "cifar"},
+        "train": {"epochs": 10**6, "batch_size": min(64, dataset.split("train").count), "lr": 0.01},
+        "prune": {"rounds": 0},
+    }
+    return parse_config(document, source="bench")
+
+
+def _dataset(folder: Path, images: int) -> Dataset:
+    random = np.random.default_rng(0)
+    for split, number in (("train", images), ("val", CLASSES)):
+        for index in range(number):
+            place = folder / "images" / split / str(index % CLASSES)
+            place.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / f"{index}.png")
+    return build(folder / "images", folder / "packed", BuildOptions(workers=1))

@@ -1,0 +1,25 @@
+"""Telling a process from a later one with the same number."""
+
+from __future__ import annotations
+
+import psutil
+
+# The start of a process is computed from the clock, which may be set while it lives.
+CLOCK_SLACK_SECONDS = 2.0
+
+
+def identity(pid: int | None = None) -> str:
+    """`PID START` of a process (this one, unless given), START in seconds since the epoch."""
+    process = psutil.Process(pid)
+    return f"{process.pid} {process.create_time()}"
+
+
+def is_alive(identity_text: str) -> bool:
+    """Whether the process of an `identity` lives on this machine; one that waits to be reaped is dead."""
+    try:
+        pid, start = identity_text.split()
+        process = psutil.Process(int(pid))
+        is_same = abs(process.create_time() - float(start)) < CLOCK_SLACK_SECONDS
+        return is_same and process.status() != psutil.STATUS_ZOMBIE
+    except (psutil.NoSuchProcess, ValueError):
+        return False
