@@ -118,6 +118,7 @@ class TrainSection(Section):
 class Structure(Section):
     """Common to the ways to turn a round's mask into a structured one."""
 
+    method: str
     name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
     rounds: tuple[int, ...] | None = Field(
         None, description="which rounds get this branch; default: all from 1"
@@ -131,7 +132,7 @@ class Structure(Section):
     @property
     def default_label(self) -> str:
         """The name of a branch that the job file gives none."""
-        raise NotImplementedError
+        return self.method
 
 
 class Refill(Structure):
@@ -171,11 +172,6 @@ class Regroup(Structure):
     )
     min_rows: int = Field(16, ge=1, description="rows that a block should have; small layers may have half")
     t1: float = Field(1.5, gt=0, description="bound on the weights left outside blocks (`paper`)")
-
-    @property
-    def default_label(self) -> str:
-        """`regroup`."""
-        return "regroup"
 
     @property
     def needs_activations(self) -> bool:

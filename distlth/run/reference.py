@@ -50,13 +50,17 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, t
 
 def _section(title: str, prefix: str, model: type[BaseModel]) -> str:
     rows = [
-        f"| `{prefix}{key}` | {_type(field.annotation)} | {_default(field)} | {field.description} |"
+        f"| `{prefix}{key}` | {_type(field.annotation)} | {_default(field)} | {_cell(field.description)} |"
         for key, field in model.model_fields.items()
         if field.description is not None
     ]
     about = " ".join((model.__doc__ or "").split())
     head = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
     return "\n".join([f"## {title}", "", about, "", *head, *rows, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _type(annotation: Any) -> str:
