@@ -14,7 +14,6 @@ from torch import Tensor
 from distlth.prune.mask import Mask, check_weights
 
 CRITERIA = ("remain", "magnitude", "l1", "l2", "saliency")
-ACTIVATION_CRITERIA = ("l1", "l2", "saliency")
 
 
 def num_channels(kept: int, shape: tuple[int, ...], extra: float = 0.0) -> int:
