@@ -42,6 +42,8 @@ RAY_ENVIRONMENT = {
     # machine's outer address instead, and its servers listen on all interfaces.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Ray's agents write their title over their environment, by which we find them.
+    "SPT_NOENV": "1",
 }
 
 
