@@ -8,15 +8,18 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from cluster.session import environment, resolve_device, session_folder
-from cluster.signals import StopSignals
+from cluster.layout import sized
+from cluster.meeting import Allocation, Call, Meeting
+from cluster.session import LOOPBACK, environment, new_token, resolve_device, session_folder
+from cluster.signals import StopSignals, shielded
 from distlth.errors import RunError, RunInterrupted
 from distlth.preflight import preflight
 from distlth.report.console import describe
@@ -33,33 +36,61 @@ POLL_SECONDS = 0.5
 # A stop waits for the step, the evaluation or the mask that is under way.
 STOP_SECONDS = 600.0
 
+# Nodes that are alive join again within seconds after one was lost.
+REJOIN_SECONDS = 30.0
+
 AGAIN = "the same command goes on from there"
 
 
 def run(
-    config: JobConfig, show: Callable[[RunPaths], None], allowed_changes: Collection[str] = ()
+    config: JobConfig,
+    show: Callable[[RunPaths], None],
+    allowed_changes: Collection[str] = (),
+    allocation: Allocation | None = None,
 ) -> RunPaths:
     """Run or go on with a job until all its tickets are trained; calls `show` now and then.
 
-    `allowed_changes` names what may differ from the run on disk, as `open_run` takes it.
+    `allowed_changes` names what may differ from the run on disk, as `open_run` takes it. With an `allocation`
+    the run is spread over its nodes, without one it has this machine alone, whatever `cluster.nodes` says.
 
     Raises:
         UserError: the job cannot run as it is, a job of it cannot go on, or the run is alive elsewhere.
         RunInterrupted: a signal stopped the run, or Ray died; says where it goes on.
     """
+    if allocation is None:
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": 1})})
     with StopSignals() as stop:
         found = preflight(config)
-        device = resolve_device(config.cluster)
         paths = RunPaths(config.runs.absolute() / config.name)
         data = {"digest": found.dataset.digest, "classes": found.dataset.num_classes}
+        job = _Job(config, paths, resolve_device(config.cluster), data, allowed_changes, allocation)
         if _is_done(config, paths):
-            open_run(paths, config, data, allowed_changes)
+            job.open(config)
         else:
-            with hold(paths.lock, config.cluster.stale_seconds) as lock:
-                open_run(paths, config, data, allowed_changes)
-                _go_on(config, paths, device, show, _Watch(stop, lock))
+            # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
+            patience = 2 * config.cluster.stale_seconds if allocation else 0.0
+            with hold(paths.lock, config.cluster.stale_seconds, patience) as lock:
+                if allocation is None or not paths.job_file.exists():
+                    job.open(config)
+                _go_on(job, show, _Watch(stop, lock))
     show(paths)
     return paths
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a run is asked to do, and where."""
+
+    config: JobConfig
+    paths: RunPaths
+    device: str
+    data: Mapping[str, Any]
+    allowed_changes: Collection[str]
+    allocation: Allocation | None
+
+    def open(self, config: JobConfig) -> None:
+        """Open the run directory for `config`: this job's, on as many ranks as there are."""
+        open_run(self.paths, config, self.data, self.allowed_changes)
 
 
 def _is_done(config: JobConfig, paths: RunPaths) -> bool:
@@ -90,39 +121,48 @@ class _Watch:
             raise RunInterrupted(f"{self.order}: the ranks did not stop in {STOP_SECONDS:.0f} s")
 
 
-def _go_on(
-    config: JobConfig, paths: RunPaths, device: str, show: Callable[[RunPaths], None], watch: _Watch
-) -> None:
+def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
     def note(event: str, **details: Any) -> None:
         with suppress(OSError):  # a full disk: the command's last line says the same
-            append_json(paths.log, {"time": time.time(), "event": event, **details})
+            append_json(job.paths.log, {"time": time.time(), "event": event, **details})
 
     if watch.lock.taken_from:
         note("taken-over", message=f"from {watch.lock.taken_from}")
-    with session_folder() as folder, _HeadProcess(config, paths, device, folder) as head:
+    ending = _hold_session(job, show, watch, job.config.cluster.node_wait_seconds)
+    while ending["again"] and not watch.order:
+        note("node-lost", message=ending["lost"])
+        ending = _hold_session(job, show, watch, min(REJOIN_SECONDS, job.config.cluster.node_wait_seconds))
+    if ending["error"]:
+        raise RunError(ending["error"])
+    if _is_done(job.config, job.paths):
+        return
+    where = _where(job.config, job.paths)
+    if ending["lost"]:
+        note("lost", message=ending["lost"])
+        show(job.paths)
+        raise RunInterrupted(f"{ending['lost']}; {where}")
+    note("stopped", message=f"by {watch.order}; {where}")
+    show(job.paths)
+    raise RunInterrupted(f"stopped by {watch.order}; {where}", watch.stop.exit_code)
+
+
+def _hold_session(
+    job: _Job, show: Callable[[RunPaths], None], watch: _Watch, node_wait_seconds: float
+) -> dict[str, Any]:
+    """Hold one Ray until the run ends or is to stop, or Ray is lost; returns a `cluster.head.Ending`."""
+    token = new_token()
+    with session_folder(token) as folder, _HeadProcess(job, folder, token, node_wait_seconds) as head:
         while not watch.order and head.is_alive:
-            show(paths)
+            show(job.paths)
             head.wait(POLL_SECONDS)
             watch.check()
         if watch.order:
-            head.send(watch.order)
+            head.send({"stop": watch.order})
         while head.is_alive:
-            show(paths)
+            show(job.paths)
             head.wait(POLL_SECONDS)
             watch.check()
-        ending = head.ending()
-    if ending["error"]:
-        raise RunError(ending["error"])
-    done = _is_done(config, paths)
-    where = _where(config, paths)
-    if ending["lost"] and not done:
-        note("lost", message=ending["lost"])
-        show(paths)
-        raise RunInterrupted(f"{ending['lost']}; {where}")
-    if not done:
-        note("stopped", message=f"by {watch.order}; {where}")
-        show(paths)
-        raise RunInterrupted(f"stopped by {watch.order}; {where}", watch.stop.exit_code)
+        return head.ending()
 
 
 def _where(config: JobConfig, paths: RunPaths) -> str:
@@ -137,22 +177,35 @@ class _HeadProcess:
     """The process that holds Ray. It has a session of its own: no signal of a terminal or a batch system
     that is meant for the run reaches Ray's processes, which would end at once."""
 
-    def __init__(self, config: JobConfig, paths: RunPaths, device: str, folder: Path) -> None:
+    def __init__(self, job: _Job, folder: Path, token: str, node_wait_seconds: float) -> None:
+        self._job, self._token, self._node_wait_seconds = job, token, node_wait_seconds
         self._errors = folder / "head.err"
-        with open(self._errors, "wb") as errors:
+        address = job.allocation.address if job.allocation else LOOPBACK
+        alone = job.config.cluster.nodes == 1
+        with open(self._errors, "wb") as errors, shielded():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.head", str(folder)],
+                [sys.executable, "-m", "cluster.head", str(folder), address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 start_new_session=True,
-                env=environment(folder),
+                env=environment(folder, address, alone=alone),
             )
         self.is_alive = True
-        order = {"config": config.model_dump(mode="json"), "run": str(paths.root), "device": device}
-        self.send(json.dumps(order))
-        self._ending: dict[str, str | None] | None = None
+        self._send_job(job.config)
+        self._ending: dict[str, Any] | None = None
+
+    def _send_job(self, config: JobConfig) -> None:
+        allocation = self._job.allocation
+        order = {
+            "node_wait_seconds": self._node_wait_seconds,
+            "config": config.model_dump(mode="json"),
+            "run": str(self._job.paths.root),
+            "device": self._job.device,
+            "meeting": str(allocation.meeting) if allocation else None,
+        }
+        self.send(order)
 
     def __enter__(self) -> _HeadProcess:
         return self
@@ -165,32 +218,42 @@ class _HeadProcess:
                     process.kill()
         self._process.communicate()
 
-    def send(self, line: str) -> None:
-        """Send a line; one that is dead is found by `wait`."""
+    def send(self, order: Mapping[str, Any]) -> None:
+        """Send a line of JSON; a process that is dead is found by `wait`."""
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
-            self._process.stdin.write(f"{line}\n")
+            self._process.stdin.write(f"{json.dumps(order)}\n")
             self._process.stdin.flush()
 
     def wait(self, seconds: float) -> None:
-        """Return when it has ended, or after `seconds`."""
+        """Return when it has said something or ended, or after `seconds`."""
         assert self._process.stdout is not None
-        if select.select([self._process.stdout], [], [], seconds)[0]:
-            line = self._process.stdout.readline()
-            reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"ending": None}
-            if "unlogged" in reply:
-                print(f"the run's log cannot be written: {describe(reply['unlogged'])}", file=sys.stderr)
-            else:
-                self._ending = reply["ending"]
-                self.is_alive = False
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            return
+        line = self._process.stdout.readline()
+        reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"ending": None}
+        if "unlogged" in reply:
+            print(f"the run's log cannot be written: {describe(reply['unlogged'])}", file=sys.stderr)
+        elif "started" in reply:
+            self._call_nodes(reply["started"])
+        elif "nodes" in reply:
+            config = sized(self._job.config, reply["nodes"])
+            self._job.open(config)
+            self._send_job(config)
+        else:
+            self._ending = reply["ending"]
+            self.is_alive = False
 
-    def ending(self) -> dict[str, str | None]:
+    def _call_nodes(self, head: str) -> None:
+        """Have the other nodes of the allocation join Ray."""
+        if self._job.allocation:
+            Meeting(self._job.allocation.meeting).call(Call(head, self._token))
+
+    def ending(self) -> dict[str, Any]:
         """How it ended: what it said, or that it died without a word."""
         if self._ending is not None:
             return self._ending
         code = self._process.wait()
         last = "".join(self._errors.read_text(errors="replace").strip().splitlines()[-1:])
-        return {
-            "error": None,
-            "lost": f"the process that holds Ray died (exit code {code}) {last}".strip(),
-        }
+        died = f"the process that holds Ray died (exit code {code}) {last}".strip()
+        return {"error": None, "lost": died, "again": False}

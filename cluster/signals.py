@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -21,6 +23,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in GRACEFUL}
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, GRACEFUL)  # `shielded` until here
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,3 +39,17 @@ class StopSignals:
         if number == signal.SIGINT and self.received is signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+
+
+@contextmanager
+def shielded() -> Iterator[None]:
+    """Processes started in here, and theirs, do not hear the signals that ask a run to stop.
+
+    Batch systems send them to every process of a job at once. Ray's would end, before the ranks have left a
+    checkpoint; who ends them means SIGKILL.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, GRACEFUL)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -7,12 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from rich.console import Console
-from rich.text import Text
+from distlth.report.ending import exit_code
 
-from distlth.errors import RunInterrupted, UserError
-
-DIFFERENT, USER_ERROR, INTERRUPTED = 1, 2, 130
+DIFFERENT = 1
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,20 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    try:
-        return command(options)
-    except UserError as error:
-        line = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
-        return USER_ERROR
-    except RunInterrupted as interruption:
-        print(" ".join(str(interruption).split()), file=sys.stderr)
-        return interruption.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        return 0
+    return exit_code(lambda: command(options))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -240,7 +240,17 @@ class ClusterSection(Section):
     """How many lanes train side by side, and what each rank of a lane gets."""
 
     lanes: int = Field(1, ge=1, description="jobs that train side by side")
-    workers: int = Field(1, ge=1, description="ranks per lane")
+    workers: int = Field(1, ge=1, description="ranks per lane, over all its nodes")
+    nodes: int = Field(1, ge=1, description="nodes that a submitted run asks for")
+    min_nodes: int | None = Field(
+        None,
+        ge=1,
+        description="nodes with which a submitted run goes on, on fewer ranks, when others are lost; without "
+        "it a run that loses a node is queued again",
+    )
+    node_wait_seconds: float = Field(
+        300.0, gt=0, description="how long the nodes of a submitted run wait for each other"
+    )
     cpus_per_worker: int = Field(1, ge=1, description="cores, and torch's threads on a CPU")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="`auto`: GPUs where this machine has some"
@@ -287,6 +297,14 @@ class JobConfig(Section):
                 f"train.batch_size: {batch} is global and not divisible by cluster.workers = {workers}; "
                 f"use {nearest}"
             )
+        nodes = self.cluster.nodes
+        if self.cluster.lanes * workers < nodes:
+            raise ValueError(
+                f"cluster.nodes: {nodes} nodes for {self.cluster.lanes} lanes x {workers} workers leave some "
+                f"without a rank; use at most {self.cluster.lanes * workers}"
+            )
+        if self.cluster.min_nodes is not None and self.cluster.min_nodes > nodes:
+            raise ValueError(f"cluster.min_nodes: {self.cluster.min_nodes} is above cluster.nodes = {nodes}")
         if self.prune.rewind_epoch >= self.train.epochs:
             rewind, epochs = self.prune.rewind_epoch, self.train.epochs
             raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")

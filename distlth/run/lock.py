@@ -19,7 +19,7 @@ from pathlib import Path
 
 from distlth.errors import RunError
 from distlth.run.files import write_text
-from distlth.run.process import identity, is_alive
+from distlth.run.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
 
@@ -40,7 +40,7 @@ class Holder:
     @classmethod
     def me(cls) -> Holder:
         """This process, with a token that is new with each call."""
-        return cls(socket.gethostname(), _pids(), identity(), time.time(), secrets.token_hex(8))
+        return cls(socket.gethostname(), numbering(), identity(), time.time(), secrets.token_hex(8))
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
@@ -60,16 +60,7 @@ class Holder:
     @property
     def is_dead(self) -> bool:
         """Whether it is known from here to have ended."""
-        return self.pids == _pids() and not is_alive(self.process)
-
-
-def _pids() -> str:
-    """Where process numbers mean the same: a machine since its last start, or a container on it."""
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
-        parts.append(os.readlink("/proc/self/ns/pid"))
-    return " ".join(parts)
+        return self.pids == numbering() and not is_alive(self.process)
 
 
 class RunLock:
@@ -106,25 +97,40 @@ class RunLock:
 
 
 @contextmanager
-def hold(path: Path, stale_seconds: float) -> Iterator[RunLock]:
+def hold(path: Path, stale_seconds: float, patience_seconds: float = 0.0) -> Iterator[RunLock]:
     """Hold the run whose lock file is `path`.
 
     A lock whose process is known to be dead, or that had no heartbeat for `stale_seconds`, is taken over.
+    One that is alive is waited for, `patience_seconds` long: what nobody watches should not give up because
+    the machine that held the run before was lost a moment ago.
 
     Raises:
         RunError: another process holds the run, or the lock cannot be written.
     """
     me = Holder.me()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        taken_from = None if _create(path, me) else _take_over(path, me, stale_seconds)
-    except OSError as error:
-        raise RunError(f"{path}: the run's lock cannot be written ({error.strerror})") from None
+    deadline = time.monotonic() + patience_seconds
+    while True:
+        try:
+            taken_from = _take(path, me, stale_seconds)
+            break
+        except RunError:
+            if time.monotonic() >= deadline:
+                raise
+            time.sleep(HEARTBEAT_SECONDS)
     lock = RunLock(path, me, taken_from)
     try:
         yield lock
     finally:
         lock.release()
+
+
+def _take(path: Path, me: Holder, stale_seconds: float) -> str | None:
+    """Take a run that is free, or whose lock is stale; returns whose it was and why."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return None if _create(path, me) else _take_over(path, me, stale_seconds)
+    except OSError as error:
+        raise RunError(f"{path}: the run's lock cannot be written ({error.strerror})") from None
 
 
 def _create(path: Path, holder: Holder) -> bool:

@@ -90,6 +90,16 @@ class RunPaths:
         return self.root / "run.lock"
 
     @property
+    def attempts(self) -> Path:
+        """How often a submitted run was started, and how far it had come: one JSON line a start."""
+        return self.root / "attempts.jsonl"
+
+    @property
+    def meetings(self) -> Path:
+        """Where the nodes of an allocation find each other; nothing is in it while none runs."""
+        return self.root / "nodes"
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's log folder."""
         return self.root / "tensorboard"

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from contextlib import suppress
+from pathlib import Path
+
 import psutil
 
 # The start of a process is computed from the clock, which may be set while it lives.
 CLOCK_SLACK_SECONDS = 2.0
+
+
+def numbering() -> str:
+    """Where process numbers mean the same: a machine since its last start, or a container on it."""
+    parts = [socket.gethostname()]
+    with suppress(OSError):
+        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+        parts.append(os.readlink("/proc/self/ns/pid"))
+    return " ".join(parts)
 
 
 def identity(pid: int | None = None) -> str:

@@ -1,0 +1,223 @@
+"""A run on the nodes that a batch system gave it: what each node's task does, from its start to its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from submitit import JobEnvironment
+from submitit.helpers import DelayedSubmission
+
+from cluster.meeting import Allocation, Meeting
+from cluster.service import run
+from cluster.session import LOOPBACK
+from cluster.signals import shielded
+from distlth.errors import RunError
+from distlth.report.console import RunView
+from distlth.report.ending import exit_code
+from distlth.run.config import JobConfig
+from distlth.run.files import append_json, read_json_lines
+from distlth.run.paths import RunPaths
+from distlth.run.plan import plan
+from distlth.run.store import load_results
+from distlth.train.checkpoint import newest_path
+
+
+class RunTask:
+    """What submitit calls on every node of an allocation. The first node runs the run, the others join it.
+
+    The run is a process of its own: submitit's handler of the batch system's notice, which asks for
+    `checkpoint` and queues the job again, interrupts this one wherever it is.
+    """
+
+    def __init__(self, config: JobConfig, allowed_changes: Collection[str] = ()) -> None:
+        self.config, self.allowed_changes = config, tuple(allowed_changes)
+        self._child: subprocess.Popen[str] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"config": self.config, "allowed_changes": self.allowed_changes, "_child": None}
+
+    def __call__(self) -> None:
+        """Take part until the run is over or cannot go on here; exits with its exit code."""
+        task = JobEnvironment()
+        meeting = Meeting(self._paths.meetings / attempt_name(task))
+        if task.global_rank == 0:
+            self._lead(task, meeting)
+        else:
+            self._join(meeting)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """Have the run leave a checkpoint and end; what is to be submitted next is the same again."""
+        self._stop_child(signal.SIGUSR2)
+        return DelayedSubmission(self)
+
+    @property
+    def _paths(self) -> RunPaths:
+        return RunPaths(self.config.runs.absolute() / self.config.name)
+
+    # -- the first node -------------------------------------------------------------------------------
+
+    def _lead(self, task: JobEnvironment, meeting: Meeting) -> None:
+        signal.signal(signal.SIGTERM, self._terminate)
+        try:
+            code = exit_code(lambda: self._run(task, meeting))
+        finally:
+            meeting.close()
+        if code == os.EX_TEMPFAIL:
+            submit_again()
+        sys.exit(code)
+
+    def _run(self, task: JobEnvironment, meeting: Meeting) -> int:
+        check_progress(self.config, self._paths, task.job_id)
+        meeting.open()
+        order = {
+            "config": self.config.model_dump(mode="json"),
+            "allowed_changes": self.allowed_changes,
+            "meeting": str(meeting.folder),
+            "address": head_address(),
+        }
+        return self._run_child("cluster.allocation", order)
+
+    def _terminate(self, *_: object) -> None:
+        """SIGTERM: the job is preempted, or cancelled."""
+        self._stop_child(signal.SIGTERM)
+        if is_cancelled():
+            sys.exit(128 + signal.SIGTERM)
+        submit_again()
+
+    # -- the others -----------------------------------------------------------------------------------
+
+    def _join(self, meeting: Meeting) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first node says when it is over
+        order = {"config": self.config.model_dump(mode="json"), "meeting": str(meeting.folder)}
+        code = self._run_child("cluster.node", order)
+        if code == os.EX_TEMPFAIL:
+            requeue(JobEnvironment().job_id)
+        sys.exit(code)
+
+    # -- both -----------------------------------------------------------------------------------------
+
+    def _run_child(self, module: str, order: dict[str, Any]) -> int:
+        """Run a module that ends when this process does; returns its exit code."""
+        with shielded():
+            self._child = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, text=True)
+        assert self._child.stdin is not None
+        self._child.stdin.write(json.dumps(order) + "\n")
+        self._child.stdin.flush()
+        self._wait_for_child()
+        return self._child.wait()
+
+    def _stop_child(self, number: signal.Signals) -> None:
+        if self._child is not None and self._child.returncode is None:
+            assert self._child.stdin is not None
+            print(number.name, file=self._child.stdin, flush=True)
+            self._wait_for_child()
+
+    def _wait_for_child(self) -> None:
+        """Leaves it to be reaped: a signal's handler, which waits too, may interrupt this anywhere."""
+        assert self._child is not None
+        os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
+
+
+def attempt_name(task: JobEnvironment) -> str:
+    """A name for this start of this job, the same on all its nodes."""
+    return f"{task.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
+
+
+def head_address() -> str:
+    """The first node's address, as the others reach it: where it started them from."""
+    return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", LOOPBACK)
+
+
+def own_address(head: str) -> str:
+    """This node's address, as the head reaches it: the one that leads there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((head, 9))  # sends nothing
+        address: str = route.getsockname()[0]
+    return address
+
+
+def is_cancelled() -> bool:
+    """Whether the batch system ends this job for good; False where it cannot be asked."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if job is None:
+        return True
+    answer = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
+    return answer.stdout.strip() not in ("RUNNING", "PREEMPTED", "SIGNALING")
+
+
+def submit_again() -> None:
+    """Have submitit queue this job again."""
+    os.kill(os.getpid(), getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
+
+
+def requeue(job_id: str) -> None:
+    """Queue a job again that has lost its head node: with --no-kill the batch system does not."""
+    if "SLURM_JOB_ID" in os.environ:
+        subprocess.run(["scontrol", "requeue", job_id], check=False)
+
+
+def check_progress(config: JobConfig, paths: RunPaths, job_id: str) -> None:
+    """Note that the run starts once more.
+
+    Raises:
+        RunError: the last starts of this job, as many as `cluster.retries`, all began where this one does.
+    """
+    reached = progress(config, paths)
+    starts = [start for start in read_json_lines(paths.attempts) if start["job"] == job_id]
+    stalled = 0
+    while stalled < len(starts) and starts[-1 - stalled]["reached"] == reached:
+        stalled += 1
+    if stalled > config.cluster.retries:
+        raise RunError(
+            f"{paths.root}: job {job_id} was started {stalled} times without coming further ({reached}); its "
+            "logs say why (distlth logs); when that is mended: distlth resume"
+        )
+    append_json(
+        paths.attempts,
+        {"time": time.time(), "job": job_id, "node": socket.gethostname(), "reached": reached},
+    )
+
+
+def progress(config: JobConfig, paths: RunPaths) -> str:
+    """How far a run has come, in words; changes with every result and every checkpoint."""
+    jobs = plan(config)
+    done = load_results(paths, jobs)
+    newest = {job.id: newest_path(paths.checkpoints(job.id)) for job in jobs if job.id not in done}
+    steps = [f", job {job_id} at step {int(path.stem)}" for job_id, path in newest.items() if path]
+    return f"{len(done)} of {len(jobs)} jobs done{''.join(steps)}"
+
+
+def main() -> int:
+    """The run's process on the first node: python -m cluster.allocation, ordered through standard input."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_pass_signals_on, name="signals", daemon=True).start()
+    allocation = Allocation(Path(order["meeting"]), order["address"])
+
+    def follow() -> int:
+        config = JobConfig.model_validate(order["config"])
+        with RunView() as view:
+            view.summary(run(config, view.show, order["allowed_changes"], allocation))
+        return 0
+
+    return exit_code(follow)
+
+
+def _pass_signals_on() -> None:
+    """Each line is a signal. The end of the input is the end of the task: a last checkpoint, and out."""
+    for line in sys.stdin:
+        os.kill(os.getpid(), signal.Signals[line.strip()])
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""A further node of an allocation, which joins the head's Ray: python -m cluster.node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from cluster.allocation import own_address
+from cluster.meeting import POLL_SECONDS, Call, Meeting
+from cluster.session import environment, join_command, resolve_device, session_folder
+from cluster.signals import shielded
+from distlth.report.ending import exit_code
+from distlth.run.config import ClusterSection, JobConfig
+
+
+def main() -> int:
+    """Join each Ray that the head starts, one after the other, until the head is done."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_task, name="task", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    cluster = JobConfig.model_validate(order["config"]).cluster
+    return exit_code(lambda: _follow(Meeting(Path(order["meeting"])), cluster))
+
+
+def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
+    device = resolve_device(cluster)
+    call = meeting.wait(None, cluster.node_wait_seconds)
+    while call is not None:
+        print(f"joining {call.head}", flush=True)
+        _join(call, meeting, cluster, device)
+        if meeting.heard() is None:
+            return 0
+        call = meeting.wait(call, cluster.node_wait_seconds)
+    print(f"no call from the head node in {cluster.node_wait_seconds:g} s; it may be lost", file=sys.stderr)
+    return os.EX_TEMPFAIL
+
+
+def _join(call: Call, meeting: Meeting, cluster: ClusterSection, device: str) -> None:
+    """Be a node of a Ray until that ends, or the head calls for another one, or goes home."""
+    address = own_address(call.head.rpartition(":")[0])
+    with session_folder(call.token) as folder:
+        log = folder / "ray.log"
+        with open(log, "wb") as output, shielded():
+            ray = subprocess.Popen(
+                join_command(cluster, device, folder, address, call.head),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                env=environment(folder, address, alone=False),
+            )
+        while meeting.heard() == call:
+            try:
+                ray.wait(POLL_SECONDS)
+            except subprocess.TimeoutExpired:
+                continue
+            print(
+                f"Ray ended here with exit code {ray.returncode}:\n{log.read_text(errors='replace')[-2000:]}"
+            )
+            return
+
+
+def _end_with_task() -> None:
+    """The end of the input is the end of the task that started this process."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
