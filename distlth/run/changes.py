@@ -13,7 +13,7 @@ from distlth.errors import ConfigError
 FREE = (
     *("name", "runs", "log_every", "data.path", "data.threads", "data.cache"),
     *("checkpoint", "cluster.lanes", "cluster.retries", "cluster.hang_seconds", "cluster.stale_seconds"),
-    "versions.ray",
+    *("cluster.nodes", "cluster.slurm", "versions.ray"),
 )
 
 # The same training with sums in another order: as good a result, but not the same bits.
