@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from distlth.errors import RunInterrupted, UserError
+from jobs import submit
 
 DIFFERENT, USER_ERROR, INTERRUPTED = 1, 2, 130
 
@@ -56,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    submit.add(commands)
     _add_status(commands)
     _add_report(commands)
     _add_compare(commands)

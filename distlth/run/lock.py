@@ -127,6 +127,11 @@ def hold(path: Path, stale_seconds: float) -> Iterator[RunLock]:
         lock.release()
 
 
+def held_by(path: Path, stale_seconds: float) -> Holder | None:
+    """Who holds the run whose lock file is `path`, as far as is known; None where it could be taken."""
+    return None if _why_stale(path, stale_seconds) else Holder.read(path)
+
+
 def _create(path: Path, holder: Holder) -> bool:
     """Create the file with its content; False when it exists."""
     try:
