@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distlth.report.ending import exit_code
+from jobs import submit
 
 DIFFERENT = 1
 
@@ -40,6 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
+    submit.add(commands)
     _add_status(commands)
     _add_report(commands)
     _add_compare(commands)

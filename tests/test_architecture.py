@@ -22,7 +22,7 @@ OWNERS = {
     "rich": ("distlth/report", "distlth/data", "jobs"),
     "safetensors": ("distlth/run",),
     "sklearn": ("jobs/digits.py",),
-    "submitit": ("cluster",),
+    "submitit": ("cluster/slurm.py", "cluster/allocation.py"),
     "tensorboard": ("distlth/report",),
     "tensorboardX": (),
     "torch.utils.tensorboard": ("distlth/report",),

@@ -25,6 +25,12 @@ def names() -> tuple[str, ...]:
     return tuple(sorted({*CIFAR_TYPE, *tv.list_models(module=tv)}))
 
 
+def check_name(name: str) -> None:
+    """Raise ConfigError for a name that ``build`` does not know, with those that are near."""
+    if name not in names():
+        raise ConfigError(_unknown(name))
+
+
 def build(name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet") -> nn.Module:
     """A freshly initialised network on the CPU, the same bits for the same arguments.
 
@@ -43,8 +49,7 @@ def build(name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet") ->
 def _build(name: str, num_classes: int, stem: Stem) -> nn.Module:
     if name in CIFAR_TYPE:
         return CIFAR_TYPE[name](num_classes)
-    if name not in names():
-        raise ConfigError(_unknown(name))
+    check_name(name)
     options = WITH_AUXILIARY_HEADS.get(name, {})
     model: nn.Module = tv.get_model(name, weights=None, num_classes=num_classes, **options)
     if stem == "cifar":

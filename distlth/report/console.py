@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, Group, RenderableType
@@ -16,13 +16,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distlth.models.anatomy import ConvLayer
-from distlth.report.compare import RUN, Comparison, Finding
 from distlth.report.status import JobStatus, RunStatus, read_events, read_status
-from distlth.report.summary import write_report
 from distlth.report.text import count, duration, memory, percent, points
 from distlth.run.paths import RunPaths
 from distlth.run.result import JobResult, Progress
+
+if TYPE_CHECKING:  # torch and matplotlib, which a login node should not have to load
+    from distlth.models.anatomy import ConvLayer
+    from distlth.report.compare import Comparison, Finding
 
 STATE_STYLES = {
     "done": "green",
@@ -93,6 +94,8 @@ def digests_table(results: Sequence[JobResult]) -> Table:
 
 def comparison_view(comparison: Comparison) -> Group:
     """Two runs beside each other: a line for each thing they ran on, a table of jobs, and what differs."""
+    from distlth.report.compare import RUN
+
     run_wide = [found for found in comparison.findings if found.place == RUN]
     parts: list[RenderableType] = [
         Text(f"first   {comparison.first_run}\nsecond  {comparison.second_run}"),
@@ -111,6 +114,8 @@ def _fact(found: Finding) -> tuple[tuple[str, str], ...]:
 
 
 def _jobs_comparison(comparison: Comparison) -> Table:
+    from distlth.report.compare import RUN
+
     table = _table(None)
     whats = ("mask", "metrics", "weights", "accuracy")
     _add_columns(table, left=("job", *whats), right=())
@@ -268,6 +273,8 @@ class RunView:
 
     def summary(self, run: RunPaths) -> None:
         """Write the run's report, and print the table of its results and where everything lies."""
+        from distlth.report.summary import write_report
+
         self.close()
         written = write_report(run)
         results = read_status(run).results

@@ -13,7 +13,7 @@ from distlth.errors import ConfigError
 FREE = (
     *("name", "runs", "log_every", "data.path", "data.threads", "data.cache"),
     *("checkpoint", "cluster.lanes", "cluster.retries", "cluster.hang_seconds", "cluster.stale_seconds"),
-    *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds"),
+    *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds", "cluster.slurm"),
     "versions.ray",
 )
 

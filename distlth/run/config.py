@@ -7,23 +7,24 @@ import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from distlth.errors import ConfigError
+from distlth.run.section import Section, parse_yaml, read_mapping
+from distlth.run.slurm import SlurmSection
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
 # A branch is a folder beside its round's files, whose names all have a dot.
 BranchName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=64)]
 
 
-class Section(BaseModel):
-    """A part of the job file: unknown keys are errors, values do not change once read."""
+Model = TypeVar("Model", bound=Section)
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+SECTIONS = "a mapping of sections (data, model, train, prune)"
 
 
 class DataSection(Section):
@@ -240,8 +241,13 @@ class ClusterSection(Section):
     """How many lanes train side by side, and what each rank of a lane gets."""
 
     lanes: int = Field(1, ge=1, description="jobs that train side by side")
-    workers: int = Field(1, ge=1, description="ranks per lane, over all its nodes")
-    nodes: int = Field(1, ge=1, description="nodes that a submitted run asks for")
+    workers: int = Field(
+        1,
+        ge=1,
+        description="ranks per lane, over all nodes; `distlth submit --nodes N --gpus-per-node G` sets "
+        "N x G / lanes unless it is given there, too",
+    )
+    nodes: int = Field(1, ge=1, description="nodes of an allocation (`distlth submit`)")
     min_nodes: int | None = Field(
         None,
         ge=1,
@@ -264,6 +270,7 @@ class ClusterSection(Section):
     stale_seconds: float = Field(
         60.0, ge=15, description="a run whose process gave no sign of life for this long may be taken over"
     )
+    slurm: SlurmSection = SlurmSection()
 
 
 class JobConfig(Section):
@@ -321,36 +328,64 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> JobConfig:
     Raises:
         ConfigError: one line that names the key, what is allowed and the nearest right spelling.
     """
-    document = _read_yaml(path)
-    for override in overrides:
-        _apply(document, override)
-    return parse_config(document, source=str(path))
+    return parse_config(read_job(path, overrides), source=str(path))
+
+
+def read_job(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A job file's content with overrides applied, not checked yet; ConfigError where it is no mapping."""
+    try:
+        document = read_mapping(path, SECTIONS)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such job file{_similar_files(path)}") from None
+    override(document, overrides)
+    return document
+
+
+def override(document: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Apply overrides such as `train.epochs=3` to a job file's content; returns their keys."""
+    return tuple(_apply(document, text) for text in overrides)
 
 
 def parse_config(document: Mapping[str, Any], source: str) -> JobConfig:
     """Check a document; `source` is named in errors."""
+    return _parse(JobConfig, document, source)
+
+
+def parse_cluster(document: Mapping[str, Any], source: str) -> ClusterSection:
+    """Check the content of a `cluster:` section by itself; `source` is named in errors."""
+    return _parse(ClusterSection, document, source)
+
+
+def load_site(path: Path) -> dict[str, Any]:
+    """A user's defaults for the `cluster:` section of every job file; nothing where there is no file.
+
+    Raises:
+        ConfigError: one line that names the file and the key.
+    """
     try:
-        return JobConfig.model_validate(document)
+        document = read_mapping(path, "a mapping of keys of the section cluster")
+    except FileNotFoundError:
+        return {}
+    parse_cluster(document, str(path))
+    return document
+
+
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """`above` laid over `below`, section by section; lists and values are replaced."""
+    merged = {**below, **above}
+    for key in below.keys() & above.keys():
+        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
+            merged[key] = merge(below[key], above[key])
+    return merged
+
+
+def _parse(model: type[Model], document: Mapping[str, Any], source: str) -> Model:
+    try:
+        return model.model_validate(document)
     except ValidationError as error:
         problems = error.errors()
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ConfigError(f"{source}: {_explain(problems[0])}{more}") from None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such job file{_similar_files(path)}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: a folder, expected a job file (YAML)") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(document, dict):
-        raise ConfigError(
-            f"{path}: expected a mapping of sections (data, model, train, prune), got {document!r}"
-        )
-    return document
+        raise ConfigError(f"{source}: {_explain(problems[0], model)}{more}") from None
 
 
 def _similar_files(path: Path) -> str:
@@ -359,14 +394,20 @@ def _similar_files(path: Path) -> str:
     return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 
-def _apply(document: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
+def _apply(document: dict[str, Any], assignment: str) -> str:
+    key, separator, text = assignment.partition("=")
     if not separator or not key:
-        raise ConfigError(f"override {override!r}: expected key=value, such as train.epochs=3")
+        raise ConfigError(f"override {assignment!r}: expected key=value, such as train.epochs=3")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError:
-        raise ConfigError(f"override {override!r}: the value is not valid YAML") from None
+        raise ConfigError(f"override {assignment!r}: the value is not valid YAML") from None
+    put(document, key, value)
+    return key
+
+
+def put(document: dict[str, Any], key: str, value: Any) -> None:
+    """Set the value of a dotted key of a job file's content; ConfigError where no section can hold it."""
     *parents, last = key.split(".")
     target: Any = document
     for parent in parents:
@@ -394,10 +435,10 @@ def _index(target: list[Any], part: str, key: str) -> int:
     return int(part)
 
 
-def _explain(problem: ErrorDetails) -> str:
+def _explain(problem: ErrorDetails, root: type[BaseModel]) -> str:
     key = _dotted(problem["loc"])
     if problem["type"] == "extra_forbidden":
-        return _explain_unknown_key(problem["loc"])
+        return _explain_unknown_key(problem["loc"], root)
     if problem["type"] == "missing":
         return f"{key}: missing; this key is required"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
@@ -428,12 +469,12 @@ def _nearest_value(problem: ErrorDetails) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _explain_unknown_key(location: Sequence[Any]) -> str:
+def _explain_unknown_key(location: Sequence[Any], root: type[BaseModel]) -> str:
     *parents, last = location
     prefix = f"{_dotted(parents)}." if parents else ""
-    here = _keys_at(parents)
+    here = _keys_at(parents, root)
     close = difflib.get_close_matches(str(last), here, n=1)
-    elsewhere = [key for key in _all_keys(JobConfig) if key.rpartition(".")[2] == last]
+    elsewhere = [key for key in _all_keys(root) if key.rpartition(".")[2] == last]
     if close:
         hint = f"did you mean {prefix}{close[0]}?"
     elif elsewhere and "branches" not in location:
@@ -443,8 +484,8 @@ def _explain_unknown_key(location: Sequence[Any]) -> str:
     return f"{prefix}{last}: unknown key; {hint}"
 
 
-def _keys_at(location: Sequence[Any]) -> list[str]:
-    models: list[type[BaseModel]] = [JobConfig]
+def _keys_at(location: Sequence[Any], root: type[BaseModel]) -> list[str]:
+    models = [root]
     for part in location:
         if part in METHODS:
             models = [METHODS[part]]

@@ -10,15 +10,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as safetensors_load
-from safetensors.torch import save as serialize
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from distlth.errors import RunError
+
+if TYPE_CHECKING:  # what only reads a run's texts, such as `distlth status`, should not wait for torch
+    from torch import Tensor
 
 FIRST_PAUSE_SECONDS = 1.0
 
@@ -100,6 +97,8 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write CPU tensors with their digest as a safetensors file, whole or not at all."""
+    from safetensors.torch import save as serialize
+
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         # Not save_file: it ignores the umask, and on a cluster the group reads along.
@@ -109,6 +108,8 @@ def save_tensors(
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read tensors and metadata; RunError when the file is missing, torn or altered."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
@@ -124,11 +125,15 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def parse_tensors(content: bytes) -> dict[str, Tensor]:
     """The tensors of a safetensors file that was read as bytes."""
+    from safetensors.torch import load as safetensors_load
+
     return safetensors_load(content)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     """BLAKE2b (16 bytes, hex) over names, dtypes, shapes and bytes, in order of the names."""
+    import torch
+
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()

@@ -124,6 +124,11 @@ def hold(path: Path, stale_seconds: float, patience_seconds: float = 0.0) -> Ite
         lock.release()
 
 
+def held_by(path: Path, stale_seconds: float) -> Holder | None:
+    """Who holds the run whose lock file is `path`, as far as is known; None where it could be taken."""
+    return None if _why_stale(path, stale_seconds) else Holder.read(path)
+
+
 def _take(path: Path, me: Holder, stale_seconds: float) -> str | None:
     """Take a run that is free, or whose lock is stale; returns whose it was and why."""
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,11 @@ class RunPaths:
         return self.root / "run.lock"
 
     @property
+    def submission(self) -> Path:
+        """What was submitted, where to and when; of a run that waits in a queue it is the only file."""
+        return self.root / "submission.json"
+
+    @property
     def attempts(self) -> Path:
         """How often a submitted run was started, and how far it had come: one JSON line a start."""
         return self.root / "attempts.jsonl"
@@ -140,6 +146,50 @@ class RunPaths:
     def checkpoint(self, job_id: str, step: int) -> Path:
         """The state of a job after `step` steps."""
         return self.checkpoints(job_id) / f"{step:09d}.safetensors"
+
+
+def runs_in(folder: Path) -> tuple[RunPaths, ...]:
+    """The runs of a folder of runs, those that only wait in a queue included, by name."""
+    runs = [RunPaths(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
+    return tuple(run for run in runs if run.job_file.exists() or run.submission.exists())
+
+
+@dataclass(frozen=True)
+class SubmissionPaths:
+    """The folder of one submission, beside the runs: `runs/.submitit/NAME/3` is the third of NAME.
+
+    No run is called like the folder of submissions, since names do not begin with a dot.
+    """
+
+    root: Path
+
+    @classmethod
+    def next(cls, runs: Path, name: str) -> SubmissionPaths:
+        """The one that a submission of the run `name` would get now."""
+        folder = runs / ".submitit" / name
+        taken = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
+        return cls(folder / str(max(taken, default=0) + 1))
+
+    def pickle(self, index: int) -> Path:
+        """The `index`-th task, until it has a job's number."""
+        return self.root / f"{index}.pkl"
+
+    def log(self, job_id: str, task: int) -> Path:
+        """What a task printed, in each start of the job after the other, under the name that submitit has."""
+        return self.root / f"{job_id}_{task}_log.out"
+
+    @property
+    def controller_log(self) -> Path:
+        """What the process printed that starts tasks without SLURM."""
+        return self.root / "controller.log"
+
+
+def site_file() -> Path:
+    """A user's own defaults for the section `cluster` of job files."""
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    # As the XDG specification says, a path that is not absolute counts as none.
+    folder = Path(home) if os.path.isabs(home) else Path.home() / ".config"
+    return folder / "distlth" / "cluster.yaml"
 
 
 def _checked(job_id: str) -> str:

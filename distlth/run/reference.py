@@ -71,6 +71,8 @@ def _type(annotation: Any) -> str:
         return _type(parts[0])
     if origin is tuple:
         return "list"
+    if origin is dict:
+        return "mapping"
     if parts:
         return " or ".join(_type(part) for part in parts if part is not NoneType)
     return PLAIN_TYPES[annotation]

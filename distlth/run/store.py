@@ -110,6 +110,21 @@ def open_run(
     return _go_on(run, stored, asked, found, allowed)
 
 
+def check_run(
+    run: RunPaths, config: JobConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
+) -> None:
+    """Raise what `open_run` would raise, and write nothing: to be asked where the run does not run.
+
+    Versions are not compared, since those of the place where the run does run are what counts.
+    """
+    stored = load_job_file(run) if run.job_file.exists() else None
+    versions = stored.versions if stored else library_versions()
+    asked = JobFile(config, versions, data, time.time())
+    check_allowed(allowed, {**(stored.flat() if stored else {}), **asked.flat()})
+    if stored:
+        _refuse(run, changes(stored.flat(), asked.flat()), allowed)
+
+
 def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) -> None:
     """Raise RunError, with each change that does not go on by itself and is not meant, if there is one."""
     fixed = [change for change in found if change.kind == "fixed"]

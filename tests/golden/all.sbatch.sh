@@ -1,0 +1,35 @@
+#!/bin/bash
+
+# Parameters
+#SBATCH --account=vision
+#SBATCH --chdir=/cluster/ann
+#SBATCH --comment='it'"'"'s a $(test) of `quotes` & "more"; # 1'
+#SBATCH --constraint='a100&ib'
+#SBATCH --contiguous
+#SBATCH --cpus-per-task=96
+#SBATCH --dependency=afterok:1:2
+#SBATCH --exclude='n[1,3]'
+#SBATCH --exclusive
+#SBATCH --gpus-per-node=8
+#SBATCH --job-name=imagenet
+#SBATCH --mail-user=ann@example.org
+#SBATCH --mem=480G
+#SBATCH --no-kill
+#SBATCH --nodes=4
+#SBATCH --ntasks-per-node=1
+#SBATCH --open-mode=append
+#SBATCH --output=/cluster/ann/runs/.submitit/imagenet/1/%j_0_log.out
+#SBATCH --partition=gpu
+#SBATCH --qos=normal
+#SBATCH --requeue
+#SBATCH --signal=USR2@120
+#SBATCH --time=1440
+
+# setup
+module purge
+module load cuda/12.4
+source venv/bin/activate
+
+# command
+export SUBMITIT_EXECUTOR=slurm
+srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%j_%t_log.out --no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=96 --container-image=distlth.sqsh '--container-mounts=/data dir:/data' python -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1
