@@ -146,6 +146,15 @@ def own_address(head: str) -> str:
     return address
 
 
+def answers(host: str, port: int) -> bool:
+    """Whether someone listens there."""
+    try:
+        socket.create_connection((host, port), timeout=10.0).close()
+    except OSError:
+        return False
+    return True
+
+
 def is_cancelled() -> bool:
     """Whether the batch system ends this job for good; False where it cannot be asked."""
     job = os.environ.get("SLURM_JOB_ID")

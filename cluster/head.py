@@ -113,7 +113,7 @@ def _run(orders: Orders, address: str, reply: Reply) -> Ending:
 
     def note(message: str) -> None:
         with suppress(OSError):
-            append_json(run.log, {"time": time.time(), "event": "ray", "message": message})
+            append_json(run.log, {"time": time.time(), "event": "ray", "message": message.partition("\n")[0]})
 
     least = fewest_nodes(order.config.cluster)
     start_ray(order.config.cluster, order.device, orders.folder, address, note)

@@ -32,5 +32,5 @@ def sized(config: JobConfig, nodes: int) -> JobConfig:
     lanes = min(cluster.lanes, ranks)
     most = min(cluster.workers, ranks // lanes)
     workers = max(size for size in range(1, most + 1) if config.train.batch_size % size == 0)
-    update = {"lanes": lanes, "workers": workers, "nodes": nodes, "min_nodes": None}
+    update = {"lanes": lanes, "workers": workers, "nodes": nodes}
     return config.model_copy(update={"cluster": cluster.model_copy(update=update)})

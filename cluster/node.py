@@ -10,7 +10,7 @@ import sys
 import threading
 from pathlib import Path
 
-from cluster.allocation import own_address
+from cluster.allocation import answers, own_address
 from cluster.meeting import POLL_SECONDS, Call, Meeting
 from cluster.session import environment, join_command, resolve_device, session_folder
 from cluster.signals import shielded
@@ -31,7 +31,6 @@ def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
     device = resolve_device(cluster)
     call = meeting.wait(None, cluster.node_wait_seconds)
     while call is not None:
-        print(f"joining {call.head}", flush=True)
         _join(call, meeting, cluster, device)
         if meeting.heard() is None:
             return 0
@@ -41,28 +40,29 @@ def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
 
 
 def _join(call: Call, meeting: Meeting, cluster: ClusterSection, device: str) -> None:
-    """Be a node of a Ray until that ends, or the head calls for another one, or goes home."""
-    address = own_address(call.head.rpartition(":")[0])
+    """Be a node of a Ray until the head calls for another one, or goes home, or is lost."""
+    head, _, port = call.head.rpartition(":")
+    address = own_address(head)
     with session_folder(call.token) as folder:
-        log = folder / "ray.log"
-        with open(log, "wb") as output, shielded():
-            ray = subprocess.Popen(
-                join_command(cluster, device, folder, address, call.head),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                env=environment(folder, address, alone=False),
-            )
-        while meeting.heard() == call:
-            try:
-                ray.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                continue
-            print(
-                f"Ray ended here with exit code {ray.returncode}:\n{log.read_text(errors='replace')[-2000:]}"
-            )
-            return
+        command = join_command(cluster, device, folder, address, call.head)
+        while meeting.heard() == call and answers(head, int(port)):
+            print(f"joining {call.head}", flush=True)
+            _hold(command, folder / "ray.log", environment(folder, address, alone=False), meeting, call)
+
+
+def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, call: Call) -> None:
+    """Run Ray until it ends, as it does when its head is lost or this machine is too slow to start it."""
+    with open(log, "wb") as output, shielded():
+        ray = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env
+        )
+    while meeting.heard() == call:
+        try:
+            ray.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        print(f"Ray ended here with exit code {ray.returncode}", log.read_text(errors="replace"), sep="\n")
+        return
 
 
 def _end_with_task() -> None:

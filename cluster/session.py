@@ -43,6 +43,10 @@ RAY_ENVIRONMENT = {
     # The processes that refill and regroup import torch, which takes seconds: they wait for the next round.
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A GCS that is gone does not come back: its nodes need not wait a minute for that.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+    # Where many nodes import from one file system at once, Ray's agents take their time to start.
+    "RAY_agent_register_timeout_ms": "300000",
     # Ray's agents write their title over their environment, by which we find them.
     "SPT_NOENV": "1",
 }

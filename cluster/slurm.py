@@ -17,6 +17,7 @@ from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmiss
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
+from cluster.layout import fewest_nodes, ranks_per_node
 from cluster.queue import SlurmError, ask, own_words
 from distlth.errors import RunError
 from distlth.run.config import ClusterSection, JobConfig
@@ -31,10 +32,14 @@ if TYPE_CHECKING:
 ENDLESS = 10**9
 YEAR_MINUTES = 366 * 24 * 60
 
-# A lost node ends neither the job nor its other nodes' tasks. Since SLURM 22.05 srun does not take over how
+# Since SLURM 22.05 srun does not take over how
 # many cores sbatch was asked for, and would give the task of a node one.
-SRUN = ("--no-kill", "--kill-on-bad-exit=0", "--wait=0")
-SBATCH = {"requeue": True, "no-kill": True}
+SRUN = ("--kill-on-bad-exit=0", "--wait=0")
+SBATCH = {"requeue": True}
+
+# Where fewer nodes may go on, a lost one ends neither the job nor its other nodes' tasks. Only there: SLURM
+# does not requeue such a job either, not even when the node is lost that runs its batch script.
+SURVIVE = "no-kill"
 
 
 @dataclass(frozen=True)
@@ -79,14 +84,16 @@ class Submitted:
 
 def cpus_per_node(cluster: ClusterSection) -> int:
     """The cores that a node is asked for."""
-    ranks_per_node = -(-cluster.lanes * cluster.workers // cluster.nodes)
-    return cluster.slurm.cpus_per_node or ranks_per_node * cluster.cpus_per_worker
+    return cluster.slurm.cpus_per_node or ranks_per_node(cluster) * cluster.cpus_per_worker
 
 
 def slurm_parameters(batch: Batch) -> dict[str, Any]:
     """What submitit is asked for: its names for sbatch's parameters, without those left to the cluster."""
     cluster, slurm = batch.cluster, batch.cluster.slurm
     cpus = cpus_per_node(cluster)
+    survives = fewest_nodes(cluster) < cluster.nodes
+    node_loss = [f"--{SURVIVE}"] if survives else []
+    sbatch = {**SBATCH, SURVIVE: survives, **slurm.extra}
     given = {
         "job_name": batch.name,
         **slurm.model_dump(include={"partition", "account", "qos", "constraint", "comment"}),
@@ -99,10 +106,10 @@ def slurm_parameters(batch: Batch) -> dict[str, Any]:
         "exclusive": slurm.exclusive or None,
         "signal_delay_s": slurm.signal_seconds,
         "setup": list(slurm.setup) or None,
-        "srun_args": [*SRUN, f"--cpus-per-task={cpus}", *slurm.srun_args],
+        "srun_args": [*node_loss, *SRUN, f"--cpus-per-task={cpus}", *slurm.srun_args],
         "additional_parameters": {
             "chdir": str(batch.directory),
-            **{key: value for key, value in {**SBATCH, **slurm.extra}.items() if value is not False},
+            **{key: value for key, value in sbatch.items() if value is not False},
         },
     }
     return {key: value for key, value in given.items() if value is not None}

@@ -225,7 +225,11 @@ ALL = [
 class TestText:
     @pytest.mark.parametrize(
         ("name", "arguments"),
-        [("one", ["--gpus-per-node", "8"]), ("all", ALL), ("array", [*ALL, "--seeds", "1-3"])],
+        [
+            ("one", ["--gpus-per-node", "8"]),
+            ("all", [*ALL, "cluster.min_nodes=3"]),
+            ("array", [*ALL, "--seeds", "1-3"]),
+        ],
     )
     def test_golden(self, name: str, arguments: list[str]) -> None:
         """The exact text; DISTLTH_GOLDEN=write writes the files anew."""

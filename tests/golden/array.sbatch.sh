@@ -15,7 +15,6 @@
 #SBATCH --job-name=imagenet
 #SBATCH --mail-user=ann@example.org
 #SBATCH --mem=480G
-#SBATCH --no-kill
 #SBATCH --nodes=4
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -33,4 +32,4 @@ source venv/bin/activate
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%A_%a_%t_log.out --no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=96 --container-image=distlth.sqsh '--container-mounts=/data dir:/data' python -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1
+srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%A_%a_%t_log.out --kill-on-bad-exit=0 --wait=0 --cpus-per-task=96 --container-image=distlth.sqsh '--container-mounts=/data dir:/data' python -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1

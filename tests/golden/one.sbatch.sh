@@ -5,7 +5,6 @@
 #SBATCH --cpus-per-task=96
 #SBATCH --gpus-per-node=8
 #SBATCH --job-name=imagenet
-#SBATCH --no-kill
 #SBATCH --nodes=1
 #SBATCH --ntasks-per-node=1
 #SBATCH --open-mode=append
@@ -15,4 +14,4 @@
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%j_%t_log.out --no-kill --kill-on-bad-exit=0 --wait=0 --cpus-per-task=96 python -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1
+srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%j_%t_log.out --kill-on-bad-exit=0 --wait=0 --cpus-per-task=96 python -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1
