@@ -279,8 +279,8 @@ class TestSlurmsAnswers:
                 "name specified; take one of cpu, gpu with --partition",
             ),
             (
-                "sbatch: error: CPU count per node can not be satisfied\nsbatch: error: Batch job submission "
-                "failed: Requested node configuration is not available",
+                "sbatch: error: CPU count per node can not be satisfied\nsbatch: error: Batch job "
+                "submission failed: Requested node configuration is not available",
                 "sbatch: CPU count per node can not be satisfied; Batch job submission failed: Requested "
                 "node configuration is not available; ask for less of a node; "
                 "`sinfo -o '%P %D %c %m %G'` lists cores, MB and GPUs",
