@@ -174,33 +174,27 @@ class _Queue:
 
 
 def _logs(options: argparse.Namespace) -> int:
-    from distlth.report.console import describe_line
-    from distlth.report.status import read_events
-
     run = RunPaths(_given(options))
     submission = load_submission(run)
-    if submission and not 0 <= options.rank < submission.nodes:
-        raise UserError(
-            f"--rank {options.rank}: the run has {submission.nodes} nodes, 0..{submission.nodes - 1}"
-        )
-    log = submission.paths.log(submission.job_id, options.rank) if submission else None
-    tail = _Tail(log) if log else None
-    if tail:
-        _write(f"==> {log} <==\n".encode() if tail.path.exists() else b"")
-        _write(tail.since_last_start())
-    events, offset = read_events(run.log)
-    starts = [index for index, event in enumerate(events) if event["event"] == "run-start"]
-    _write(f"==> {run.log} <==\n".encode())
-    for event in events[starts[-1] if starts else 0 :]:
-        print(describe_line(event), flush=True)
-    if not tail and not events:
-        raise UserError(f"{run.root}: nothing was printed yet")
+    tail = _tail(submission, options.rank)
+    printed, happened = tail.since_last_start(), _Events(run)
+    newest = happened.since_last_start()
+    if not options.follow and not printed and not newest:
+        line = _line(submission, find(submission))
+        raise UserError(f"{options.run}: nothing was printed yet{f'; {line}' if line else ''}")
+    for path, text in ((tail.path, printed), (run.log, newest)):
+        _write(b"==> %s <==\n%s" % (os.fsencode(path), text) if text else b"")
     for _ in _until_ended(run, submission) if options.follow else ():
-        _write(tail.more() if tail else b"")
-        events, offset = read_events(run.log, offset)
-        for event in events:
-            print(describe_line(event), flush=True)
+        _write(tail.more() + happened.more())
     return 0
+
+
+def _tail(submission: Submission | None, rank: int) -> _Tail:
+    if submission is None:
+        return _Tail(Path(os.devnull))
+    if not 0 <= rank < submission.nodes:
+        raise UserError(f"--rank {rank}: there is a task a node, 0 to {submission.nodes - 1}")
+    return _Tail(submission.paths.log(submission.job_id, rank))
 
 
 def _until_ended(run: RunPaths, submission: Submission | None) -> Iterator[None]:
@@ -242,6 +236,36 @@ class _Tail:
         return text
 
 
+class _Events:
+    """A run's log as lines for people, from its last start on."""
+
+    def __init__(self, run: RunPaths) -> None:
+        self._log = run.log
+        self._offset = 0
+
+    def since_last_start(self) -> bytes:
+        """What happened since the newest start of the run; all of it where none is noted."""
+        events = self._read()
+        starts = [index for index, event in enumerate(events) if event["event"] == "run-start"]
+        return _lines(events[starts[-1] if starts else 0 :])
+
+    def more(self) -> bytes:
+        """What happened since the last call."""
+        return _lines(self._read())
+
+    def _read(self) -> Sequence[Mapping[str, object]]:
+        from distlth.report.status import read_events
+
+        events, self._offset = read_events(self._log, self._offset)
+        return events
+
+
+def _lines(events: Sequence[Mapping[str, object]]) -> bytes:
+    from distlth.report.console import describe_line
+
+    return "".join(f"{describe_line(event)}\n" for event in events).encode()
+
+
 def _write(text: bytes) -> None:
     sys.stdout.buffer.write(text)
     sys.stdout.flush()
@@ -260,9 +284,15 @@ def _tensorboard(options: argparse.Namespace) -> int:
     folder = runs[0].tensorboard if len(runs) == 1 else links(runs)
     print(f"http://{options.host}:{port}  ({len(runs)} runs; Ctrl-C ends it)")
     print("from your own machine, through a tunnel:")
-    print(f"  ssh -L {port}:localhost:{port} {getpass.getuser()}@{socket.getfqdn()}", flush=True)
+    print(f"  ssh -L {port}:localhost:{port} {getpass.getuser()}@{this_host()}", flush=True)
     program = [sys.executable, "-m", "tensorboard.main"]
     os.execv(program[0], [*program, "--logdir", str(folder), "--port", str(port), "--host", options.host])
+
+
+def this_host() -> str:
+    """This machine's name as others may know it."""
+    full = socket.getfqdn()
+    return socket.gethostname() if full.startswith("localhost") else full
 
 
 def free_port(first: int = 6006, tries: int = 200) -> int:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch and matplotlib, which a login node should not have to
 STATE_STYLES = {
     "done": "green",
     "running": "cyan",
+    "starting": "cyan",
     "stopped": "yellow",
     "failed": "bold red",
     "waiting": "dim",

@@ -53,7 +53,7 @@ class RunRow:
     @property
     def is_active(self) -> bool:
         """Whether it trains or waits to."""
-        return self.state == "running" or (self.queue is not None and self.queue.is_active)
+        return self.state in ("running", "starting") or (self.queue is not None and self.queue.is_active)
 
 
 def read_row(run: RunPaths, queue: Standing | None, *, now: float | None = None) -> RunRow:
@@ -67,11 +67,12 @@ def read_row(run: RunPaths, queue: Standing | None, *, now: float | None = None)
 def row(status: RunStatus, queue: Standing | None, job_id: str | None, restarts: int) -> RunRow:
     """The line of a run that was read."""
     job = _current(status.jobs)
+    is_starting = status.state in ("stopped", "waiting") and queue is not None and queue.state == "RUNNING"
     progress = job.progress if job else None
     return RunRow(
         name=status.path.name,
         path=str(status.path),
-        state=status.state,
+        state="starting" if is_starting else status.state,
         queue=queue,
         job_id=job_id,
         restarts=restarts,
