@@ -44,7 +44,7 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     settings = config(name="b").model_dump(mode="json")
     record_submission(waits, make_submission("13_1", config=settings, folder=str(folder / ".submitit/b/1")))
     damaged.root.mkdir()
-    damaged.job_file.write_text("config: 1\n")
+    damaged.job_file.write_text("versions: {}\n")
     (folder / ".submitit" / "b" / "1").mkdir(parents=True)
     return folder
 
