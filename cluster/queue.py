@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from distlth.run.submission import Standing, Submission
 ANSWER_SECONDS = 30.0
 CANCEL_SECONDS = 60.0
 FORMAT = "%i|%T|%r"
+SPEAKER = re.compile(r"^\s*\w+: (error: |fatal: )?")
 
 
 class SlurmError(UserError):
@@ -49,7 +51,7 @@ def ask(*arguments: str) -> str:
 
 def own_words(text: str) -> str:
     """What a command of SLURM said on standard error, as one line: without its name and `error:`."""
-    said = [line.partition("error:")[2] or line for line in text.splitlines()]
+    said = [SPEAKER.sub("", line) for line in text.splitlines()]
     return "; ".join(dict.fromkeys(line.strip().rstrip(".") for line in said if line.strip()))
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +20,7 @@ from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
 from cluster.layout import fewest_nodes, ranks_per_node
-from cluster.queue import SlurmError, ask, own_words
+from cluster.queue import SlurmError, ask, own_words, read_queue
 from distlth.errors import RunError
 from distlth.run.config import ClusterSection, JobConfig
 from distlth.run.paths import SubmissionPaths
@@ -40,6 +42,34 @@ SBATCH = {"requeue": True}
 # Where fewer nodes may go on, a lost one ends neither the job nor its other nodes' tasks. Only there: SLURM
 # does not requeue such a job either, not even when the node is lost that runs its batch script.
 SURVIVE = "no-kill"
+
+
+# A word of the scheduler's answer, and what helps.
+ADVICE = {
+    "unrecognized option": "correct --extra; `man sbatch` lists what there is",
+    "partition": "take another one with --partition; `sinfo` lists them",
+    "account": "name yours with --account; `sacctmgr show assoc user=$USER` lists them",
+    "qos": "take another one with --qos; `sacctmgr show assoc user=$USER format=account,qos` lists them",
+    "node configuration": "ask for less of a node; `sinfo -o '%P %D %c %m %G'` lists cores, MB and GPUs",
+    "node name": "correct --nodelist or --exclude; `sinfo -N` lists the nodes",
+    "node count": "ask for fewer --nodes; `sinfo -o '%P %D'` lists how many there are",
+    "time limit": "shorten --time, a run requeues itself; `sinfo -o '%P %l'` lists the limits",
+    "memory": "ask for less with --mem; `sinfo -o '%P %m'` lists the MB of nodes",
+    "feature": "change --constraint; `sinfo -o '%P %f'` lists what nodes have",
+    "dependency": "correct --dependency; `squeue --me` lists your jobs",
+    "gres": "correct --gpus-per-node; `sinfo -o '%P %G'` lists the GPUs of nodes",
+}
+
+# Reasons for which a job waits that waiting does not mend, and what helps.
+HOPELESS = {
+    "PartitionNodeLimit": f"the partition does not give so many nodes; {ADVICE['node count']}",
+    "PartitionTimeLimit": f"the partition does not give so much time; {ADVICE['time limit']}",
+    "PartitionConfig": "the partition has no such nodes, or not as many; `sinfo -o '%P %D %c %m %G'` lists "
+    "how many it has, their cores, MB and GPUs",
+    "BadConstraints": f"no nodes have that; {ADVICE['node configuration']}",
+    "InvalidAccount": ADVICE["account"],
+    "InvalidQOS": ADVICE["qos"],
+}
 
 
 @dataclass(frozen=True)
@@ -167,11 +197,22 @@ def submit_slurm(batch: Batch) -> list[Submitted]:
     """
     with _folder(batch):
         try:
-            jobs = _Executor(batch).submit_array(batch.tasks)
+            with redirect_stderr(StringIO()):  # where submitit repeats what it raises
+                jobs = _Executor(batch).submit_array(batch.tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(refusal(str(error), partitions())) from None
+        _refuse_hopeless(jobs[0].job_id)
     is_array = len(jobs) > 1
     return [Submitted(job.job_id, index if is_array else None) for index, job in enumerate(jobs)]
+
+
+def _refuse_hopeless(job_id: str) -> None:
+    """Take a job out of the queue that could never start; many clusters accept it all the same."""
+    queue = read_queue([getpass.getuser()]) or {}
+    reason = queue[job_id].reason if job_id in queue else ""
+    if reason in HOPELESS:
+        ask("scancel", job_id.partition("_")[0])
+        raise SlurmError(f"SLURM would leave it in the queue for ever ({reason}): {HOPELESS[reason]}")
 
 
 def partitions() -> list[str]:
@@ -179,21 +220,6 @@ def partitions() -> list[str]:
     with suppress(SlurmError):
         return sorted(set(ask("sinfo", "-h", "-o", "%R").split()))
     return []
-
-
-# A word of the scheduler's answer, and what helps.
-ADVICE = {
-    "partition": "take another one with --partition; `sinfo` lists them",
-    "account": "name yours with --account; `sacctmgr show assoc user=$USER` lists them",
-    "qos": "take another one with --qos; `sacctmgr show assoc user=$USER format=account,qos` lists them",
-    "node configuration": "ask for less of a node; `sinfo -o '%P %D %c %m %G'` lists cores, MB and GPUs",
-    "node count": "ask for fewer --nodes; `sinfo -o '%P %D'` lists how many there are",
-    "time limit": "shorten --time, a run requeues itself; `sinfo -o '%P %l'` lists the limits",
-    "memory": "ask for less with --mem; `sinfo -o '%P %m'` lists the MB of nodes",
-    "feature": "change --constraint; `sinfo -o '%P %f'` lists what nodes have",
-    "dependency": "correct --dependency; `squeue --me` lists your jobs",
-    "gres": "correct --gpus-per-node; `sinfo -o '%P %G'` lists the GPUs of nodes",
-}
 
 
 def refusal(stderr: str, partitions: Sequence[str]) -> str:

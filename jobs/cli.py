@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from distlth.report.ending import exit_code
-from jobs import submit
+from jobs import submit, watch
 
 DIFFERENT = 1
 
@@ -42,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_run(commands)
     submit.add(commands)
-    _add_status(commands)
+    watch.add(commands)
     _add_report(commands)
     _add_compare(commands)
     _add_data(commands)
@@ -82,29 +82,6 @@ def _run(options: argparse.Namespace) -> int:
 
     with RunView() as view:
         view.summary(run(config, view.show, options.allow_change))
-    return 0
-
-
-def _add_status(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser("status", help="where a run stands", description="Where a run stands.")
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
-    parser.add_argument("--watch", action="store_true", help="show it again and again until the run ends")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(command=_status)
-
-
-def _status(options: argparse.Namespace) -> int:
-    from distlth.report.console import print_status, watch_status
-    from distlth.report.status import read_status
-    from distlth.run.paths import RunPaths
-
-    run = RunPaths(options.run)
-    if options.json:
-        print(read_status(run).to_json())
-    elif options.watch:
-        watch_status(run)
-    else:
-        print_status(read_status(run))
     return 0
 
 

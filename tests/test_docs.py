@@ -11,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from distlth.run.config import load_config
+from distlth.run.config import load_config, parse_cluster
 from distlth.run.reference import reference
+from distlth.run.section import parse_yaml
 from jobs.cli import parse
+from jobs.request import requested
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,17 +36,54 @@ def test_the_readme_has_both_commands() -> None:
 @pytest.mark.parametrize("line", sorted({line for line in commands() if line.startswith("distlth ")}))
 def test_a_distlth_command_is_valid(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    options = parse(shlex.split(line)[1:])
-    if hasattr(options, "overrides"):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(ROOT / "docs"))
+    check(shlex.split(line)[1:])
+
+
+def check(arguments: list[str]) -> None:
+    """The arguments of a distlth command are understood, and make a config where they name a job file."""
+    options = parse(arguments)
+    if hasattr(options, "seeds"):
+        assert requested(options)
+    elif hasattr(options, "job"):
         load_config(options.job, options.overrides)
 
 
 @pytest.mark.parametrize("line", sorted({line for line in commands() if not line.startswith("distlth ")}))
 def test_any_other_command_is_there(line: str) -> None:
     program, *arguments = shlex.split(line)
-    assert program in ("bash", "tensorboard", "docker", "apptainer")
+    assert program in ("bash", "tensorboard", "docker", "apptainer", "sbatch", "ssh")
     if program == "bash":
         assert (ROOT / arguments[0]).is_file()
+    if program == "sbatch":
+        check(shlex.split(arguments[arguments.index("--wrap") + 1])[1:])
+
+
+def snippets() -> list[str]:
+    """Every ```yaml block."""
+    return [block for path in DOCUMENTS for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.S)]
+
+
+@pytest.mark.parametrize("text", snippets())
+def test_a_piece_of_a_job_file_is_valid(text: str) -> None:
+    document = parse_yaml(text)
+    assert parse_cluster(document.get("cluster", document), "snippet")
+
+
+def test_every_command_has_an_example_or_is_named() -> None:
+    shown = "\n".join(commands())
+    for command in (
+        "run",
+        "submit",
+        "status",
+        "logs",
+        "cancel",
+        "resume",
+        "tensorboard",
+        "compare",
+        "report",
+    ):
+        assert f"distlth {command}" in shown
 
 
 def test_links_and_pictures_exist() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,10 @@ from submitit.core.utils import JobPaths
 
 from cluster.queue import own_words, parse_queue, standing
 from cluster.slurm import Batch, cpus_per_node, refusal, sbatch_text
+from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.run.config import JobConfig, load_config, parse_config
+from distlth.run.files import read_json_lines
 from distlth.run.paths import RunPaths, SubmissionPaths
 from distlth.run.slurm import minutes
 from distlth.run.store import load_job_file, open_run
@@ -283,8 +287,8 @@ class TestSlurmsAnswers:
                 "name specified; take one of cpu, gpu with --partition",
             ),
             (
-                "sbatch: error: CPU count per node can not be satisfied\nsbatch: error: Batch job submission "
-                "failed: Requested node configuration is not available",
+                "sbatch: error: CPU count per node can not be satisfied\nsbatch: error: Batch job "
+                "submission failed: Requested node configuration is not available",
                 "sbatch: CPU count per node can not be satisfied; Batch job submission failed: Requested "
                 "node configuration is not available; ask for less of a node; "
                 "`sinfo -o '%P %D %c %m %G'` lists cores, MB and GPUs",
@@ -346,3 +350,140 @@ class TestRecord:
         (tmp_path / ".submitit" / "a" / "9").mkdir(parents=True)
         (tmp_path / ".submitit" / "a" / "x").mkdir()
         assert SubmissionPaths.next(tmp_path, "a").root.name == "10"
+
+
+SMALL = [
+    *("train.epochs=2", "train.schedule.warmup_epochs=0", "prune.rounds=0", "prune.rewind_epoch=0"),
+    *("prune.branches=[]", "cluster.workers=1"),
+]
+
+
+@pytest.fixture
+def no_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine without SLURM's commands, whatever this one has."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+@pytest.mark.usefixtures("no_slurm")
+class TestRefused:
+    def test_without_sbatch(
+        self, quickstart: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL]
+        assert main(["submit", str(quickstart), *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        for word in ("no sbatch on PATH", "--cluster local", "distlth run"):
+            assert word in error
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (["data.path=nowhere"], "nowhere: no such data set"),
+            (["train.batch_size=2000"], "train.batch_size: 2000 is larger than the train split"),
+            (["model.name=resnet21"], "model 'resnet21' is not known; did you mean"),
+            (["--allow-change", "nothing"], "--allow-change nothing: unknown key"),
+        ],
+    )
+    def test_what_could_not_train(
+        self,
+        quickstart: Path,
+        digits: Dataset,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        arguments: list[str],
+        words: str,
+    ) -> None:
+        """Before it has waited in a queue, and with nothing left."""
+        given = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL, *arguments]
+        assert main(["submit", str(quickstart), "--cluster", "local", *given]) == 2
+        error = capsys.readouterr().err
+        assert words in error
+        assert error.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+
+    def test_a_run_that_goes_on_as_another_job(
+        self, quickstart: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL]
+        run = RunPaths(tmp_path / "runs" / "quickstart")
+        data = {"digest": digits.digest, "classes": digits.num_classes}
+        open_run(run, load_config(quickstart, arguments), data)
+        assert main(["submit", str(quickstart), "--cluster", "local", *arguments, "train.lr=9"]) == 2
+        assert "train.lr: 0.1 -> 9.0" in capsys.readouterr().err
+        assert not run.submission.exists()
+
+    @pytest.mark.parametrize("command", ["cancel", "resume"])
+    def test_a_run_that_was_not_submitted(
+        self, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([command, str(tmp_path)]) == 2
+        assert "was not submitted" in capsys.readouterr().err
+        assert main([command, str(tmp_path / "none")]) == 2
+        assert "no such run directory" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("no_slurm")
+class TestOnThisMachine:
+    """`--cluster local` for real: submitted, watched, refused while it lives, cancelled, submitted again."""
+
+    def test_from_submission_to_result(
+        self,
+        quickstart: Path,
+        digits: Dataset,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        job = [str(quickstart), f"data.path={digits.path}", *SMALL]
+        run = RunPaths(tmp_path / "runs" / "quickstart")
+
+        assert main(["submit", *job, "--cluster", "local", "train.epochs=500"]) == 0
+        submission = load_submission(run)
+        assert submission is not None
+        assert f"process {submission.job_id} on {submission.host}: runs/quickstart" in capsys.readouterr().out
+        assert os.getsid(int(submission.job_id)) != os.getsid(0)  # it outlives this shell
+        assert main(["submit", *job, "--cluster", "local"]) == 2
+        assert f"process {submission.job_id} on {submission.host} is RUNNING" in capsys.readouterr().err
+        wait_for(lambda: "first-step" in events(run))
+        assert main(["status"]) == 0
+        assert "RUNNING" in capsys.readouterr().out
+
+        assert main(["cancel", "quickstart"]) == 0
+        assert "has left a checkpoint and ended" in capsys.readouterr().out
+        assert "stopped" in events(run)
+        assert list(run.checkpoints("00").glob("[0-9]*.safetensors"))
+        assert main(["cancel", "runs/quickstart"]) == 2
+        assert "nothing to cancel" in capsys.readouterr().err
+        assert main(["logs", "quickstart"]) == 0
+        printed = capsys.readouterr().out
+        assert "Starting with JobEnvironment" in printed
+        assert "first step" in printed
+
+        monkeypatch.chdir("/")  # it goes on where it was submitted from, wherever that is asked from
+        again = ["train.epochs=2", "--allow-change", "train.epochs", "--time", "60"]
+        assert main(["resume", str(run.root), *again]) == 0
+        wait_for(lambda: "run-done" in events(run))
+        second = load_submission(run)
+        assert second is not None
+        wait_for(lambda: not standing(second, None).is_active)
+        assert (second.directory, second.config["cluster"]["slurm"]["time"]) == (str(tmp_path), "60")
+        capsys.readouterr()
+        assert main(["resume", str(run.root)]) == 2
+        assert "all 1 jobs are done" in capsys.readouterr().err
+
+
+def events(run: RunPaths) -> list[str]:
+    """The kinds of what happened to a run so far."""
+    return [event["event"] for event in read_json_lines(run.log)]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
+    """Return when a condition holds; fails after some time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.5)

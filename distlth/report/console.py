@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -28,6 +28,7 @@ if TYPE_CHECKING:  # torch and matplotlib, which a login node should not have to
 STATE_STYLES = {
     "done": "green",
     "running": "cyan",
+    "starting": "cyan",
     "stopped": "yellow",
     "failed": "bold red",
     "waiting": "dim",
@@ -181,8 +182,8 @@ def layers_table(layers: Sequence[ConvLayer]) -> Table:
     return table
 
 
-def status_table(status: RunStatus) -> Group:
-    """All of a run: its state, what runs now, and a line for each job."""
+def status_table(status: RunStatus, queue: str | None = None) -> Group:
+    """All of a run: its state, how its submission stands, what runs now, and a line for each job."""
     table = _table(None)
     _add_columns(
         table,
@@ -193,7 +194,7 @@ def status_table(status: RunStatus) -> Group:
         if previous is not None and previous.round != job.round:
             table.add_section()
         table.add_row(*_status_row(job), style="dim" if job.state == "waiting" else None)
-    parts: list[RenderableType] = [_headline(status), table]
+    parts: list[RenderableType] = [_headline(status), *([Text(queue)] if queue else []), table]
     if status.last_event is not None:
         parts.append(
             Text(f"last: {_clock(status.last_event['time'])}  {describe(status.last_event)}", style="dim")
@@ -211,23 +212,31 @@ def describe(event: Mapping[str, Any]) -> str:
     return "  ".join(words)
 
 
+def describe_line(event: Mapping[str, Any]) -> str:
+    """One line for an event of a run's log, with its time."""
+    return f"{_clock(event['time'])}  {describe(event)}"
+
+
 def show(renderable: RenderableType) -> None:
     """Print a table or a line to standard output, plain where that is not a terminal."""
-    _console().print(renderable)
+    output_console().print(renderable)
 
 
-def print_status(status: RunStatus) -> None:
-    """Print where a run stands."""
-    show(status_table(status))
+def print_status(status: RunStatus, queue: str | None = None) -> None:
+    """Print where a run stands; `queue` is a line about its submission."""
+    show(status_table(status, queue))
 
 
-def watch_status(run: RunPaths) -> None:
-    """Show where a run stands, again and again, until it does not run any more."""
-    with Live(console=_console(), auto_refresh=False) as live:
+def watch_status(run: RunPaths, ask: Callable[[], tuple[str | None, bool]]) -> None:
+    """Show where a run stands, again and again, until it neither runs nor waits to.
+
+    `ask` gives the line about its submission, and whether that waits or runs.
+    """
+    with Live(console=output_console(), auto_refresh=False) as live:
         while True:
-            status = read_status(run)
-            live.update(status_table(status), refresh=True)
-            if status.state != "running":
+            status, (queue, is_active) = read_status(run), ask()
+            live.update(status_table(status, queue), refresh=True)
+            if status.state != "running" and not is_active:
                 return
             time.sleep(WATCH_SECONDS)
 
@@ -239,7 +248,7 @@ class RunView:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or _console()
+        self._console = console or output_console()
         self._live: Live | None = None
         self._since = time.time()
         self._log_offset = 0
@@ -390,10 +399,18 @@ def _clock(seconds: float) -> str:
     return datetime.fromtimestamp(seconds).strftime("%H:%M:%S")
 
 
-def _console() -> Console:
+def output_console() -> Console:
+    """Standard output."""
     # Into a file or a pipe nothing is cut to the width of a terminal that is not there.
     width = None if sys.stdout.isatty() else 140
     return Console(highlight=False, width=width)
+
+
+def plain_table(left: Sequence[str], right: Sequence[str]) -> Table:
+    """An empty table with columns of words, then columns of numbers."""
+    table = _table(None)
+    _add_columns(table, left, right)
+    return table
 
 
 def _table(title: str | None, *, footer: bool = False) -> Table:

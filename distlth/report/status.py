@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from distlth.errors import RunError
-from distlth.run.config import JobConfig
+from distlth.run.config import JobConfig, parse_config
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job, plan
 from distlth.run.result import JobResult, Progress, load_progress
 from distlth.run.store import load_job_file
+from distlth.run.submission import load_submission
 
 # A trainer reports every few seconds; what is older than this was left by a run that is not there any more.
 FRESH_SECONDS = 60.0
@@ -26,7 +27,7 @@ ENDINGS = ("failed", "stopped", "lost")
 
 T = TypeVar("T")
 
-RunState = Literal["done", "running", "stopped", "failed"]
+RunState = Literal["done", "running", "stopped", "failed", "waiting"]
 JobState = Literal["done", "running", "stopped", "waiting"]
 
 
@@ -89,25 +90,33 @@ class RunStatus:
 def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     """Read a run directory, whatever state it is in; `now` replaces the clock.
 
-    A file that is half-written counts as one that is not there yet.
+    A run that was submitted and never started is `waiting`. A file that is half-written counts as one that
+    is not there yet.
 
     Raises:
         RunError: the folder is missing, or holds no run.
     """
     now = time.time() if now is None else now
-    config = load_job_file(run).config
+    config = _config(run)
     last_event = _last_event(run.log)
     ended = last_event is not None and last_event["event"] in ENDINGS
     jobs = tuple(_job_status(run, config, job, now, ended) for job in plan(config))
     return RunStatus(
         name=config.name,
         path=run.root,
-        state=_run_state(jobs, last_event, now),
+        state=_run_state(jobs, last_event, now) if run.job_file.exists() else "waiting",
         jobs=jobs,
         seconds_left=_seconds_left(config, jobs),
         last_event=last_event,
         time=now,
     )
+
+
+def _config(run: RunPaths) -> JobConfig:
+    submission = None if run.job_file.exists() else load_submission(run)
+    if submission is None:
+        return load_job_file(run).config
+    return parse_config(submission.config, source=str(run.submission))
 
 
 def _job_status(run: RunPaths, config: JobConfig, job: Job, now: float, ended: bool) -> JobStatus:
