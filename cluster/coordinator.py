@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.broadcast import Pieces, hand_out
 from cluster.heartbeat import Beat, HangWatch, kill
 from distlth.errors import UserError
 from distlth.method import Structured, Trained, next_mask
@@ -34,12 +35,12 @@ from distlth.run.tickets import load_structured, load_trained, save_structured
 
 @dataclass(frozen=True)
 class Assignment:
-    """A job for a lane. The references are wrapped, so that each rank fetches them itself."""
+    """A job for a lane. Each rank fetches the pieces of mask and weights (files, as bytes) itself."""
 
     job: Job
     mask_digest: str
-    mask: list[ray.ObjectRef[Any]]
-    weights: list[ray.ObjectRef[Any]]
+    mask: Pieces
+    weights: Pieces
     criteria: tuple[str, ...]
 
 
@@ -77,7 +78,9 @@ def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[An
     return [results[index] for index in sorted(results)]
 
 
-@ray.remote(num_cpus=0)
+# Each rank that waits for a job is a call that is under way. Ray's default of 1,000 would let the ranks of a
+# large lane lock out everyone else, their own heartbeats included.
+@ray.remote(num_cpus=0, max_concurrency=100_000)  # type: ignore[call-overload]  # known to actors
 class Coordinator:
     """The one actor that decides, prunes, refills, regroups and hands out masks."""
 
@@ -90,7 +93,7 @@ class Coordinator:
         self.answers: dict[tuple[int, str, int], Assignment | None] = {}
         self.taken: dict[str, int] = {}
         self.making: set[str] = set()
-        self.weights: dict[str, Any] = {}
+        self.weights: dict[str, Pieces] = {}
         self.stalled: dict[int, tuple[str, int]] = {}
         self.watch = HangWatch(config.cluster.hang_seconds)
         self.attempts: dict[int, str] = {}
@@ -282,16 +285,15 @@ class Coordinator:
         try:
             start = time.perf_counter()
             structured, before = await asyncio.to_thread(self.mask_of, job)
-            packed = structured.mask.pack()
             seconds = time.perf_counter() - start
             self.note("mask", job=job.id, density=structured.mask.density, seconds=seconds)
             for layer, reason in structured.ungrouped.items():
                 self.note("ungrouped", job=job.id, layer=layer, reason=reason)
             ticket = Assignment(
                 job=job,
-                mask_digest=packed.digest(),
-                mask=[ray.put(packed)],
-                weights=[await asyncio.to_thread(self.weights_of, job)],
+                mask_digest=structured.mask.digest(),
+                mask=await asyncio.to_thread(lambda: hand_out(self.run.job(job.id).mask.read_bytes())),
+                weights=await asyncio.to_thread(self.weights_of, job),
                 criteria=criteria_needed(self.jobs, job),
             )
             async with self.changed:
@@ -325,13 +327,13 @@ class Coordinator:
             network = build(model.name, classes, seed=self.config.seed, stem=model.stem)
             save_tensors(self.run.init, network.state_dict())
 
-    def weights_of(self, job: Job) -> Any:
-        """A reference to the bytes of the weights that a job starts from: put once, fetched once per node."""
+    def weights_of(self, job: Job) -> Pieces:
+        """The bytes of the weights that a job starts from: put once, fetched once per node."""
         if job.start == "trained":
-            return ray.put(self.run.job(job.parent or "").weights.read_bytes())
+            return hand_out(self.run.job(job.parent or "").weights.read_bytes())
         if job.start not in self.weights:
             path = self.run.init if job.start == "init" else self.run.rewind
-            self.weights[job.start] = ray.put(path.read_bytes())
+            self.weights[job.start] = hand_out(path.read_bytes())
         return self.weights[job.start]
 
     def progress_of(self, lane: int) -> str:

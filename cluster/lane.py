@@ -15,11 +15,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
+from cluster.broadcast import fetch
 from cluster.coordinator import Assignment
 from cluster.heartbeat import Heart
 from cluster.session import NAMESPACE
 from distlth.data.dataset import Dataset
 from distlth.errors import UserError
+from distlth.prune.mask import Mask
 from distlth.run.config import JobConfig
 from distlth.run.files import parse_tensors
 from distlth.run.paths import RunPaths
@@ -147,13 +149,13 @@ def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator
 
 def fetch_ticket(assignment: Assignment) -> Ticket:
     """The ticket of an assignment, from the object store; RuntimeError when its mask is not the one meant."""
-    packed, weights = ray.get([assignment.mask[0], assignment.weights[0]])
-    mask = packed.unpack()
+    mask = Mask.from_tensors(parse_tensors(fetch(assignment.mask)))
     if mask.digest() != assignment.mask_digest:
         raise RuntimeError(
             f"job {assignment.job.id}: mask {mask.digest()} arrived, not {assignment.mask_digest}"
         )
-    return Ticket(mask, parse_tensors(weights), remove_channels=_removes_channels(assignment.job))
+    weights = parse_tensors(fetch(assignment.weights))
+    return Ticket(mask, weights, remove_channels=_removes_channels(assignment.job))
 
 
 def _removes_channels(job: Job) -> bool:

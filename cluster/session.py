@@ -127,14 +127,17 @@ def new_token() -> str:
 
 
 @contextmanager
-def session_folder(token: str) -> Iterator[Path]:
-    """A folder on this machine for a run's Ray, with its token; on leaving, what was started for it ends."""
+def session_folder(token: str | None = None) -> Iterator[Path]:
+    """A folder on this machine for a run's Ray, with its token; on leaving, what was started for it ends.
+
+    Without a `token` it gets a new one.
+    """
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
     try:
         (folder / OWNER).write_text(f"{numbering()}\n{identity()}\n")
         (folder / TOKEN).touch(mode=0o600)
-        (folder / TOKEN).write_text(token)
+        (folder / TOKEN).write_text(token or new_token())
         yield folder
     finally:
         end_processes(folder)

@@ -18,6 +18,18 @@ from distlth.run.store import library_versions
 Rows = Sequence[Any]
 
 
+def _broadcast(quick: bool) -> Rows:
+    from cluster.bench.broadcast import bench
+
+    return bench((1, 2), ranks=1, size=12 * 2**20, reply_nodes=1) if quick else bench()
+
+
+def _coordinator(quick: bool) -> Rows:
+    from cluster.bench.coordinator import bench
+
+    return bench(ranks=64, rounds=1) if quick else bench()
+
+
 def _loader(quick: bool) -> Rows:
     from distlth.bench.loader import bench
 
@@ -43,7 +55,9 @@ def _regroup(quick: bool) -> Rows:
 
 
 BENCHES: dict[str, Callable[[bool], Rows]] = {
+    "broadcast": _broadcast,
     "checkpoint": _checkpoint,
+    "coordinator": _coordinator,
     "loader": _loader,
     "regroup": _regroup,
     "step": _step,

@@ -52,7 +52,7 @@ def check(arguments: list[str]) -> None:
 @pytest.mark.parametrize("line", sorted({line for line in commands() if not line.startswith("distlth ")}))
 def test_any_other_command_is_there(line: str) -> None:
     program, *arguments = shlex.split(line)
-    assert program in ("bash", "tensorboard", "docker", "apptainer", "sbatch", "ssh")
+    assert program in ("bash", "tensorboard", "docker", "apptainer", "enroot", "srun", "sbatch", "ssh")
     if program == "bash":
         assert (ROOT / arguments[0]).is_file()
     if program == "sbatch":

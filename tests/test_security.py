@@ -181,13 +181,13 @@ def test_a_run_directory_follows_the_users_umask(tmp_path: Path, mask: int) -> N
 
 SESSION = """
 import json, os, sys
-from cluster.session import LOOPBACK, environment, new_token, session_folder, start_ray
+from cluster.session import LOOPBACK, environment, session_folder, start_ray
 from distlth.run.config import ClusterSection
 
 def note(line):
     print(line, file=sys.stderr)
 
-with session_folder(new_token()) as folder:
+with session_folder() as folder:
     os.environ.update(environment(folder))
     start_ray(ClusterSection(), "cpu", folder, LOOPBACK, note)
     import ray

@@ -134,6 +134,11 @@ def _training(folder: Path, model: str, images: int) -> JobTraining:
     return training
 
 
+def small_run(folder: Path) -> JobConfig:
+    """The config of a run as small as they get, with its data set in `folder`."""
+    return _config("resnet20", _dataset(folder, 2 * CLASSES))
+
+
 def _ignore(event: str, **details: Any) -> None:
     pass
 

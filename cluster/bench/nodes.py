@@ -1,0 +1,96 @@
+"""Nodes of a cluster, simulated on one machine: each in a network of its own, on links of a chosen rate.
+
+Linux lets every user do that: a user namespace makes them root of their own networks, in which no address of
+the machine or of anyone else exists. The namespaces end with the processes that hold them.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+# Reserved for benchmarks of networks (RFC 2544).
+NETWORK = "198.18.0"
+PREFIX_LENGTH = 24
+HOLD = ("sleep", "infinity")
+TOOLS = ("ip", "nsenter", "sleep", "tc", "unshare")
+
+
+@dataclass(frozen=True)
+class Node:
+    """A simulated node: its address, and what to put before a command to run it there."""
+
+    address: str
+    enter: tuple[str, ...] = ()
+
+
+def missing() -> str | None:
+    """Why this machine cannot have simulated links; None if it can."""
+    absent = [tool for tool in TOOLS if shutil.which(tool) is None]
+    if absent:
+        return f"{', '.join(absent)} not found"
+    tried = _run("unshare", "--user", "--map-root-user", "--net", "true", check=False)
+    return f"no network namespaces here ({tried.stderr.strip()})" if tried.returncode else None
+
+
+@contextmanager
+def linked(count: int, megabits_per_s: float, environment: Mapping[str, str]) -> Iterator[list[Node]]:
+    """`count` nodes behind one switch, each on a link of this rate in either direction.
+
+    `environment` is that of the processes which hold the namespaces. Raises CalledProcessError when a tool
+    fails, such as `tc` where the kernel has no token bucket filter.
+    """
+    holders = [_hold("unshare", "--user", "--map-root-user", "--net", environment=environment)]
+    try:
+        switch = _enter(holders[0])
+        _run(*switch, "ip", "link", "add", "switch", "type", "bridge")
+        _run(*switch, "ip", "link", "set", "switch", "up")
+        nodes = []
+        for index in range(count):
+            holders.append(_hold(*switch, "unshare", "--net", environment=environment))
+            nodes.append(_plug(switch, holders[-1], index, megabits_per_s))
+        yield nodes
+    finally:
+        for holder in holders:
+            holder.kill()
+            holder.wait()
+
+
+def _plug(switch: tuple[str, ...], holder: subprocess.Popen[str], index: int, megabits: float) -> Node:
+    """Connect a node to the switch."""
+    address, port, enter = f"{NETWORK}.{index + 1}", f"port{index}", _enter(holder)
+    peer = ("peer", "name", "eth0", "netns", str(holder.pid))
+    _run(*switch, "ip", "link", "add", port, "type", "veth", *peer)
+    _run(*switch, "ip", "link", "set", port, "master", "switch", "up")
+    _run(*enter, "ip", "link", "set", "lo", "up")
+    _run(*enter, "ip", "address", "add", f"{address}/{PREFIX_LENGTH}", "dev", "eth0")
+    _run(*enter, "ip", "link", "set", "eth0", "up")
+    for where, device in ((switch, port), (enter, "eth0")):
+        shape = ("tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "50ms")
+        _run(*where, "tc", "qdisc", "add", "dev", device, "root", *shape)
+    return Node(address, enter)
+
+
+def _hold(*command: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start what holds a namespace, and wait until it is in it."""
+    holder = subprocess.Popen(
+        [*command, "sh", "-c", f"echo; exec {' '.join(HOLD)}"],
+        env=dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    return holder
+
+
+def _enter(holder: subprocess.Popen[str]) -> tuple[str, ...]:
+    return ("nsenter", "--target", str(holder.pid), "--user", "--preserve-credentials", "--net")
+
+
+def _run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, check=check, capture_output=True, text=True)
