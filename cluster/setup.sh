@@ -15,10 +15,14 @@ LOG=$VENV/setup.log
 STAMP=$VENV/setup.stamp
 CONSTRAINTS=$ROOT/cluster/constraints.txt
 OPENCV_SHIM=$ROOT/cluster/opencv
+SPEAKER=setup
+
+# shellcheck source=cluster/apt.sh
+. "$ROOT/cluster/apt.sh"
 
 main() {
     is_set_up && { say "already set up in $VENV"; return; }
-    install_system_packages
+    ensure_packages missing_packages stop_without
     mkdir -p "$VENV"
     exec 9>"$VENV/setup.lock" && flock 9 # several at once, on a shared file system: one works, the rest wait
     is_set_up && { say "already set up in $VENV"; return; }
@@ -31,8 +35,6 @@ main() {
     fingerprint >"$STAMP"
     say "done; log: $LOG"
 }
-
-say() { echo "setup: $*"; }
 
 # step NAME COMMAND...: runs it into the log, says how long it took, shows the log's tail if it fails.
 step() {
@@ -52,7 +54,7 @@ step() {
 
 fingerprint() (
     cd "$ROOT"
-    { pwd && cat pyproject.toml cluster/constraints.txt cluster/setup.sh cluster/opencv/*.pc; } | sha256sum
+    { pwd && cat pyproject.toml cluster/constraints.txt cluster/{setup,apt}.sh cluster/opencv/*.pc; } | sha256sum
 )
 
 is_set_up() {
@@ -98,31 +100,6 @@ missing_packages() {
 # The Debian package of a Python: python3 for the system's own, python3.12 for a further one.
 debian_python() {
     if [[ $(readlink -f "$1") == "$(readlink -f /usr/bin/python3)" ]]; then echo python3; else basename "$1"; fi
-}
-
-install_system_packages() {
-    local missing
-    mapfile -t missing < <(missing_packages | tr ' ' '\n')
-    ((${#missing[@]})) || return 0
-    { [[ $EUID == 0 ]] && command -v apt-get >/dev/null; } || stop_without "${missing[@]}"
-    say "system packages: ${missing[*]} ..."
-    local start=$SECONDS log
-    log=$(mktemp)
-    # The lists on the machine may be absent or old: only then is apt-get update worth its time.
-    if ! { apt_get install "${missing[@]}" || { apt_get update && apt_get install "${missing[@]}"; }; } >"$log" 2>&1
-    then
-        tail -n 30 "$log" >&2
-        say "system packages: FAILED; the whole log is $log" >&2
-        exit 1
-    fi
-    rm -f "$log"
-    say "system packages: $((SECONDS - start)) s"
-    mapfile -t missing < <(missing_packages | tr ' ' '\n')
-    ((${#missing[@]} == 0)) || stop_without "${missing[@]}"
-}
-
-apt_get() {
-    DEBIAN_FRONTEND=noninteractive apt-get -y -o DPkg::Lock::Timeout=300 --no-install-recommends "$@" </dev/null
 }
 
 stop_without() {

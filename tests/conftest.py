@@ -1,4 +1,4 @@
-"""What many tests need: a small packed data set of real digits."""
+"""What many tests need: a small packed data set of real digits, a SLURM."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from distlth.data.build import BuildOptions, build
 from distlth.data.dataset import Dataset
 from jobs.digits import write_digits
+from tests.slurm_fixture import slurm, slurm_session  # noqa: F401
 
 
 @pytest.fixture(scope="session")

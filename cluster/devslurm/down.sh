@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Switches off the cluster that up.sh started, with all that its jobs run, and removes its folder.
+#
+#   bash cluster/devslurm/down.sh [FOLDER]
+set -euo pipefail
+
+# shellcheck source=cluster/devslurm/lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
+
+main() {
+    find_folder "$@"
+    is_ours || { say "no cluster in $FOLDER"; return; }
+    end TERM daemon_pids slurmctld slurmscriptd slurmd # first, so that nothing starts any more
+    end KILL daemon_pids slurmstepd
+    end KILL job_pids
+    end TERM daemon_pids munged
+    rm -rf "$FOLDER"
+    say "ended, and $FOLDER removed"
+}
+
+# end SIGNAL COMMAND...: until no process is left of those that it prints; SIGKILL after three seconds.
+end() {
+    local signal=$1 start=$SECONDS pids
+    shift
+    while mapfile -t pids < <("$@") && ((${#pids[@]})); do
+        ((SECONDS - start < 3)) || signal=KILL
+        ((SECONDS - start < 15)) || fail "cannot end ${pids[*]}; $FOLDER is left as it is"
+        kill -"$signal" "${pids[@]}" 2>/dev/null || true
+        sleep 0.1
+    done
+}
+
+main "$@"
