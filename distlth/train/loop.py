@@ -336,7 +336,8 @@ class JobTraining:
     def evaluate(self) -> Evaluation:
         """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
         self.world.share_buffers(self.model)
-        result = evaluate(self.model, self.trainer.eval_loader, self.world, self.trainer.precision())
+        batches = self.pulse.watched(self.trainer.eval_loader)
+        result = evaluate(self.model, batches, self.world, self.trainer.precision())
         self.model.train()
         return result
 
@@ -426,7 +427,7 @@ class JobTraining:
         scores = {
             f"{criterion}/{layer}": score
             for criterion in self.criteria
-            for layer, score in self.trainer.score_channels(criterion, layers).items()
+            for layer, score in self.trainer.score_channels(criterion, layers, self.pulse).items()
         }
         result = self.result(evaluation, digest)
         if self.world.is_main:
