@@ -126,13 +126,18 @@ class Coordinator:
                     self.taken[answer.job.id] = lane
             return self.answers[key]
 
-    async def lane_started(self, lane: int, attempt: str) -> None:
-        """A lane's ranks are up, for the first time or again: what it took and has not done is open again."""
+    async def lane_started(self, lane: int, attempt: str, ranks: list[Beat]) -> None:
+        """A lane's ranks are up, for the first time or again: what it took and has not done is open again.
+
+        `ranks` holds a beat of each, in order: from here on each is missed when it is silent.
+        """
         self.note("lane-start", lane=lane)
         for job in [job for job, owner in self.taken.items() if owner == lane]:
             if self.run.job(job).result.exists():  # its ranks died between the result and telling of it
                 await self.job_done(job)
         self.watch.forget(lane)
+        for rank, beat in enumerate(ranks):
+            self.watch.hear(lane, rank, beat, time.monotonic())
         self.attempts[lane] = attempt
         async with self.changed:
             self.taken = {job: owner for job, owner in self.taken.items() if owner != lane}
