@@ -24,12 +24,13 @@ from distlth.preflight import preflight
 from distlth.prune.mask import Mask
 from distlth.report.board import RunBoard
 from distlth.run.config import JobConfig
-from distlth.run.files import append_json, insist, save_tensors
+from distlth.run.files import append_json, insist, remove_temporaries, save_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job, criteria_needed, plan, ready
 from distlth.run.result import JobResult
 from distlth.run.store import load_results
 from distlth.run.tickets import load_structured, load_trained, save_structured
+from distlth.train.checkpoint import remove_states
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ class Coordinator:
     async def start(self) -> None:
         """Make what can be made from what is on disk; to be called once, before any lane asks."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
+        await asyncio.to_thread(self.tidy)
         await self.draw(self.board.config, self.config.to_yaml())
         await asyncio.to_thread(insist, self.write_init, self.waiting)
         self.advance()
@@ -167,6 +169,7 @@ class Coordinator:
             lane = self.taken.pop(job_id, -1)
             self.finished_by[lane] = self.finished_by.get(lane, 0) + 1
             self.changed.notify_all()
+        self.clear_checkpoints(job_id)
         self.advance()
         await self.draw(self.board.results, list(self.results.values()), self.config)
 
@@ -322,6 +325,17 @@ class Coordinator:
     def pruned(self, job: Job, parent: Trained) -> Structured:
         """The mask that the method makes from a trained parent."""
         return next_mask(job, parent, self.config.prune.rate, map_on_head)
+
+    def tidy(self) -> None:
+        """Remove what earlier processes of the run left half-done when they were killed."""
+        remove_temporaries(self.run.root)
+        for job_id in self.results:
+            self.clear_checkpoints(job_id)
+
+    def clear_checkpoints(self, job_id: str) -> None:
+        """Remove the checkpoints of a job that is done: its ranks may have died before they could."""
+        with suppress(OSError):
+            remove_states(self.run.checkpoints(job_id))
 
     def write_init(self) -> None:
         """Write the weights before the first step, once."""
