@@ -21,7 +21,7 @@ from distlth.errors import RunError, RunInterrupted
 from distlth.preflight import preflight
 from distlth.report.console import describe
 from distlth.run.config import JobConfig
-from distlth.run.files import append_json
+from distlth.run.files import append_json, read_json_lines
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
@@ -52,7 +52,7 @@ def run(
         device = resolve_device(config.cluster)
         paths = RunPaths(config.runs.absolute() / config.name)
         data = {"digest": found.dataset.digest, "classes": found.dataset.num_classes}
-        if _is_done(config, paths):
+        if _is_done(config, paths) and _is_shown(paths):
             open_run(paths, config, data, allowed_changes)
         else:
             with hold(paths.lock, config.cluster.stale_seconds) as lock:
@@ -64,6 +64,12 @@ def run(
 
 def _is_done(config: JobConfig, paths: RunPaths) -> bool:
     return paths.job_file.exists() and len(load_results(paths, plan(config))) == len(plan(config))
+
+
+def _is_shown(paths: RunPaths) -> bool:
+    """Whether the last coordinator drew all its results; one that was killed at the end did not."""
+    ends = [e["event"] for e in read_json_lines(paths.log) if e["event"] in ("run-start", "run-done")]
+    return ends[-1:] != ["run-start"]
 
 
 class _Watch:
@@ -115,7 +121,7 @@ def _go_on(
         raise RunError(ending["error"])
     done = _is_done(config, paths)
     where = _where(config, paths)
-    if ending["lost"] and not done:
+    if ending["lost"] and not (done and _is_shown(paths)):
         note("lost", message=ending["lost"])
         show(paths)
         raise RunInterrupted(f"{ending['lost']}; {where}")
