@@ -25,6 +25,9 @@ from distlth.run.files import append_json
 from distlth.run.paths import RunPaths
 
 POLL_SECONDS = 0.5
+
+# The coordinator imports torch and reads what is on disk before its first answer.
+START_SECONDS = 300.0
 DAEMONS = ("gcs_server", "raylet")
 
 
@@ -121,7 +124,7 @@ class _Head:
     def run_lanes(self) -> Ending:
         """Train until the run is over, or is to stop, or Ray is lost."""
         try:
-            self.wait(self.coordinator.start.remote())
+            self.wait(self.coordinator.start.remote(), START_SECONDS)
             for lane in self.lanes:
                 lane.start()
             while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
@@ -156,11 +159,11 @@ class _Head:
                 self.said_unlogged = event["time"]
                 self.reply("unlogged", event)
 
-    def wait(self, reference: Any) -> Any:
-        """`ray.get` that ends when Ray does, or when there is no answer for as long as counts as a hang."""
+    def wait(self, reference: Any, at_least: float = 0.0) -> Any:
+        """`ray.get` that ends when Ray does, or when there is no answer for as long as counts as death."""
         import ray
 
-        deadline = time.monotonic() + max(self.orders.config.cluster.hang_seconds, 60.0)
+        deadline = time.monotonic() + max(self.orders.config.cluster.answer_seconds, at_least)
         while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
             self.check_daemons()
             if time.monotonic() > deadline:
