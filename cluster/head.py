@@ -91,6 +91,15 @@ def _run(orders: Orders, reply: Callable[[str, Any], None]) -> Ending:
     return ending
 
 
+def _ending_of_lane(error: BaseException) -> Ending:
+    """Ranks that die start again; what ends a lane is the death of its controller, or a mistake."""
+    import ray
+
+    if isinstance(error, ray.exceptions.RayError):
+        return Ending(lost=f"a lane's controller died ({_first_line(error)})")
+    return Ending(error=f"a lane ended: {error}")
+
+
 class _LostError(Exception):
     """A part of Ray that a run cannot do without is gone."""
 
@@ -132,7 +141,7 @@ class _Head:
                 self.say_unlogged(outcome.unlogged)
                 for lane in self.lanes:
                     if lane.error is not None:
-                        return Ending(error=f"a lane ended: {lane.error}")
+                        return _ending_of_lane(lane.error)
                 if self.told_to_stop and not any(lane.is_alive() for lane in self.lanes):
                     break
             if outcome.error:
