@@ -225,7 +225,7 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
-    parser.add_argument("name", choices=("checkpoint", "loader", "regroup", "step"))
+    parser.add_argument("name", choices=("checkpoint", "disk", "loader", "regroup", "step"))
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, figures mean little"
