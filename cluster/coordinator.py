@@ -25,12 +25,13 @@ from distlth.preflight import preflight
 from distlth.prune.mask import Mask
 from distlth.report.board import RunBoard
 from distlth.run.config import JobConfig
-from distlth.run.files import append_json, insist, save_tensors
+from distlth.run.files import append_json, insist, remove_temporaries, save_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job, criteria_needed, plan, ready
 from distlth.run.result import JobResult
 from distlth.run.store import load_results
 from distlth.run.tickets import load_structured, load_trained, save_structured
+from distlth.train.checkpoint import remove_states
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Coordinator:
     async def start(self) -> None:
         """Make what can be made from what is on disk; to be called once, before any lane asks."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
+        await asyncio.to_thread(self.tidy)
         await self.draw(self.board.config, self.config.to_yaml())
         await asyncio.to_thread(insist, self.write_init, self.waiting)
         self.advance()
@@ -129,13 +131,18 @@ class Coordinator:
                     self.taken[answer.job.id] = lane
             return self.answers[key]
 
-    async def lane_started(self, lane: int, attempt: str) -> None:
-        """A lane's ranks are up, for the first time or again: what it took and has not done is open again."""
+    async def lane_started(self, lane: int, attempt: str, ranks: list[Beat]) -> None:
+        """A lane's ranks are up, for the first time or again: what it took and has not done is open again.
+
+        `ranks` holds a beat of each, in order: from here on each is missed when it is silent.
+        """
         self.note("lane-start", lane=lane)
         for job in [job for job, owner in self.taken.items() if owner == lane]:
             if self.run.job(job).result.exists():  # its ranks died between the result and telling of it
                 await self.job_done(job)
         self.watch.forget(lane)
+        for rank, beat in enumerate(ranks):
+            self.watch.hear(lane, rank, beat, time.monotonic())
         self.attempts[lane] = attempt
         async with self.changed:
             self.taken = {job: owner for job, owner in self.taken.items() if owner != lane}
@@ -165,6 +172,7 @@ class Coordinator:
             lane = self.taken.pop(job_id, -1)
             self.finished_by[lane] = self.finished_by.get(lane, 0) + 1
             self.changed.notify_all()
+        self.clear_checkpoints(job_id)
         self.advance()
         await self.draw(self.board.results, list(self.results.values()), self.config)
 
@@ -319,6 +327,17 @@ class Coordinator:
     def pruned(self, job: Job, parent: Trained) -> Structured:
         """The mask that the method makes from a trained parent."""
         return next_mask(job, parent, self.config.prune.rate, map_on_head)
+
+    def tidy(self) -> None:
+        """Remove what earlier processes of the run left half-done when they were killed."""
+        remove_temporaries(self.run.root)
+        for job_id in self.results:
+            self.clear_checkpoints(job_id)
+
+    def clear_checkpoints(self, job_id: str) -> None:
+        """Remove the checkpoints of a job that is done: its ranks may have died before they could."""
+        with suppress(OSError):
+            remove_states(self.run.checkpoints(job_id))
 
     def write_init(self) -> None:
         """Write the weights before the first step, once."""

@@ -29,6 +29,9 @@ from distlth.run.paths import RunPaths
 
 POLL_SECONDS = 0.5
 NODE_POLL_SECONDS = 2.0
+
+# The coordinator imports torch and reads what is on disk before its first answer.
+START_SECONDS = 300.0
 DAEMONS = ("gcs_server", "raylet")
 
 
@@ -142,6 +145,15 @@ def _run(orders: Orders, address: str, reply: Reply) -> Ending:
     return ending
 
 
+def _ending_of_lane(error: BaseException) -> Ending:
+    """Ranks that die start again; what ends a lane is the death of its controller, or a mistake."""
+    import ray
+
+    if isinstance(error, ray.exceptions.RayError):
+        return Ending(lost=f"a lane's controller died ({_first_line(error)})")
+    return Ending(error=f"a lane ended: {error}")
+
+
 class LostError(Exception):
     """A part of Ray that a run cannot do without is gone; `nodes_left` could go on without it."""
 
@@ -222,7 +234,7 @@ class _Head:
 
     def run_lanes(self) -> Ending:
         """Train until the run is over, or is to stop; LostError where Ray is lost."""
-        self.wait(self.coordinator.start.remote())
+        self.wait(self.coordinator.start.remote(), START_SECONDS)
         for lane in self.lanes:
             lane.start()
         while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
@@ -231,7 +243,7 @@ class _Head:
             for lane in self.lanes:
                 if lane.error is not None:
                     self.watch.check()
-                    return Ending(error=f"a lane ended: {lane.error}")
+                    return _ending_of_lane(lane.error)
             if self.told_to_stop and not any(lane.is_alive() for lane in self.lanes):
                 break
         if outcome.error:
@@ -256,11 +268,11 @@ class _Head:
                 self.said_unlogged = event["time"]
                 self.reply("unlogged", event)
 
-    def wait(self, reference: Any) -> Any:
-        """`ray.get` that ends when Ray does, or when there is no answer for as long as counts as a hang."""
+    def wait(self, reference: Any, at_least: float = 0.0) -> Any:
+        """`ray.get` that ends when Ray does, or when there is no answer for as long as counts as death."""
         import ray
 
-        deadline = time.monotonic() + max(self.config.cluster.hang_seconds, 60.0)
+        deadline = time.monotonic() + max(self.config.cluster.answer_seconds, at_least)
         while not ray.wait([reference], timeout=POLL_SECONDS)[0]:
             self.watch.check()
             if time.monotonic() > deadline:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -28,6 +28,17 @@ class Beat:
     steps: int
     in_steps: bool
 
+    @classmethod
+    def first(cls, born: str) -> Beat:
+        """The beat of a process that has done nothing yet, from its `birth`."""
+        node, _, process = born.partition(" ")
+        return cls(node, process, 0, False)
+
+
+def birth() -> str:
+    """`NODE PID START` of this process."""
+    return f"{ray.get_runtime_context().get_node_id()} {identity()}"
+
 
 class Heart(threading.Thread):
     """Sends a rank's beats until it is closed, or the coordinator is gone; takes the wish to stop back."""
@@ -36,14 +47,13 @@ class Heart(threading.Thread):
         super().__init__(name="heart", daemon=True)
         self._pulse, self._send = pulse, send
         self._pause = min(MAIN_SECONDS if is_main else OTHERS_SECONDS, hang_seconds / 4)
-        self._node = ray.get_runtime_context().get_node_id()
-        self._process = identity()
+        self._born = Beat.first(birth())
         self._ended = threading.Event()
 
     def run(self) -> None:
         """Beat; the thread's main."""
         while not self._ended.is_set():
-            beat = Beat(self._node, self._process, self._pulse.steps, self._pulse.in_steps)
+            beat = replace(self._born, steps=self._pulse.steps, in_steps=self._pulse.in_steps)
             try:
                 self._pulse.stop = ray.get(self._send(beat)) or self._pulse.stop
             except ray.exceptions.RayError:

@@ -17,7 +17,7 @@ from ray.train.v2.api.callback import UserCallback
 
 from cluster.broadcast import fetch
 from cluster.coordinator import Assignment
-from cluster.heartbeat import Heart
+from cluster.heartbeat import Beat, Heart, birth
 from cluster.session import NAMESPACE
 from distlth.data.dataset import Dataset
 from distlth.errors import UserError
@@ -98,8 +98,9 @@ def work(config: dict[str, Any]) -> None:
     world = World.current(ray.train.torch.get_device())
     coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
     attempt = world.share_text(uuid.uuid4().hex)
+    ranks = [Beat.first(text) for text in world.texts(birth())]
     if world.is_main:
-        ray.get(coordinator.lane_started.remote(spec.index, attempt))
+        ray.get(coordinator.lane_started.remote(spec.index, attempt, ranks))
     world.barrier()
     pulse = Pulse()
     heart = Heart(

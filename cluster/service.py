@@ -24,7 +24,7 @@ from distlth.errors import RunError, RunInterrupted
 from distlth.preflight import preflight
 from distlth.report.console import describe
 from distlth.run.config import JobConfig
-from distlth.run.files import append_json
+from distlth.run.files import append_json, read_json_lines
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
@@ -64,7 +64,7 @@ def run(
         paths = RunPaths(config.runs.absolute() / config.name)
         data = {"digest": found.dataset.digest, "classes": found.dataset.num_classes}
         job = _Job(config, paths, resolve_device(config.cluster), data, allowed_changes, allocation)
-        if _is_done(config, paths):
+        if _is_done(config, paths) and _is_shown(paths):
             job.open(config)
         else:
             # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
@@ -95,6 +95,12 @@ class _Job:
 
 def _is_done(config: JobConfig, paths: RunPaths) -> bool:
     return paths.job_file.exists() and len(load_results(paths, plan(config))) == len(plan(config))
+
+
+def _is_shown(paths: RunPaths) -> bool:
+    """Whether the last coordinator drew all its results; one that was killed at the end did not."""
+    ends = [e["event"] for e in read_json_lines(paths.log) if e["event"] in ("run-start", "run-done")]
+    return ends[-1:] != ["run-start"]
 
 
 class _Watch:
@@ -134,16 +140,16 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
         ending = _hold_session(job, show, watch, min(REJOIN_SECONDS, job.config.cluster.node_wait_seconds))
     if ending["error"]:
         raise RunError(ending["error"])
-    if _is_done(job.config, job.paths):
-        return
+    done = _is_done(job.config, job.paths)
     where = _where(job.config, job.paths)
-    if ending["lost"]:
+    if ending["lost"] and not (done and _is_shown(job.paths)):
         note("lost", message=ending["lost"])
         show(job.paths)
         raise RunInterrupted(f"{ending['lost']}; {where}")
-    note("stopped", message=f"by {watch.order}; {where}")
-    show(job.paths)
-    raise RunInterrupted(f"stopped by {watch.order}; {where}", watch.stop.exit_code)
+    if not done:
+        note("stopped", message=f"by {watch.order}; {where}")
+        show(job.paths)
+        raise RunInterrupted(f"stopped by {watch.order}; {where}", watch.stop.exit_code)
 
 
 def _hold_session(

@@ -54,10 +54,17 @@ def _regroup(quick: bool) -> Rows:
     return bench(layers=("layer1.0.conv1", "layer1.0.conv2")) if quick else bench()
 
 
+def _disk(quick: bool) -> Rows:
+    from distlth.bench.disk import bench
+
+    return bench(model="resnet20", resolution=32) if quick else bench()
+
+
 BENCHES: dict[str, Callable[[bool], Rows]] = {
     "broadcast": _broadcast,
     "checkpoint": _checkpoint,
     "coordinator": _coordinator,
+    "disk": _disk,
     "loader": _loader,
     "regroup": _regroup,
     "step": _step,

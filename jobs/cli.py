@@ -188,9 +188,8 @@ def _data_check(options: argparse.Namespace) -> int:
 
 def _add_bench(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
-    parser.add_argument(
-        "name", choices=("broadcast", "checkpoint", "coordinator", "loader", "regroup", "step")
-    )
+    choices = ("broadcast", "checkpoint", "coordinator", "disk", "loader", "regroup", "step")
+    parser.add_argument("name", choices=choices)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, figures mean little"

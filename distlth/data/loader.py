@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Protocol
 
 import numpy as np
@@ -242,6 +243,7 @@ class _Reader:
         check_cache(cache)
         if threads < 1 or resolution < 1:
             raise DataError(f"threads ({threads}) and resolution ({resolution}) must be at least 1")
+        self._opened = _stamp(dataset.file(split))
         self._beton: Beton = read_beton(dataset.file(split), dataset.num_classes)
         self._resolution, self._crop_kind, self._ratio, self._flip = resolution, crop_kind, ratio, flip
         self._cache, self._ahead, self._threads = cache, ahead, threads
@@ -266,6 +268,8 @@ class _Reader:
     def _batches(self, batches: Sequence[Indices], key: np.uint64) -> Iterator[Batch]:
         """Decode the batches in order. While one is finished off, the next has begun if storage allows."""
         pending: deque[_Pending] = deque()
+        if batches:
+            self._check_unchanged(batches[0])
         with open_storage(self._cache, self._beton, batches) as storage:
             try:
                 for number, indices in enumerate(batches):
@@ -279,6 +283,7 @@ class _Reader:
                     wait(batch.chunks)
 
     def _begin(self, storage: Storage, number: int, indices: Indices, key: np.uint64) -> _Pending:
+        self._check_unchanged(indices)
         stored, offsets = storage.load(number, indices)
         images = self._finisher.allocate(len(indices))
         size = -(-len(indices) // (self._threads * _CHUNKS_PER_THREAD))
@@ -288,6 +293,15 @@ class _Reader:
             target = images[part].numpy()
             chunks.append(self._pool.submit(self._decode, stored, offsets[part], indices[part], key, target))
         return _Pending(indices, images, chunks)
+
+    def _check_unchanged(self, indices: Indices) -> None:
+        """Look before each batch: what lies behind a mapped file's new end would kill the process."""
+        path = self._beton.path
+        if _stamp(path) != self._opened:
+            raise DataError(
+                f"{path}: was cut, replaced or changed while it was read, before sample {indices[0]};"
+                " put the file back, or build the data set again"
+            )
 
     def _finish(self, batch: _Pending) -> Batch:
         for chunk in batch.chunks:
@@ -331,6 +345,15 @@ class _Reader:
             self._finisher.store(pixels, target)
         finally:
             self._workspaces.put(workspace)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """By which a file is told from another one in its place: bytes and time of change; None for no file."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,13 @@ Under a run's `tensorboard/` each folder is one curve of the page:
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
@@ -146,7 +148,8 @@ class RunBoard:
         folder, suffix = self._run.tensorboard / "masks" / job.method, f".{_flat(job.id)}"
         with self._turn:
             if not _holds(folder, suffix):
-                _write_once(folder, suffix, {job.round: _mask_values(job, mask, before, blocks)})
+                points = {job.round: _mask_values(job, mask, before, blocks)}
+                _write_once(self._run, folder, suffix, points)
 
     def results(self, results: Sequence[JobResult], config: JobConfig) -> None:
         """Show all results so far: curves over density, the figure, and each job's hyperparameters.
@@ -160,7 +163,7 @@ class RunBoard:
             for method in dict.fromkeys(result.method for result in results):
                 self._curve(method, [result for result in results if result.method == method])
             for result in results:
-                _write_hparams(_job_folder(self._run, result.job), result, config)
+                _write_hparams(self._run, result, config)
             figure = _image(FIGURE, png(accuracy_figure(results)))
             self._rewrite("accuracy", len(results), {len(results): [figure]})
 
@@ -258,11 +261,19 @@ def _mask_values(
             yield _image(f"masks/{layer}", png(masks_figure([picture])))
 
 
-def _write_once(folder: Path, suffix: str, points: Mapping[int, Iterable[Summary.Value]]) -> None:
-    writer = _Writer(folder, suffix)
-    for step, values in points.items():
-        writer.add(step, values)
-    writer.close()
+def _write_once(
+    run: RunPaths, folder: Path, suffix: str, points: Mapping[int, Iterable[Summary.Value]]
+) -> None:
+    """Write an event file whole or not at all, elsewhere first: an empty one would count as written."""
+    run.root.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=run.root) as temporary:
+        writer = _Writer(Path(temporary), suffix)
+        for step, values in points.items():
+            writer.add(step, values)
+        writer.close()
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in Path(temporary).iterdir():
+            os.replace(file, folder / file.name)
 
 
 def _holds(folder: Path, suffix: str) -> bool:
@@ -285,7 +296,8 @@ def _image(tag: str, encoded: bytes) -> Summary.Value:
     return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded))
 
 
-def _write_hparams(folder: Path, result: JobResult, config: JobConfig) -> None:
+def _write_hparams(run: RunPaths, result: JobResult, config: JobConfig) -> None:
+    folder = _job_folder(run, result.job)
     if _holds(folder, HPARAMS_SUFFIX):
         return
     values = {
@@ -304,4 +316,4 @@ def _write_hparams(folder: Path, result: JobResult, config: JobConfig) -> None:
     metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
     columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
     session = hparams.hparams_pb(values, trial_id=result.job)
-    _write_once(folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})
+    _write_once(run, folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})

@@ -12,7 +12,8 @@ from distlth.errors import ConfigError
 # How the work is spread, watched and kept: nothing of it decides a bit of the result.
 FREE = (
     *("name", "runs", "log_every", "data.path", "data.threads", "data.cache"),
-    *("checkpoint", "cluster.lanes", "cluster.retries", "cluster.hang_seconds", "cluster.stale_seconds"),
+    *("checkpoint", "cluster.lanes", "cluster.retries"),
+    *("cluster.hang_seconds", "cluster.answer_seconds", "cluster.stale_seconds"),
     *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds", "cluster.slurm"),
     "versions.ray",
 )

@@ -267,6 +267,9 @@ class ClusterSection(Section):
     hang_seconds: float = Field(
         300.0, gt=0, description="a rank without a sign of life, or a step without end, is killed after this"
     )
+    answer_seconds: float = Field(
+        300.0, gt=0, description="a coordinator without an answer for this long counts as dead"
+    )
     stale_seconds: float = Field(
         60.0, ge=15, description="a run whose process gave no sign of life for this long may be taken over"
     )

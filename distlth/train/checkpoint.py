@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -86,6 +87,12 @@ def newest_path(folder: Path) -> Path | None:
     return max(folder.glob("[0-9]*.safetensors"), default=None)
 
 
+def remove_states(folder: Path) -> None:
+    """Remove a job's checkpoint folder, if there is one: the job is done."""
+    if folder.exists():
+        shutil.rmtree(folder)
+
+
 class CheckpointWriter:
     """Writes states in the background, one at a time, and keeps the newest `keep` of them."""
 
@@ -114,10 +121,7 @@ class CheckpointWriter:
     def clear(self) -> None:
         """Remove all: the job is done."""
         self.wait()
-        for path in self._folder.glob("*.safetensors"):
-            path.unlink()
-        if self._folder.is_dir():
-            self._folder.rmdir()
+        remove_states(self._folder)
 
     @staticmethod
     def _log_failure(step: int, error: OSError) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from distlth.errors import TrainingError
 from distlth.report.board import JobBoard
-from distlth.run.files import append_json, insist, save_tensors, tensors_digest
+from distlth.run.files import append_json, insist, remove_temporaries, save_tensors, tensors_digest
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
 from distlth.run.result import EpochMetrics, JobResult, Progress, save_progress
@@ -157,6 +157,8 @@ class JobTraining:
         self.masking = Masking(self.model, parameter_masks(self.ticket, self.trainer.anatomy, parameters))
         self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
         if self.world.is_main:
+            remove_temporaries(self.run_paths.checkpoints(self.job.id))
+            remove_temporaries(self.paths.root)
             self.board = JobBoard(self.run_paths, self.job.id, first_step=self.step)
             self.note("job-start", job=self.job.id, step=self.step, density=self.ticket.mask.density)
         self.save_rewind_point()
@@ -336,7 +338,8 @@ class JobTraining:
     def evaluate(self) -> Evaluation:
         """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
         self.world.share_buffers(self.model)
-        result = evaluate(self.model, self.trainer.eval_loader, self.world, self.trainer.precision())
+        batches = self.pulse.watched(self.trainer.eval_loader)
+        result = evaluate(self.model, batches, self.world, self.trainer.precision())
         self.model.train()
         return result
 
@@ -426,7 +429,7 @@ class JobTraining:
         scores = {
             f"{criterion}/{layer}": score
             for criterion in self.criteria
-            for layer, score in self.trainer.score_channels(criterion, layers).items()
+            for layer, score in self.trainer.score_channels(criterion, layers, self.pulse).items()
         }
         result = self.result(evaluation, digest)
         if self.world.is_main:

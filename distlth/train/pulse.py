@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
+
+Batch = TypeVar("Batch")
 
 
 class StoppedEarly(Exception):  # noqa: N818  # not an error: a checkpoint was written, the job goes on later
@@ -17,8 +21,8 @@ class StoppedEarly(Exception):  # noqa: N818  # not an error: a checkpoint was w
 class Pulse:
     """Shared by the training loop, which counts its steps, and whoever watches it from another thread.
 
-    `in_steps` tells that the next step must follow soon: not while a rank starts, waits, compiles,
-    evaluates or writes results. `stop` is set from outside; rank 0's counts.
+    A batch of an evaluation counts as a step. `in_steps` tells that the next one must follow soon: not while
+    a rank starts, waits, compiles or writes results. `stop` is set from outside; rank 0's counts.
     """
 
     steps: int = 0
@@ -33,3 +37,12 @@ class Pulse:
     def rest(self) -> None:
         """What follows may take its time."""
         self.in_steps = False
+
+    def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches; each is a step."""
+        try:
+            for batch in batches:
+                self.step()
+                yield batch
+        finally:
+            self.rest()

@@ -14,6 +14,7 @@ from distlth.data.order import epoch_order
 from distlth.models import Anatomy, anatomy, build
 from distlth.run.config import JobConfig
 from distlth.train.evaluate import score_channels
+from distlth.train.pulse import Pulse
 from distlth.train.world import World
 
 
@@ -62,14 +63,14 @@ class Trainer:
         dtype = torch.float16 if amp == "fp16" else torch.bfloat16
         return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
 
-    def score_channels(self, criterion: str, layers: list[str]) -> dict[str, Tensor]:
+    def score_channels(self, criterion: str, layers: list[str], pulse: Pulse) -> dict[str, Tensor]:
         """Score the model's channels on the calibration set: the first images of a seeded order."""
         count = self._dataset.split("train").count
         order = epoch_order(count, self.config.seed, epoch=0)
         indices = sorted(order[: self.config.prune.calibration_images].tolist())
         loader = self._eval_loader(self._dataset, split="train", indices=indices)
         try:
-            return score_channels(self.model, loader, layers, criterion, self.world)
+            return score_channels(self.model, pulse.watched(loader), layers, criterion, self.world)
         finally:
             loader.close()
 
