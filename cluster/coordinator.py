@@ -81,7 +81,7 @@ def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[An
 
 # Each rank that waits for a job is a call that is under way. Ray's default of 1,000 would let the ranks of a
 # large lane lock out everyone else, their own heartbeats included.
-@ray.remote(num_cpus=0, max_concurrency=100_000)  # type: ignore[call-overload]  # known to actors
+@ray.remote(num_cpus=0, max_concurrency=100_000)  # type: ignore[call-overload]  # it takes it, untyped
 class Coordinator:
     """The one actor that decides, prunes, refills, regroups and hands out masks."""
 
