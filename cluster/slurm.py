@@ -20,7 +20,7 @@ from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
 from cluster.queue import SlurmError, ask, own_words, read_queue
-from distlth.errors import RunError
+from distlth.errors import ConfigError, RunError
 from distlth.run.config import ClusterSection, JobConfig
 from distlth.run.paths import SubmissionPaths
 from distlth.run.process import identity
@@ -79,6 +79,12 @@ class Batch:
     folder: Path
     directory: Path
     allowed_changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for path in (self.folder, self.directory):
+            # A line break would begin a command of the batch script; SLURM replaces what follows a %.
+            if not str(path).isprintable() or "%" in str(path):
+                raise ConfigError(f"{str(path)!r}: a path with control characters or % is nothing for sbatch")
 
     @property
     def cluster(self) -> ClusterSection:

@@ -420,7 +420,6 @@ class TestRefused:
         assert "no such run directory" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_slurm")
 class TestOnThisMachine:
     """`--cluster local` for real: submitted, watched, refused while it lives, cancelled, submitted again."""
 
@@ -437,7 +436,7 @@ class TestOnThisMachine:
         job = [str(quickstart), f"data.path={digits.path}", *SMALL]
         run = RunPaths(tmp_path / "runs" / "quickstart")
 
-        assert main(["submit", *job, "--cluster", "local", "train.epochs=500"]) == 0
+        assert main(["submit", *job, "--cluster", "local", "train.epochs=200"]) == 0
         submission = load_submission(run)
         assert submission is not None
         assert f"process {submission.job_id} on {submission.host}: runs/quickstart" in capsys.readouterr().out
