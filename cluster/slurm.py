@@ -38,6 +38,8 @@ YEAR_MINUTES = 366 * 24 * 60
 SRUN = ("--no-kill", "--kill-on-bad-exit=0", "--wait=0")
 SBATCH = {"requeue": True, "no-kill": True}
 
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+
 
 # A word of the scheduler's answer, and what helps.
 ADVICE = {
@@ -196,13 +198,30 @@ def submit_slurm(batch: Batch) -> list[Submitted]:
     """
     with _folder(batch):
         try:
-            with redirect_stderr(StringIO()):  # where submitit repeats what it raises
+            with outside_of_jobs(), redirect_stderr(StringIO()):  # where submitit repeats what it raises
                 jobs = _Executor(batch).submit_array(batch.tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(refusal(str(error), partitions())) from None
         _refuse_hopeless(jobs[0].job_id)
     is_array = len(jobs) > 1
     return [Submitted(job.job_id, index if is_array else None) for index, job in enumerate(jobs)]
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """While entered, what an allocation that this process runs in says of itself is not in the environment.
+
+    A job that is submitted from within another one would take over sizes of that one.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = {name: os.environ[name] for name in os.environ if inside and name.startswith(OF_A_JOB)}
+    hidden.pop("SLURM_CONF", None)  # which says where the cluster is
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _refuse_hopeless(job_id: str) -> None:
