@@ -21,7 +21,7 @@ from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
 from cluster.layout import fewest_nodes, ranks_per_node
 from cluster.queue import SlurmError, ask, own_words, read_queue
-from distlth.errors import RunError
+from distlth.errors import ConfigError, RunError
 from distlth.run.config import ClusterSection, JobConfig
 from distlth.run.paths import SubmissionPaths
 from distlth.run.process import identity
@@ -42,6 +42,8 @@ SBATCH = {"requeue": True}
 # Where fewer nodes may go on, a lost one ends neither the job nor its other nodes' tasks. Only there: SLURM
 # does not requeue such a job either, not even when the node is lost that runs its batch script.
 SURVIVE = "no-kill"
+
+OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
 
 
 # A word of the scheduler's answer, and what helps.
@@ -84,6 +86,12 @@ class Batch:
     folder: Path
     directory: Path
     allowed_changes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for path in (self.folder, self.directory):
+            # A line break would begin a command of the batch script; SLURM replaces what follows a %.
+            if not str(path).isprintable() or "%" in str(path):
+                raise ConfigError(f"{str(path)!r}: a path with control characters or % is nothing for sbatch")
 
     @property
     def cluster(self) -> ClusterSection:
@@ -197,13 +205,30 @@ def submit_slurm(batch: Batch) -> list[Submitted]:
     """
     with _folder(batch):
         try:
-            with redirect_stderr(StringIO()):  # where submitit repeats what it raises
+            with outside_of_jobs(), redirect_stderr(StringIO()):  # where submitit repeats what it raises
                 jobs = _Executor(batch).submit_array(batch.tasks)
         except (FailedJobError, FailedSubmissionError) as error:
             raise SlurmError(refusal(str(error), partitions())) from None
         _refuse_hopeless(jobs[0].job_id)
     is_array = len(jobs) > 1
     return [Submitted(job.job_id, index if is_array else None) for index, job in enumerate(jobs)]
+
+
+@contextmanager
+def outside_of_jobs() -> Iterator[None]:
+    """While entered, what an allocation that this process runs in says of itself is not in the environment.
+
+    A job that is submitted from within another one would take over sizes of that one.
+    """
+    inside = "SLURM_JOB_ID" in os.environ
+    hidden = {name: os.environ[name] for name in os.environ if inside and name.startswith(OF_A_JOB)}
+    hidden.pop("SLURM_CONF", None)  # which says where the cluster is
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def _refuse_hopeless(job_id: str) -> None:

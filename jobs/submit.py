@@ -216,7 +216,9 @@ def _check_is_free(run: RunPaths, config: JobConfig) -> None:
     submission = load_submission(run)
     standing = find(submission)
     if standing and standing.is_active:
-        raise RunError(f"{run.root}: submitted already: {submission} is {standing}; distlth cancel ends it")
+        is_ending = submission and submission.cancelled
+        advice = "it was cancelled, try again when it has ended" if is_ending else "distlth cancel ends it"
+        raise RunError(f"{run.root}: submitted already: {submission} is {standing}; {advice}")
     holder = held_by(run.lock, config.cluster.stale_seconds) if run.root.is_dir() else None
     if holder:
         raise RunError(

@@ -6,6 +6,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cluster.slurm import Batch, sbatch_text
 from distlth.errors import ConfigError
 from distlth.run.config import JobConfig, parse_config
 from distlth.run.paths import RunPaths
@@ -100,6 +102,62 @@ class TestNames:
     def test_a_model_is_only_ever_a_name(self, name: str) -> None:
         config = parse(model={"name": name})
         assert config is None or PLAIN.fullmatch(config.model.name)
+
+
+VALUES = st.one_of(NAMES, st.text(max_size=40), st.from_regex(r"[ -~\n]{1,20}"))
+SHELL = ["a\nrm -rf ~", "'; touch hacked; '", '$(touch hacked) `id` \\" #', "a & b | c > d", "-x", "\t", "\r"]
+
+
+def script(folder: str = "/runs", **slurm: Any) -> list[str] | None:
+    """The lines of the batch script of a run; None where it is refused."""
+    config = parse(cluster={"slurm": {"python": "python", **slurm}})
+    if config is None:
+        return None
+    try:
+        text = sbatch_text(Batch(config.name, (config,), Path(folder), Path("/here")))
+    except ConfigError:
+        return None
+    return text.split("\n")
+
+
+class TestBatchScript:
+    """A batch script is shell: what is no shell by design stays a word in it, or is refused."""
+
+    @given(st.one_of(st.sampled_from(SHELL), VALUES), st.sampled_from(["comment", "account", "nodelist"]))
+    def test_a_value_stays_on_its_line(self, value: str, key: str) -> None:
+        lines, plain = script(**{key: value}), script(**{key: "x"})
+        if lines is None:
+            return
+        place = (plain or []).index(f"#SBATCH --{key}=x")
+        assert lines.pop(place) == f"#SBATCH --{key}={shlex.quote(value)}"
+        assert lines == [line for index, line in enumerate(plain or []) if index != place]
+
+    @given(VALUES, st.one_of(st.sampled_from(SHELL), VALUES))
+    @example("mail-user", "a\nb")
+    @example("a\n", "b")
+    def test_a_further_parameter_is_one_line(self, key: str, value: str) -> None:
+        lines, plain = script(extra={key: value}), script() or []
+        if lines is not None:
+            added = [line for line in lines if line not in plain]
+            assert added == [f"#SBATCH --{key.replace('_', '-')}={shlex.quote(value)}"]
+
+    @given(st.one_of(st.sampled_from(SHELL), VALUES))
+    def test_an_argument_of_srun_is_one_word(self, value: str) -> None:
+        lines = script(srun_args=[value])
+        if lines is not None:
+            command = shlex.split(lines[-2])
+            assert command[: len(command) - 6][0] == "srun"
+            assert command[-6:-1] == [value, "python", "-u", "-m", "submitit.core._submit"]
+
+    @given(st.one_of(st.sampled_from(SHELL), VALUES).map("/runs/{}".format))
+    def test_a_folder_is_one_word(self, folder: str) -> None:
+        lines = script(folder)
+        if lines is not None:
+            assert len(lines) == len(script() or [])
+            assert shlex.split(lines[-2])[-1] == str(Path(folder))
+
+    def test_set_up_lines_are_shell_as_they_are(self) -> None:
+        assert "module load $MODULES; echo `id`" in (script(setup=["module load $MODULES; echo `id`"]) or [])
 
 
 # What runs code that a file or a name brings along.

@@ -15,7 +15,7 @@ import yaml
 from submitit.core.utils import JobPaths
 
 from cluster.queue import own_words, parse_queue, standing
-from cluster.slurm import Batch, cpus_per_node, refusal, sbatch_text
+from cluster.slurm import Batch, cpus_per_node, outside_of_jobs, refusal, sbatch_text
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.run.config import JobConfig, load_config, parse_config
@@ -302,6 +302,14 @@ class TestSlurmsAnswers:
     def test_own_words_are_not_said_twice(self) -> None:
         assert own_words("scancel: error: No.\nscancel: error: No\n") == "No"
 
+    def test_a_job_submitted_from_a_job_takes_nothing_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_CONF", "SBATCH_ACCOUNT"):
+            monkeypatch.setenv(name, "x")
+        with outside_of_jobs():
+            kept = {name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))}
+        assert kept == {"SLURM_CONF", "SBATCH_ACCOUNT"}
+        assert os.environ["SLURM_CPUS_PER_TASK"] == "x"
+
     def test_the_queue(self) -> None:
         text = "12|RUNNING|None\n13_0|PENDING|Resources\n13_1|PENDING|(null)\nbroken\n14|PENDING|a|b\n"
         assert parse_queue(text) == {
@@ -424,7 +432,6 @@ class TestRefused:
         assert "no such run directory" in capsys.readouterr().err
 
 
-@pytest.mark.usefixtures("no_slurm")
 class TestOnThisMachine:
     """`--cluster local` for real: submitted, watched, refused while it lives, cancelled, submitted again."""
 
@@ -441,7 +448,7 @@ class TestOnThisMachine:
         job = [str(quickstart), f"data.path={digits.path}", *SMALL]
         run = RunPaths(tmp_path / "runs" / "quickstart")
 
-        assert main(["submit", *job, "--cluster", "local", "train.epochs=500"]) == 0
+        assert main(["submit", *job, "--cluster", "local", "train.epochs=200"]) == 0
         submission = load_submission(run)
         assert submission is not None
         assert f"process {submission.job_id} on {submission.host}: runs/quickstart" in capsys.readouterr().out
