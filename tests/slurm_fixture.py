@@ -20,7 +20,7 @@ NODES = ("n1", "n2")
 NOT_AVAILABLE = os.EX_UNAVAILABLE  # what up.sh ends with where the packages cannot be had
 
 # What makes tests quick; a real site has minutes here.
-SETTINGS = {"DEVSLURM_GRACE": "3", "DEVSLURM_KILL_WAIT": "3", "DEVSLURM_REQUEUE": "5"}
+SETTINGS = {"DEVSLURM_GRACE": "10", "DEVSLURM_KILL_WAIT": "3", "DEVSLURM_REQUEUE": "5"}
 
 # What a job runs may outlive it in the queue by a little: srun does so where a node did not answer.
 LINGER_SECONDS = 10.0

@@ -83,6 +83,7 @@ def test_an_install_before_the_code_finds_the_code(tmp_path: Path) -> None:
         (app / file).parent.mkdir(exist_ok=True)
         (app / file).touch()
     install = ["install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--prefix", str(site)]
+    install.append("--ignore-installed")  # else pip would remove the distlth that is tested
     subprocess.run([sys.executable, "-m", "pip", *install, "-e", app], check=True, capture_output=True)
     for package in ("cluster", "distlth", "jobs"):
         (app / package / "__init__.py").write_text(f"NAME = {package!r}\n")
