@@ -7,7 +7,7 @@ FROM debian:12.12-slim
 # The environment depends on these files alone: a change of the code leaves its layer, gigabytes, as it is.
 WORKDIR /opt/distlth
 COPY pyproject.toml LICENSE ./
-COPY cluster/setup.sh cluster/constraints.txt cluster/
+COPY cluster/setup.sh cluster/apt.sh cluster/constraints.txt cluster/
 COPY cluster/opencv cluster/opencv
 RUN mkdir distlth jobs \
     && touch README.md cluster/__init__.py distlth/__init__.py jobs/__init__.py \

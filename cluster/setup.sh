@@ -54,7 +54,7 @@ step() {
 
 fingerprint() (
     cd "$ROOT"
-    { pwd && cat pyproject.toml cluster/constraints.txt cluster/{setup,apt}.sh cluster/opencv/*.pc; } | sha256sum
+    { pwd && cat pyproject.toml cluster/constraints.txt cluster/setup.sh cluster/apt.sh cluster/opencv/*.pc; } | sha256sum
 )
 
 is_set_up() {
