@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -165,7 +166,14 @@ def is_cancelled() -> bool:
 
 
 def submit_again() -> None:
-    """Have submitit queue this job again."""
+    """Have submitit queue this job again; where it cannot, say so and wait for the batch system to end it.
+
+    A job that ends by itself while it is preempted would not be queued again at all.
+    """
+    if "SLURM_JOB_ID" in os.environ and shutil.which("scontrol") is None:
+        print("no scontrol on this node to requeue this job with; distlth resume goes on", flush=True)
+        while True:
+            signal.pause()
     os.kill(os.getpid(), getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
 
 
