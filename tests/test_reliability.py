@@ -10,8 +10,10 @@ import pytest
 
 from cluster.coordinator import Coordinator
 from cluster.heartbeat import Beat, HangWatch
+from cluster.service import _is_shown
 from distlth.data.dataset import Dataset
 from distlth.run.config import load_config
+from distlth.run.files import append_json
 from distlth.run.paths import RunPaths
 from distlth.train.pulse import Pulse
 
@@ -101,3 +103,21 @@ class TestRetries:
     def test_deaths_without_progress_end_it(self, quickstart: Path, digits: Dataset, tmp_path: Path) -> None:
         error = self.deaths(quickstart, digits, tmp_path, [True, False, False])
         assert error == "lane 0 died 3 times without progress; the last time: killed"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shown"),
+    [
+        ([], True),  # nothing depends on the log
+        (["run-start", "job-done", "run-done"], True),
+        (["run-start", "job-done"], False),
+        (["run-start", "run-done", "changed", "run-start", "job-done"], False),
+    ],
+)
+def test_a_run_is_shown_when_its_last_coordinator_came_to_its_end(
+    tmp_path: Path, kinds: list[str], shown: bool
+) -> None:
+    paths = RunPaths(tmp_path)
+    for kind in kinds:
+        append_json(paths.log, {"event": kind})
+    assert _is_shown(paths) == shown
