@@ -112,6 +112,8 @@ class Coordinator:
         await asyncio.to_thread(self.tidy)
         await self.draw(self.board.config, self.config.to_yaml())
         await asyncio.to_thread(insist, self.write_init, self.waiting)
+        if self.results:  # an earlier coordinator may have been killed before it drew the last of them
+            self.keep(self.draw(self.board.results, list(self.results.values()), self.config))
         self.advance()
         self.keep(self.watch_ranks())
 

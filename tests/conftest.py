@@ -8,8 +8,10 @@ import pytest
 
 from distlth.data.build import BuildOptions, build
 from distlth.data.dataset import Dataset
+from distlth.run.paths import RunPaths
 from jobs.digits import write_digits
 from tests.slurm_fixture import slurm, slurm_session  # noqa: F401
+from tests.small_run import run
 
 
 @pytest.fixture(scope="session")
@@ -18,6 +20,15 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("digits")
     write_digits(folder / "images")
     return build(folder / "images", folder / "packed", BuildOptions(workers=1))
+
+
+@pytest.fixture(scope="session")
+def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPaths, str]:
+    """A small run that nothing disturbed, and what it printed."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    ended = run(digits, runs)
+    assert ended.returncode == 0, ended.stderr
+    return RunPaths(runs / "run"), ended.stdout
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from distlth.run.files import (
     append_json,
     load_tensors,
     read_json_lines,
+    remove_temporaries,
     replacing,
     save_tensors,
     tensors_digest,
@@ -104,3 +105,15 @@ def test_files_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "t").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    kept = [tmp_path / "rounds" / "00" / "result.json", tmp_path / ".lock"]
+    left = [tmp_path / ".a.1.tmp", tmp_path / "rounds" / "00" / ".result.json.12.tmp"]
+    left.append(tmp_path / ".events.x.tmp" / "file")
+    for path in (*kept, *left):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    remove_temporaries(tmp_path)
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == set(kept)
+    assert not left[-1].parent.exists()

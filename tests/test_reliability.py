@@ -1,176 +1,21 @@
-"""Whatever dies, the run goes on, by itself or by the same command, to the same bits: real kills."""
+"""Which ranks hang, and when deaths are too many: decided without any process."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from cluster.coordinator import Coordinator
 from cluster.heartbeat import Beat, HangWatch
+from cluster.service import _is_shown
 from distlth.data.dataset import Dataset
-from distlth.report.status import read_status
 from distlth.run.config import load_config
-from distlth.run.files import read_json_lines
+from distlth.run.files import append_json
 from distlth.run.paths import RunPaths
-from distlth.run.result import JobResult, load_metrics
-
-RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"
-JOBS = ["00", "01"]
-DEADLINE_SECONDS = 300.0
-
-
-def command(digits: Dataset, runs: Path, *more: str) -> list[str]:
-    """Two ranks, two jobs of 275 steps, a checkpoint every 25."""
-    overrides = ["train.epochs=25", "train.batch_size=120", "train.eval_every=5", "data.resolution=8"]
-    overrides += ["prune.rounds=1", "prune.rewind_epoch=1", "prune.branches=[]", "cluster.retries=1"]
-    overrides += ["checkpoint.every_steps=25", "log_every=10", f"data.path={digits.path}"]
-    overrides += [f"runs={runs}", "name=run", *more]
-    return [sys.executable, "-m", "jobs.cli", "run", str(RECIPE), *overrides]
-
-
-@contextlib.contextmanager
-def started(arguments: list[str]) -> Iterator[psutil.Popen]:
-    """The command in a process group of its own, as a terminal and a batch system start it."""
-    process = psutil.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate()
-
-
-def wait_for(what: Callable[[], bool], process: psutil.Popen) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert process.poll() is None, f"the run ended before it happened: {process.communicate()}"
-        time.sleep(0.02)
-
-
-def processes(process: psutil.Popen, name: str) -> list[psutil.Process]:
-    found = []
-    for child in process.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if any(name in part for part in child.cmdline()[:1]):
-                found.append(child)
-    return found
-
-
-def events(paths: RunPaths, kind: str) -> list[dict[str, object]]:
-    return [event for event in read_json_lines(paths.log) if event["event"] == kind]
-
-
-def newest_step(paths: RunPaths, job: str) -> int:
-    return max((int(path.stem) for path in paths.checkpoints(job).glob("[0-9]*")), default=-1)
-
-
-def bits(paths: RunPaths) -> list[object]:
-    found: list[object] = []
-    for job in JOBS:
-        result = JobResult.load(paths.job(job))
-        assert result is not None
-        curve = [(line.epoch, line.loss, line.top1) for line in load_metrics(paths.job(job))]
-        found.append((result.mask_digest, result.weights_digest, result.top1, result.train_loss, curve))
-    return found
-
-
-def assert_nothing_is_left(before: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(before, timeout=10)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
-
-
-@pytest.fixture(scope="module")
-def undisturbed(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> list[object]:
-    runs = tmp_path_factory.mktemp("undisturbed")
-    ended = subprocess.run(command(digits, runs), capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, ended.stderr
-    paths = RunPaths(runs / "run")
-    assert not paths.lock.exists()
-    return bits(paths)
-
-
-def test_stopped_lost_and_hung_it_ends_with_the_same_bits(
-    undisturbed: list[object], digits: Dataset, tmp_path: Path
-) -> None:
-    paths = RunPaths(tmp_path / "run")
-
-    # A signal for the whole process group, as batch systems send it, while another starter is refused.
-    with started(command(digits, tmp_path)) as process:
-        wait_for(lambda: bool(events(paths, "first-step")), process)
-        family = process.children(recursive=True)
-        second = subprocess.run(command(digits, tmp_path), capture_output=True, text=True, check=False)
-        assert second.returncode == 2
-        assert f"this run is alive, held by process {process.pid} on" in second.stderr
-        assert second.stderr.count("\n") == 1
-        os.killpg(process.pid, signal.SIGUSR2)
-        _, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 75, said
-    assert said.startswith("stopped by SIGUSR2; ")
-    assert said.count("\n") == 1
-    assert_nothing_is_left(family)
-    assert not paths.lock.exists()
-    assert read_status(paths).state == "stopped"
-    job = "00" if newest_step(paths, "00") >= 0 else "01"
-    step = newest_step(paths, job)
-    assert f"job {job} from step {step}" in said
-
-    # A death of Ray's head; the lock of the run before is gone, its checkpoint is used.
-    with started(command(digits, tmp_path)) as process:
-        wait_for(lambda: len(events(paths, "job-start")) > 1, process)
-        assert events(paths, "job-start")[-1]["step"] == step
-        family = process.children(recursive=True)
-        processes(process, "gcs_server")[0].kill()
-        _, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 75, said
-    assert said.startswith("Ray's gcs_server died; ")
-    assert said.count("\n") == 1
-    assert_nothing_is_left(family)
-
-    # A rank that hangs is killed, and its lane comes back by itself.
-    with started(command(digits, tmp_path, "cluster.hang_seconds=4")) as process:
-        wait_for(lambda: len(events(paths, "job-start")) > 2, process)
-        victim = processes(process, "ray::RayTrainWorker")[1]
-        victim.suspend()
-        wait_for(lambda: bool(events(paths, "hang")), process)
-        assert f"(process {victim.pid}," in str(events(paths, "hang")[0]["message"])
-        _, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 0, said
-    assert len(events(paths, "lane-restart")) == 1
-    assert bits(paths) == undisturbed
-
-
-def test_a_coordinator_that_dies_is_one_line_and_ctrl_c_goes_on(digits: Dataset, tmp_path: Path) -> None:
-    paths = RunPaths(tmp_path / "run")
-    one = command(digits, tmp_path, "cluster.workers=1")
-    with started(one) as process:
-        wait_for(lambda: bool(events(paths, "lane-start")), process)
-        family = process.children(recursive=True)
-        processes(process, "ray::Coordinator")[0].kill()
-        _, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 75, said
-    assert said.startswith("the coordinator died")
-    assert said.count("\n") == 1
-    assert_nothing_is_left(family)
-
-    with started(one) as process:
-        wait_for(lambda: len(events(paths, "run-start")) > 1, process)
-        os.killpg(process.pid, signal.SIGINT)
-        _, said = process.communicate(timeout=DEADLINE_SECONDS)
-    assert process.returncode == 130, said
-    assert said.startswith("stopped by SIGINT; ")
+from distlth.train.pulse import Pulse
 
 
 class TestHangWatch:
@@ -212,12 +57,27 @@ class TestHangWatch:
         assert not watch.hung(11)
 
 
+def test_batches_of_an_evaluation_are_steps_and_what_follows_may_take_its_time() -> None:
+    pulse = Pulse()
+    seen = [(batch, pulse.steps, pulse.in_steps) for batch in pulse.watched("ab")]
+    assert seen == [("a", 1, True), ("b", 2, True)]
+    assert not pulse.in_steps
+
+    def broken() -> Iterator[str]:
+        yield "a"
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        list(pulse.watched(broken()))
+    assert not pulse.in_steps
+
+
 class TestRetries:
     """What counts is deaths without progress between them, not deaths."""
 
-    def deaths(self, digits: Dataset, runs: Path, progress: list[bool]) -> str | None:
+    def deaths(self, quickstart: Path, digits: Dataset, runs: Path, progress: list[bool]) -> str | None:
         overrides = [f"data.path={digits.path}", f"runs={runs}", "cluster.retries=2"]
-        config = load_config(RECIPE, overrides)
+        config = load_config(quickstart, overrides)
         paths = RunPaths(runs / config.name)
 
         async def die() -> str | None:
@@ -234,10 +94,30 @@ class TestRetries:
 
         return asyncio.run(die())
 
-    def test_deaths_with_progress_never_end_a_run(self, digits: Dataset, tmp_path: Path) -> None:
-        assert self.deaths(digits, tmp_path, [True] * 10) is None
-        assert self.deaths(digits, tmp_path / "more", [True, False] * 5) is None
+    def test_deaths_with_progress_never_end_a_run(
+        self, quickstart: Path, digits: Dataset, tmp_path: Path
+    ) -> None:
+        assert self.deaths(quickstart, digits, tmp_path, [True] * 10) is None
+        assert self.deaths(quickstart, digits, tmp_path / "more", [True, False] * 5) is None
 
-    def test_deaths_without_progress_end_it(self, digits: Dataset, tmp_path: Path) -> None:
-        error = self.deaths(digits, tmp_path, [True, False, False])
+    def test_deaths_without_progress_end_it(self, quickstart: Path, digits: Dataset, tmp_path: Path) -> None:
+        error = self.deaths(quickstart, digits, tmp_path, [True, False, False])
         assert error == "lane 0 died 3 times without progress; the last time: killed"
+
+
+@pytest.mark.parametrize(
+    ("kinds", "shown"),
+    [
+        ([], True),  # nothing depends on the log
+        (["run-start", "job-done", "run-done"], True),
+        (["run-start", "job-done"], False),
+        (["run-start", "run-done", "changed", "run-start", "job-done"], False),
+    ],
+)
+def test_a_run_is_shown_when_its_last_coordinator_came_to_its_end(
+    tmp_path: Path, kinds: list[str], shown: bool
+) -> None:
+    paths = RunPaths(tmp_path)
+    for kind in kinds:
+        append_json(paths.log, {"event": kind})
+    assert _is_shown(paths) == shown

@@ -2,73 +2,28 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 import torch
 
 from distlth.data.dataset import Dataset
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.refill import num_channels
-from distlth.report.compare import compare_runs
 from distlth.report.status import read_status
-from distlth.run.files import load_tensors, read_json_lines
+from distlth.run.files import load_tensors
 from distlth.run.paths import RunPaths
-from distlth.run.result import JobResult, load_metrics
+from distlth.run.result import load_metrics
 from distlth.run.tickets import load_structured
-
-RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"
-BRANCHES = "[{method: refill, criterion: l1}, {method: refill, extra: 0.2, rounds: [2]}, {method: regroup}]"
-JOBS = ["00", "01", "01/refill", "01/regroup", "02", "02/refill", "02/refill+", "02/regroup"]
-DEADLINE_SECONDS = 300.0
-
-
-def command(digits: Dataset, runs: Path, *more: str) -> list[str]:
-    """The quick start made small: 2 ranks, 8 jobs of 12 steps, a checkpoint every 3."""
-    overrides = ["train.epochs=2", "train.batch_size=240", "data.resolution=8", "prune.rounds=2"]
-    overrides += ["prune.rewind_epoch=1", f"prune.branches={BRANCHES}", "prune.calibration_images=100"]
-    overrides += ["checkpoint.every_steps=2", "log_every=2", "cluster.retries=1", "train.eval_every=1"]
-    overrides += [f"data.path={digits.path}", f"runs={runs}", "name=run", *more]
-    return [sys.executable, "-m", "jobs.cli", "run", str(RECIPE), *overrides]
-
-
-def run(digits: Dataset, runs: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command(digits, runs, *more), capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False
-    )
-
-
-def events(paths: RunPaths, kind: str) -> list[dict[str, object]]:
-    return [event for event in read_json_lines(paths.log) if event["event"] == kind]
-
-
-def results(paths: RunPaths, jobs: list[str] = JOBS) -> dict[str, JobResult]:
-    found = {job: JobResult.load(paths.job(job)) for job in jobs}
-    assert all(found.values()), f"not done: {[job for job, result in found.items() if result is None]}"
-    return {job: result for job, result in found.items() if result is not None}
-
-
-@pytest.fixture(scope="module")
-def finished(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> tuple[RunPaths, str]:
-    """An undisturbed run, and what it printed."""
-    runs = tmp_path_factory.mktemp("runs")
-    ended = run(digits, runs)
-    assert ended.returncode == 0, ended.stderr
-    return RunPaths(runs / "run"), ended.stdout
+from tests.chaos.harness import Chaos, command, events
+from tests.chaos.hook import Fault
+from tests.small_run import JOBS, results, run, small_run
 
 
 class TestUndisturbed:
-    def test_every_job_ends_with_what_the_method_says(self, finished: tuple[RunPaths, str]) -> None:
-        paths, _ = finished
+    def test_every_job_ends_with_what_the_method_says(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
         found = results(paths)
         total = found["00"].total
         assert [found[job].kept for job in ("00", "01", "02")] == planned_kept(total, 0.3, 2)
@@ -81,8 +36,8 @@ class TestUndisturbed:
             assert result.world_size == 2
             assert [line.step for line in load_metrics(paths.job(job))] == [5, 10]
 
-    def test_branches_structure_their_rounds_mask(self, finished: tuple[RunPaths, str]) -> None:
-        paths, _ = finished
+    def test_branches_structure_their_rounds_mask(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
         trunk, refill, more, regroup = (
             load_structured(paths.job(job)) for job in ("02", "02/refill", "02/refill+", "02/regroup")
         )
@@ -100,8 +55,8 @@ class TestUndisturbed:
         assert set(regroup.blocks) | set(regroup.ungrouped) == set(trunk.mask)
         assert regroup.mask.density <= trunk.mask.density
 
-    def test_removed_channels_have_no_batch_norm(self, finished: tuple[RunPaths, str]) -> None:
-        paths, _ = finished
+    def test_removed_channels_have_no_batch_norm(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
         structured = load_structured(paths.job("02/refill"))
         assert structured is not None
         weights, _ = load_tensors(paths.job("02/refill").weights)
@@ -111,14 +66,14 @@ class TestUndisturbed:
             assert not weights[f"layer1.0.bn1.{part}"][gone].any()
             assert weights[f"layer1.0.bn1.{part}"][~gone].all()
 
-    def test_one_lane_stood_through_the_whole_run(self, finished: tuple[RunPaths, str]) -> None:
-        paths, _ = finished
+    def test_one_lane_stood_through_the_whole_run(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
         assert len(events(paths, "job-done")) == len(JOBS)
         assert not events(paths, "lane-restart")
         assert len(events(paths, "run-done")) == 1
 
-    def test_the_command_prints_the_table_and_where_all_lies(self, finished: tuple[RunPaths, str]) -> None:
-        paths, printed = finished
+    def test_the_command_prints_the_table_and_where_all_lies(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, printed = undisturbed
         report = paths.results_table.read_text()
         for result in results(paths).values():
             for digest in (result.mask_digest, result.weights_digest):
@@ -138,25 +93,27 @@ class TestUndisturbed:
             assert word in printed
         assert {file.name for file in paths.report.iterdir()} == {"accuracy.png", "masks.png", "results.md"}
 
-    def test_status_reads_the_directory_alone(self, finished: tuple[RunPaths, str]) -> None:
-        paths, _ = finished
+    def test_status_reads_the_directory_alone(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
         status = json.loads(read_status(paths).to_json())
         assert (status["state"], status["jobs_done"], status["jobs_total"]) == ("done", 8, 8)
 
-    def test_nothing_is_left_that_others_could_write(self, finished: tuple[RunPaths, str]) -> None:
-        paths, _ = finished
+    def test_nothing_is_left_that_others_could_write(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
         assert not [path for path in paths.root.rglob("*") if path.stat().st_mode & 0o002]
 
-    def test_a_finished_run_is_not_repeated(self, finished: tuple[RunPaths, str], digits: Dataset) -> None:
-        paths, _ = finished
+    def test_a_finished_run_is_not_repeated(self, undisturbed: tuple[RunPaths, str], digits: Dataset) -> None:
+        paths, _ = undisturbed
         before = paths.log.read_bytes()
         ended = run(digits, paths.root.parent)
         assert ended.returncode == 0
         assert "refill+" in ended.stdout
         assert paths.log.read_bytes() == before
 
-    def test_a_changed_job_is_refused_by_name(self, finished: tuple[RunPaths, str], digits: Dataset) -> None:
-        paths, _ = finished
+    def test_a_changed_job_is_refused_by_name(
+        self, undisturbed: tuple[RunPaths, str], digits: Dataset
+    ) -> None:
+        paths, _ = undisturbed
         ended = run(digits, paths.root.parent, "train.lr=0.2", "cluster.retries=7")
         assert ended.returncode == 2
         assert "train.lr: 0.1 -> 0.2" in ended.stderr
@@ -164,85 +121,13 @@ class TestUndisturbed:
         assert ended.stderr.count("\n") == 1
 
 
-@contextlib.contextmanager
-def started(arguments: list[str]) -> Iterator[psutil.Process]:
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        yield psutil.Process(process.pid)
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(what: Callable[[], bool], process: psutil.Process) -> None:
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        assert process.status() != psutil.STATUS_ZOMBIE, "the run ended before it happened"
-        time.sleep(0.05)
-
-
-def ranks_of(process: psutil.Process) -> list[psutil.Process]:
-    found = []
-    for child in process.children(recursive=True):
-        with contextlib.suppress(psutil.Error):
-            if any("RayTrainWorker" in part for part in child.cmdline()):
-                found.append(child)
-    return found
-
-
-def test_killed_twice_it_ends_with_the_same_bits(
-    finished: tuple[RunPaths, str], digits: Dataset, tmp_path: Path
-) -> None:
-    """kill -9 of one rank, then of everything: the lane comes back by itself, the run by the same command."""
-    undisturbed, _ = finished
-    paths = RunPaths(tmp_path / "run")
-
-    def reached(job: str, step: int) -> Callable[[], bool]:
-        return lambda: paths.checkpoint(job, step).exists() or paths.job(job).result.exists()
-
-    with started(command(digits, tmp_path)) as process:
-        wait_for(reached("01", 2), process)
-        victim = ranks_of(process)[0]
-        token = Path(victim.environ()["RAY_AUTH_TOKEN_PATH"]).read_bytes()
-        victim.kill()
-        assert victim.wait(timeout=10) is not None or not victim.is_running()
-        wait_for(lambda: bool(events(paths, "lane-restart")), process)
-        wait_for(reached("02", 2), process)
-        orphans = process.children(recursive=True)
-        ranks = ranks_of(process)
-        os.kill(process.pid, signal.SIGKILL)
-        _, alive = psutil.wait_procs(orphans, timeout=30)
-        assert set(ranks) & set(orphans)
-        assert not alive, f"left behind: {alive}"
-    done_before = {
-        job: paths.job(job).result.stat().st_mtime for job in JOBS if paths.job(job).result.exists()
-    }
-    assert 0 < len(done_before) < len(JOBS)
-
-    ended = run(digits, tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    for job, mtime in done_before.items():
-        assert paths.job(job).result.stat().st_mtime == mtime
-    assert not [file for file in paths.root.rglob("*") if file.is_file() and token in file.read_bytes()]
-    compared = compare_runs(undisturbed, paths)
-    assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
-    expected, found = results(undisturbed), results(paths)
-    for job in JOBS:
-        assert found[job].mask_digest == expected[job].mask_digest, job
-        assert found[job].weights_digest == expected[job].weights_digest, job
-        assert (found[job].top1, found[job].train_loss) == (expected[job].top1, expected[job].train_loss), job
-
-
 def test_it_goes_on_with_another_number_of_ranks_and_says_so(digits: Dataset, tmp_path: Path) -> None:
     """From the middle of an epoch of two ranks, with one: the same global batches, recorded as not exact."""
     paths = RunPaths(tmp_path / "run")
     one_job = ("prune.rounds=0", "prune.branches=[]", "train.epochs=20", "train.eval_every=20")
-    with started(command(digits, tmp_path, *one_job)) as process:
-        wait_for(paths.checkpoint("00", 2).exists, process)
-        ranks = ranks_of(process)
-        os.kill(process.pid, signal.SIGKILL)
-        psutil.wait_procs(ranks, timeout=30)
+    with command(small_run(digits, tmp_path, *one_job), Chaos(tmp_path / "chaos")) as process:
+        process.strike(Fault(1, "KILL", "run", "checkpoint, old ones there"))
+        process.end()
     ended = run(digits, tmp_path, *one_job, "cluster.workers=1")
     assert ended.returncode == 0, ended.stderr
     (changed,) = events(paths, "changed")

@@ -1,0 +1,8 @@
+"""Python imports this module at its start, where this folder is on its path: loads the fault hook."""
+
+import os
+
+if folder := os.environ.get("DISTLTH_CHAOS"):
+    from tests.chaos.hook import install
+
+    install(folder)

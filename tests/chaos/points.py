@@ -1,0 +1,88 @@
+"""The places in the code at which a fault can strike, each by the function that is called there.
+
+Standard library only: every process of a run loads this before anything else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+# What a run must still have before it, for a point to be reached.
+Stage = Literal["start", "rewind", "step", "job", "mask", "build"]
+
+
+@dataclass(frozen=True)
+class Point:
+    """Before or after a call of `function` (MODULE:QUALIFIED.NAME).
+
+    `path` must be part of the function's first argument, where given. `torn` cuts the file of that name in
+    two: what a kill in the middle of a write leaves.
+    """
+
+    name: str
+    function: str
+    stage: Stage
+    when: Literal["before", "after"] = "before"
+    path: str = ""
+    torn: bool = False
+
+    @property
+    def module(self) -> str:
+        """The module that defines the function."""
+        return self.function.partition(":")[0]
+
+    @property
+    def qualname(self) -> str:
+        """The function's name in its module."""
+        return self.function.partition(":")[2]
+
+
+# The last thing before a file gets its name; called with the temporary path.
+WRITE = "distlth.run.files:_fsync"
+TRAIN = "distlth.train.loop:JobTraining"
+
+# Reached after every step that is done; also the record of which steps were done.
+STEP_DONE = f"{TRAIN}.train_step"
+
+_ALL = (
+    # While a run, a lane or its first job starts.
+    Point("run made, Ray not started", "distlth.run.store:open_run", "start", "after"),
+    Point("mid-write of init", WRITE, "start", path=".init.safetensors.", torn=True),
+    Point("ranks compare data", "distlth.run.store:check_data", "start"),
+    Point("lane start", "distlth.train.trainer:Trainer.__init__", "start"),
+    Point("lane warm, no job", "distlth.train.trainer:Trainer.__init__", "start", "after"),
+    Point("job start", f"{TRAIN}.begin", "start", "after"),
+    # Round 0 alone.
+    Point("mid-write of rewind", WRITE, "rewind", path=".rewind.safetensors.", torn=True),
+    Point("rewind written", "distlth.run.files:save_tensors", "rewind", "after", path="/rewind.safetensors"),
+    # Many times a job.
+    Point("mid-step", "distlth.train.masking:Masking.mask_gradients", "step"),
+    Point("mid-checkpoint-write", WRITE, "step", path="/.0", torn=True),
+    Point("checkpoint, old ones there", "distlth.train.checkpoint:JobState.save", "step", "after"),
+    Point("checkpoint begun", f"{TRAIN}.checkpoint", "step"),
+    Point("evaluation", "distlth.data.loader:EvalLoader.__iter__", "step", "after"),
+    Point("metrics written", f"{TRAIN}.write_curves", "step", "after"),
+    # Once a job, at its beginning or its end.
+    Point("mid-broadcast", "distlth.run.files:parse_tensors", "job"),
+    Point("ticket fetched", "cluster.lane:fetch_ticket", "job", "after"),
+    Point("mid-write of weights", WRITE, "job", path=".weights.safetensors.", torn=True),
+    Point("weights written, no result", "distlth.run.result:JobResult.save", "job"),
+    Point("mid-write of result", WRITE, "job", path=".result.json.", torn=True),
+    Point("result written, not told", "distlth.run.result:JobResult.save", "job", "after"),
+    Point("job told, not drawn", "distlth.report.board:RunBoard.results", "job"),
+    # Once a job that has a parent, when the parent is done.
+    Point("mid-prune", "distlth.method:prune_magnitude", "mask", "after"),
+    Point("mid-refill", "distlth.method:refill", "mask"),
+    Point("mid-regroup", "distlth.method:_regroup_layer", "mask"),
+    Point("mask made, not written", "distlth.method:next_mask", "mask", "after"),
+    Point("mid-write of mask", WRITE, "mask", path=".mask.safetensors.", torn=True),
+    Point("mask written, not offered", "distlth.run.tickets:save_structured", "mask", "after"),
+    # While a data set is built.
+    Point("mid-build, in a worker", "distlth.data.writer:_encode", "build", "after"),
+    Point("images packed, no index", "distlth.data.writer:Packer._finish", "build"),
+    Point("packed, no manifest", "distlth.data.build:_write_durably", "build"),
+    Point("built, not published", "distlth.data.build:_publish", "build"),
+)
+
+POINTS = {point.name: point for point in _ALL}

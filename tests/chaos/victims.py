@@ -1,0 +1,67 @@
+"""Which processes a fault is for: those of one run, found by what all of them inherit."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+
+# A target, and how the command line of its processes begins (Ray's actors name themselves).
+COMMANDS = {
+    "one rank": "ray::RayTrainWorker",
+    "all ranks": "ray::RayTrainWorker",
+    "coordinator": "ray::Coordinator",
+    "lane controller": "ray::TrainController",
+}
+DAEMONS = ("raylet", "gcs_server")
+OTHERS = ("itself", "its parent", "head", "run")
+TARGETS = (*COMMANDS, *DAEMONS, *OTHERS)
+
+
+def victims(target: str, folder: Path | None) -> list[psutil.Process]:
+    """The processes that `target` means, in the session whose folder is given; seen from this process."""
+    if target == "itself":
+        return [psutil.Process()]
+    if target == "its parent":
+        return [psutil.Process(os.getppid())]
+    if folder is None:
+        raise LookupError(f"{target}: this process is of no session")
+    if target == "run":
+        return [psutil.Process(int((folder / "owner").read_text().split()[0]))]
+    found = [process for process in of_session(folder) if _is(process, target)]
+    return found[:1] if target == "one rank" else found
+
+
+def of_session(folder: Path) -> Iterator[psutil.Process]:
+    """The processes that were started for a session."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(TOKEN_PATH, "").startswith(f"{folder}/"):
+                yield process
+
+
+def session_of(run: int) -> Path | None:
+    """The folder of the session that the `distlth run` process of this number holds."""
+    for owner in Path(tempfile.gettempdir()).glob("distlth-*/owner"):
+        with suppress(OSError):
+            if owner.read_text().split()[:1] == [str(run)]:
+                return owner.parent
+    return None
+
+
+def _is(process: psutil.Process, target: str) -> bool:
+    with suppress(psutil.Error):
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return False
+        if target == "head":
+            return "cluster.head" in process.cmdline()
+        if target in DAEMONS:
+            return process.name() == target
+        return process.cmdline()[0].startswith(COMMANDS[target])
+    return False
