@@ -51,6 +51,8 @@ class Outcome:
 
     finished: bool
     error: str | None
+    quiet: bool = False
+    """Whether the run is to stop, and no rank has anything left to do."""
     unlogged: tuple[Mapping[str, Any], ...] = ()
     """Events that could not be written to the run's log so far."""
 
@@ -223,7 +225,8 @@ class Coordinator:
         async with self.changed:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait_for(lambda: self.is_over), seconds)
-        return Outcome(self.is_over, self.error, tuple(self.unlogged))
+        quiet = self.stopping and not self.watch.ranks
+        return Outcome(self.is_over, self.error, quiet, tuple(self.unlogged))
 
     async def stop(self, why: str) -> None:
         """Have the ranks leave a checkpoint at their next step and end; nothing more is handed out."""

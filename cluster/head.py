@@ -140,8 +140,6 @@ def _run(orders: Orders, address: str, reply: Reply) -> Ending:
         ending = Ending(lost=str(error), again=again)
     except ray.exceptions.RayError as error:
         ending = Ending(lost=f"the coordinator died ({_first_line(error)})")
-    if ending.lost is None:
-        ray.shutdown()
     return ending
 
 
@@ -244,14 +242,14 @@ class _Head:
                 if lane.error is not None:
                     self.watch.check()
                     return _ending_of_lane(lane.error)
-            if self.told_to_stop and not any(lane.is_alive() for lane in self.lanes):
+            if self.told_to_stop and (outcome.quiet or not any(lane.is_alive() for lane in self.lanes)):
                 break
         if outcome.error:
             return Ending(error=outcome.error)
-        for lane in self.lanes:
-            while lane.is_alive():
-                self.watch.check()
-                lane.join(POLL_SECONDS)
+        # Ray Train takes seconds to take a lane down: a run that is to stop may not have them.
+        while not outcome.quiet and any(lane.is_alive() for lane in self.lanes):
+            self.watch.check()
+            time.sleep(POLL_SECONDS / 10)
         self.wait(self.coordinator.close.remote())
         return Ending()
 
