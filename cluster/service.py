@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from cluster.layout import sized
-from cluster.meeting import Allocation, Call, Meeting
+from cluster.meeting import Allocation, Call, Meeting, sweep_meetings
 from cluster.session import LOOPBACK, environment, new_token, resolve_device, session_folder
 from cluster.signals import StopSignals, shielded
 from distlth.errors import RunError, RunInterrupted
@@ -132,6 +132,7 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
         with suppress(OSError):  # a full disk: the command's last line says the same
             append_json(job.paths.log, {"time": time.time(), "event": event, **details})
 
+    sweep_meetings(job.paths.meetings)
     if watch.lock.taken_from:
         note("taken-over", message=f"from {watch.lock.taken_from}")
     ending = _hold_session(job, show, watch, job.config.cluster.node_wait_seconds)

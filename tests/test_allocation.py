@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cluster.allocation import check_progress, own_address, progress
 from cluster.layout import fewest_nodes, ranks_per_node, sized
-from cluster.meeting import Call, Meeting
+from cluster.meeting import Call, Meeting, sweep_meetings
 from distlth.errors import ConfigError, RunError
 from distlth.run.config import JobConfig, load_config
 from distlth.run.paths import RunPaths
@@ -73,6 +73,18 @@ class TestMeeting:
         head.close()
         assert node.heard() is None
         assert not (tmp_path / "nodes").exists()
+
+    def test_what_a_killed_head_left_goes_and_who_waits_stays(self, tmp_path: Path) -> None:
+        dead, waits = Meeting(tmp_path / "nodes" / "7-0"), Meeting(tmp_path / "nodes" / "8-0")
+        dead.open()
+        dead.call(Call("10.0.0.1:1", "a"))
+        sweep_meetings(tmp_path / "nodes")
+        assert not (tmp_path / "nodes").exists()
+        dead.open()
+        dead.call(Call("10.0.0.1:1", "a"))
+        waits.open()
+        sweep_meetings(tmp_path / "nodes")
+        assert list((tmp_path / "nodes").iterdir()) == [waits.folder]
 
     def test_nobody_else_may_look(self, tmp_path: Path) -> None:
         before = os.umask(0)
