@@ -33,7 +33,7 @@ def victims(target: str, folder: Path | None) -> list[psutil.Process]:
     if folder is None:
         raise LookupError(f"{target}: this process is of no session")
     if target == "run":
-        return [psutil.Process(int((folder / "owner").read_text().split()[0]))]
+        return [psutil.Process(int(_owner(folder)))]
     found = [process for process in of_session(folder) if _is(process, target)]
     return found[:1] if target == "one rank" else found
 
@@ -50,9 +50,14 @@ def session_of(run: int) -> Path | None:
     """The folder of the session that the `distlth run` process of this number holds."""
     for owner in Path(tempfile.gettempdir()).glob("distlth-*/owner"):
         with suppress(OSError):
-            if owner.read_text().split()[:1] == [str(run)]:
+            if _owner(owner.parent) == str(run):
                 return owner.parent
     return None
+
+
+def _owner(folder: Path) -> str:
+    """The number of the process that holds a session; empty while it is just being made."""
+    return (folder / "owner").read_text().rpartition("\n")[0].rpartition("\n")[2].partition(" ")[0]
 
 
 def _is(process: psutil.Process, target: str) -> bool:
