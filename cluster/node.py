@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 from cluster.allocation import answers, own_address
@@ -35,7 +36,7 @@ def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
         if meeting.heard() is None:
             return 0
         call = meeting.wait(call, cluster.node_wait_seconds)
-    print(f"no call from the head node in {cluster.node_wait_seconds:g} s; it may be lost", file=sys.stderr)
+    say(f"no call from the head node in {cluster.node_wait_seconds:g} s; it may be lost")
     return os.EX_TEMPFAIL
 
 
@@ -46,7 +47,7 @@ def _join(call: Call, meeting: Meeting, cluster: ClusterSection, device: str) ->
     with session_folder(call.token) as folder:
         command = join_command(cluster, device, folder, address, call.head)
         while meeting.heard() == call and answers(head, int(port)):
-            print(f"joining {call.head}", flush=True)
+            say(f"joining {call.head}")
             _hold(command, folder / "ray.log", environment(folder, address, alone=False), meeting, call)
 
 
@@ -61,8 +62,14 @@ def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, 
             ray.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
             continue
-        print(f"Ray ended here with exit code {ray.returncode}", log.read_text(errors="replace"), sep="\n")
+        say(f"Ray ended here with exit code {ray.returncode}\n{log.read_text(errors='replace')}")
         return
+
+
+def say(text: str) -> None:
+    """Print, if anybody hears: with the head node, the log of this task may be lost, too."""
+    with suppress(OSError):
+        print(text, flush=True)
 
 
 def _end_with_task() -> None:
