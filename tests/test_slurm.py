@@ -180,10 +180,10 @@ def test_what_slurm_refuses_is_told_in_its_words(slurm: Slurm, digits: Dataset, 
     cluster = Cluster(slurm, tmp_path, digits)
     for options, words in (
         (["--partition", "nowhere"], "invalid partition specified: nowhere"),
-        (["--nodes", "9", "cluster.workers=30"], "Node count specification invalid"),
+        (["--nodes", "9", "cluster.workers=30"], "(PartitionConfig)"),
         (["--gpus-per-node", "64", "cluster.workers=2"], "Requested node configuration is not available"),
     ):
         refused = cluster.submit(*options, code=2)
         assert words in refused
         assert refused.count("\n") == 1
-    assert not (tmp_path / "runs").exists()
+    assert not list((tmp_path / "runs").rglob("*"))
