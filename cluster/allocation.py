@@ -32,6 +32,11 @@ from distlth.run.plan import plan
 from distlth.run.store import load_results
 from distlth.train.checkpoint import newest_path
 
+SQUEUE_TRIES = 3
+
+# What SLURM says of a job that was cancelled or ends anyway, and what `job_state` says without SLURM.
+ENDING = ("COMPLETING", "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "ENDED")
+
 
 class RunTask:
     """What submitit calls on every node of an allocation. The first node runs the run, the others join it.
@@ -89,11 +94,20 @@ class RunTask:
         return self._run_child("cluster.allocation", order)
 
     def _terminate(self, *_: object) -> None:
-        """SIGTERM: the job is preempted, or cancelled."""
+        """SIGTERM: the job is preempted, or cancelled.
+
+        In its grace time a preempted job runs on, but would not be queued again if it just ended. Where the
+        batch system does not say how the job stands, it is waited for: it ends this process either way.
+        """
         self._stop_child(signal.SIGTERM)
-        if is_cancelled():
+        state = job_state()
+        print(f"ended by SIGTERM; the batch system says that the job is {state or 'unknown'}", flush=True)
+        if state in ENDING:
             sys.exit(128 + signal.SIGTERM)
-        submit_again()
+        if state:
+            submit_again()
+        while True:
+            signal.pause()
 
     # -- the others -----------------------------------------------------------------------------------
 
@@ -156,13 +170,17 @@ def answers(host: str, port: int) -> bool:
     return True
 
 
-def is_cancelled() -> bool:
-    """Whether the batch system ends this job for good; False where it cannot be asked."""
+def job_state() -> str:
+    """How SLURM says that this job stands, empty where it does not say; ENDED without SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
-        return True
-    answer = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
-    return answer.stdout.strip() not in ("RUNNING", "PREEMPTED", "SIGNALING")
+        return "ENDED"
+    for _ in range(SQUEUE_TRIES):
+        answer = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
+        if answer.returncode == 0 and answer.stdout.strip():
+            return answer.stdout.strip()
+        time.sleep(1.0)
+    return ""
 
 
 def submit_again() -> None:
