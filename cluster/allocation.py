@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,8 @@ class RunTask:
     def _stop_child(self, number: signal.Signals) -> None:
         if self._child is not None and self._child.returncode is None:
             assert self._child.stdin is not None
-            print(number.name, file=self._child.stdin, flush=True)
+            with suppress(BrokenPipeError):  # it has ended, and nobody has reaped it yet
+                print(number.name, file=self._child.stdin, flush=True)
             self._wait_for_child()
 
     def _wait_for_child(self) -> None:
