@@ -64,7 +64,7 @@ def _measure(folder: Path, ranks: int, rounds: int) -> list[CoordinatorRow]:
     config, run = small_run(folder), RunPaths(folder / "run")
     coordinator = Coordinator.remote(config, run)  # type: ignore[attr-defined]
     ray.get(coordinator.start.remote())
-    ray.get(coordinator.lane_started.remote(LANE, ATTEMPT))
+    ray.get(coordinator.lane_started.remote(LANE, ATTEMPT, []))
     beat = Beat("node", "1 0", 0, True)
     calls: dict[str, Callable[[int, int], Any]] = {
         "next_job": lambda turn, rank: coordinator.next_job.remote(LANE, f"{ATTEMPT} {turn}", 0),
@@ -76,13 +76,13 @@ def _measure(folder: Path, ranks: int, rounds: int) -> list[CoordinatorRow]:
         times = []
         for turn in range(rounds + 1):
             if call == "next_job":  # what the lane took is open again: all ranks of an attempt get the same
-                ray.get(coordinator.lane_started.remote(LANE, f"{ATTEMPT} {turn}"))
+                ray.get(coordinator.lane_started.remote(LANE, f"{ATTEMPT} {turn}", []))
             start = time.perf_counter()
             answers = [send(turn, rank) for rank in range(ranks)]
             ray.get(answers)
             times.append(time.perf_counter() - start)
             del answers
-        ray.get(coordinator.lane_started.remote(LANE, ATTEMPT))
+        ray.get(coordinator.lane_started.remote(LANE, ATTEMPT, []))
         seconds = statistics.median(times[1:])
         rows.append(CoordinatorRow(call, ranks, seconds, ranks / seconds))
     return rows
