@@ -126,8 +126,7 @@ def _run(orders: Orders, address: str, reply: Reply) -> Ending:
         watch = RayWatch()
         if order.meeting:
             cluster = order.config.cluster
-            if cluster.nodes > 1:  # two lines at once would be read as one
-                reply("started", ray.get_runtime_context().gcs_address)
+            reply("started", ray.get_runtime_context().gcs_address)
             watch.gather(cluster.nodes, order.node_wait_seconds, lambda: orders.stop is not None)
             if orders.stop:
                 return Ending()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import select
+import queue
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
@@ -200,8 +201,18 @@ class _HeadProcess:
                 env=environment(folder, address, alone=alone),
             )
         self.is_alive = True
-        self._send_job(job.config)
         self._ending: dict[str, Any] | None = None
+        self._replies: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+        self._send_job(job.config)
+
+    def _listen(self) -> None:
+        """Queue its lines as they come, and at its end an empty one."""
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._replies.put(line)
+        self._replies.put("")
 
     def _send_job(self, config: JobConfig) -> None:
         allocation = self._job.allocation
@@ -223,7 +234,12 @@ class _HeadProcess:
             with suppress(psutil.Error, OSError):
                 if os.getsid(process.pid) == self._process.pid:
                     process.kill()
-        self._process.communicate()
+        self._process.wait()
+        self._listener.join()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with suppress(BrokenPipeError):  # an order that it did not live to read
+                pipe.close()
 
     def send(self, order: Mapping[str, Any]) -> None:
         """Send a line of JSON; a process that is dead is found by `wait`."""
@@ -234,10 +250,10 @@ class _HeadProcess:
 
     def wait(self, seconds: float) -> None:
         """Return when it has said something or ended, or after `seconds`."""
-        assert self._process.stdout is not None
-        if not select.select([self._process.stdout], [], [], seconds)[0]:
+        try:
+            line = self._replies.get(timeout=seconds)
+        except queue.Empty:
             return
-        line = self._process.stdout.readline()
         reply: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"ending": None}
         if "unlogged" in reply:
             print(f"the run's log cannot be written: {describe(reply['unlogged'])}", file=sys.stderr)
