@@ -9,6 +9,7 @@ from pathlib import Path
 
 from distlth.report.ending import exit_code
 from jobs import submit, watch
+from jobs.request import add_allow_change
 
 DIFFERENT = 1
 
@@ -57,13 +58,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("job", type=Path, metavar="JOB.yaml")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as train.epochs=3")
     parser.add_argument("--dry-run", action="store_true", help="show the plan and start nothing")
-    parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="go on although this changed: a key, a section, versions or data; may be repeated",
-    )
+    add_allow_change(parser)
     parser.set_defaults(command=_run)
 
 

@@ -42,6 +42,17 @@ OPTIONS: tuple[tuple[str, str, type, str, str], ...] = (
 SIZE_KEYS = {"cluster.nodes", "cluster.slurm.gpus_per_node"}
 
 
+def add_allow_change(parser: argparse.ArgumentParser) -> None:
+    """The option that lets a run go on although something else is asked for than before."""
+    parser.add_argument(
+        "--allow-change",
+        action="append",
+        default=[],
+        metavar="KEY",
+        help="go on although this changed: a key, a section, versions or data; may be repeated",
+    )
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that say where and how a run is submitted."""
     group = parser.add_argument_group("what to ask SLURM for (each is short for a key of cluster.slurm)")

@@ -26,7 +26,7 @@ from distlth.run.submission import (
     record_cancelled,
     record_submission,
 )
-from jobs.request import add_options, find_run, requested, requested_again, seed_list
+from jobs.request import add_allow_change, add_options, find_run, requested, requested_again, seed_list
 
 if TYPE_CHECKING:
     from cluster.slurm import Batch
@@ -79,13 +79,7 @@ def _add_common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="print the batch script, start and write nothing"
     )
-    parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="go on although this changed: a key, a section, versions or data; may be repeated",
-    )
+    add_allow_change(parser)
     add_options(parser)
 
 
