@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,11 +20,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit code.
 
     0: done. 1: the compared runs differ. 2: the user can mend it. 75: the same command goes on.
-    130: interrupted; it goes on, too.
+    130: interrupted; it goes on, too. 141: whoever read the output has gone.
     """
     options = parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    return exit_code(lambda: command(options))
+    try:
+        code = exit_code(lambda: command(options))
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at its exit
+        return 128 + signal.SIGPIPE
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,8 @@ import pytest
 from distlth.data.dataset import Dataset
 from jobs.benchmarks import BENCHES
 from jobs.cli import main
+
+ROOT = Path(__file__).parent.parent
 
 
 def test_an_error_is_one_line_as_it_was_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +55,21 @@ def test_a_wrong_key_is_told_without_loading_torch(quickstart: Path) -> None:
         [sys.executable, "-c", code, str(quickstart)], capture_output=True, text=True, check=True
     )
     assert ended.stdout == "[]\n"
+
+
+def test_a_reader_that_has_gone_is_no_success_and_no_traceback(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    ended = subprocess.run(
+        [sys.executable, "-m", "jobs.cli", "status", "--json"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        cwd=tmp_path,
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writer)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGPIPE, b"")
 
 
 @pytest.mark.parametrize("name", sorted(BENCHES))
