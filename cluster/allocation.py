@@ -1,4 +1,7 @@
-"""A run on the nodes that a batch system gave it: what each node's task does, from its start to its end."""
+"""A run on the nodes that a batch system gave it: what each node's task does, from its start to its end.
+
+The task only starts a process and speaks with the batch system, so nothing here may load torch.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +12,24 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Collection
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
-from cluster.meeting import Allocation, Meeting
-from cluster.service import run
+from cluster.meeting import Meeting
 from cluster.session import LOOPBACK
 from cluster.signals import shielded
 from distlth.errors import RunError
-from distlth.report.console import RunView
 from distlth.report.ending import exit_code
 from distlth.run.config import JobConfig
 from distlth.run.files import append_json, read_json_lines
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
-from distlth.run.store import load_results
-from distlth.train.checkpoint import newest_path
+from distlth.run.store import progress
 
 SQUEUE_TRIES = 3
 
@@ -65,6 +63,7 @@ class RunTask:
     def checkpoint(self) -> DelayedSubmission:
         """Have the run leave a checkpoint and end; what is to be submitted next is the same again."""
         self._stop_child(signal.SIGUSR2)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which comes with being queued again
         return DelayedSubmission(self)
 
     @property
@@ -92,7 +91,7 @@ class RunTask:
             "meeting": str(meeting.folder),
             "address": head_address(),
         }
-        return self._run_child("cluster.allocation", order)
+        return self._run_child("cluster.lead", order)
 
     def _terminate(self, *_: object) -> None:
         """SIGTERM: the job is preempted, or cancelled.
@@ -100,6 +99,7 @@ class RunTask:
         In its grace time a preempted job runs on, but would not be queued again if it just ended. Where the
         batch system does not say how the job stands, it is waited for: it ends this process either way.
         """
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._stop_child(signal.SIGTERM)
         state = job_state()
         print(f"ended by SIGTERM; the batch system says that the job is {state or 'unknown'}", flush=True)
@@ -209,7 +209,7 @@ def check_progress(config: JobConfig, paths: RunPaths, job_id: str) -> None:
     Raises:
         RunError: the last starts of this job, as many as `cluster.retries`, all began where this one does.
     """
-    reached = progress(config, paths)
+    reached = progress(paths, plan(config))
     starts = [start for start in read_json_lines(paths.attempts) if start["job"] == job_id]
     stalled = 0
     while stalled < len(starts) and starts[-1 - stalled]["reached"] == reached:
@@ -223,38 +223,3 @@ def check_progress(config: JobConfig, paths: RunPaths, job_id: str) -> None:
         paths.attempts,
         {"time": time.time(), "job": job_id, "node": socket.gethostname(), "reached": reached},
     )
-
-
-def progress(config: JobConfig, paths: RunPaths) -> str:
-    """How far a run has come, in words; changes with every result and every checkpoint."""
-    jobs = plan(config)
-    done = load_results(paths, jobs)
-    newest = {job.id: newest_path(paths.checkpoints(job.id)) for job in jobs if job.id not in done}
-    steps = [f", job {job_id} at step {int(path.stem)}" for job_id, path in newest.items() if path]
-    return f"{len(done)} of {len(jobs)} jobs done{''.join(steps)}"
-
-
-def main() -> int:
-    """The run's process on the first node: python -m cluster.allocation, ordered through standard input."""
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_pass_signals_on, name="signals", daemon=True).start()
-    allocation = Allocation(Path(order["meeting"]), order["address"])
-
-    def follow() -> int:
-        config = JobConfig.model_validate(order["config"])
-        with RunView() as view:
-            view.summary(run(config, view.show, order["allowed_changes"], allocation))
-        return 0
-
-    return exit_code(follow)
-
-
-def _pass_signals_on() -> None:
-    """Each line is a signal. The end of the input is the end of the task: a last checkpoint, and out."""
-    for line in sys.stdin:
-        os.kill(os.getpid(), signal.Signals[line.strip()])
-    os.kill(os.getpid(), signal.SIGTERM)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -29,8 +29,7 @@ from distlth.run.files import append_json, read_json_lines
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
-from distlth.run.store import load_results, open_run
-from distlth.train.checkpoint import newest_path
+from distlth.run.store import load_results, open_run, progress
 
 POLL_SECONDS = 0.5
 
@@ -143,7 +142,7 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
     if ending["error"]:
         raise RunError(ending["error"])
     done = _is_done(job.config, job.paths)
-    where = _where(job.config, job.paths)
+    where = f"{progress(job.paths, plan(job.config))}; {AGAIN}"
     if ending["lost"] and not (done and _is_shown(job.paths)):
         note("lost", message=ending["lost"])
         show(job.paths)
@@ -171,14 +170,6 @@ def _hold_session(
             head.wait(POLL_SECONDS)
             watch.check()
         return head.ending()
-
-
-def _where(config: JobConfig, paths: RunPaths) -> str:
-    """Where a run goes on, for people."""
-    done = load_results(paths, plan(config))
-    newest = {job.id: newest_path(paths.checkpoints(job.id)) for job in plan(config) if job.id not in done}
-    jobs = [f"job {job_id} from step {int(path.stem)}" for job_id, path in newest.items() if path]
-    return f"{len(done)} of {len(plan(config))} jobs are done{''.join(f', {job}' for job in jobs)}; {AGAIN}"
 
 
 class _HeadProcess:

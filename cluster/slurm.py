@@ -13,12 +13,13 @@ from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob, _make_sbatch_string
 
+from cluster.allocation import RunTask
 from cluster.layout import fewest_nodes, ranks_per_node
 from cluster.queue import SlurmError, ask, own_words, read_queue
 from distlth.errors import ConfigError, RunError
@@ -26,9 +27,6 @@ from distlth.run.config import ClusterSection, JobConfig
 from distlth.run.paths import SubmissionPaths
 from distlth.run.process import identity
 from distlth.run.submission import Cluster
-
-if TYPE_CHECKING:
-    from cluster.allocation import RunTask
 
 # A run requeues itself as often as it takes: lack of progress is what ends it (cluster.retries).
 ENDLESS = 10**9
@@ -101,8 +99,6 @@ class Batch:
     @property
     def tasks(self) -> tuple[RunTask, ...]:
         """What the nodes of each run call."""
-        from cluster.allocation import RunTask  # which loads torch
-
         return tuple(RunTask(config, self.allowed_changes) for config in self.configs)
 
     @property

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.allocation import check_progress, own_address, progress
+from cluster.allocation import check_progress, own_address
 from cluster.layout import fewest_nodes, ranks_per_node, sized
 from cluster.meeting import Call, Meeting, sweep_meetings
 from distlth.errors import ConfigError, RunError
 from distlth.run.config import JobConfig, load_config
 from distlth.run.paths import RunPaths
+from distlth.run.plan import plan
+from distlth.run.store import progress
 
+LIGHT = ("allocation", "head", "node", "slurm", "work")
 RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"
 
 
@@ -113,8 +118,17 @@ class TestProgress:
             paths.checkpoint("00", step).parent.mkdir(parents=True, exist_ok=True)
             paths.checkpoint("00", step).touch()
             check_progress(config, paths, "7")
-        assert progress(config, paths) == "0 of 10 jobs done, job 00 at step 3"
+        assert progress(paths, plan(config)) == "0 of 10 jobs are done, job 00 from step 3"
 
 
 def test_a_node_is_reached_by_the_address_that_leads_to_the_head() -> None:
     assert own_address("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "module", ["cluster.allocation", "cluster.head", "cluster.node", "cluster.work", "jobs.cli"]
+)
+def test_what_only_starts_others_loads_no_torch(module: str) -> None:
+    """It takes seconds and hundreds of megabytes, on every node and at every start."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

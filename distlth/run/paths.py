@@ -196,3 +196,8 @@ def _checked(job_id: str) -> str:
     if not JOB_ID.fullmatch(job_id):
         raise ValueError(f"{job_id!r} is not the name of a job, such as 03 or 03/refill")
     return job_id
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint in a job's folder, whole or not."""
+    return max(folder.glob("[0-9]*.safetensors"), default=None)

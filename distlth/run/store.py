@@ -15,7 +15,7 @@ from distlth.errors import DataError, RunError
 from distlth.run.changes import VERSIONS, Change, changes, check_allowed, covers, flat
 from distlth.run.config import JobConfig, parse_config
 from distlth.run.files import append_json, write_text
-from distlth.run.paths import RunPaths
+from distlth.run.paths import RunPaths, newest_checkpoint
 from distlth.run.plan import Job, plan
 from distlth.run.result import JobResult
 
@@ -198,3 +198,11 @@ def load_results(run: RunPaths, jobs: tuple[Job, ...]) -> dict[str, JobResult]:
     """The results of the jobs that are done, in plan order."""
     found = {job.id: JobResult.load(run.job(job.id)) for job in jobs}
     return {job_id: result for job_id, result in found.items() if result is not None}
+
+
+def progress(run: RunPaths, jobs: tuple[Job, ...]) -> str:
+    """How far a run has come, in words; changes with every result and every checkpoint."""
+    done = load_results(run, jobs)
+    newest = {job.id: newest_checkpoint(run.checkpoints(job.id)) for job in jobs if job.id not in done}
+    steps = [f", job {job_id} from step {int(path.stem)}" for job_id, path in newest.items() if path]
+    return f"{len(done)} of {len(jobs)} jobs are done{''.join(steps)}"

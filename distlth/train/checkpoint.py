@@ -17,6 +17,7 @@ from torch import Tensor
 
 from distlth.errors import RunError
 from distlth.run.files import load_tensors, save_tensors
+from distlth.run.paths import newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +83,6 @@ def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> Job
     return None
 
 
-def newest_path(folder: Path) -> Path | None:
-    """The newest checkpoint in a job's folder, whole or not."""
-    return max(folder.glob("[0-9]*.safetensors"), default=None)
-
-
 def remove_states(folder: Path) -> None:
     """Remove a job's checkpoint folder, if there is one: the job is done."""
     if folder.exists():
@@ -116,7 +112,7 @@ class CheckpointWriter:
 
     def newest(self) -> Path | None:
         """The newest checkpoint on disk, for messages."""
-        return newest_path(self._folder)
+        return newest_checkpoint(self._folder)
 
     def clear(self) -> None:
         """Remove all: the job is done."""
