@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.broadcast import Pieces, hand_out
 from cluster.heartbeat import Beat, HangWatch, kill
+from cluster.work import Assignment
 from distlth.errors import UserError
 from distlth.method import Structured, Trained, next_mask
 from distlth.models import build
@@ -32,17 +33,6 @@ from distlth.run.result import JobResult
 from distlth.run.store import load_results
 from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.train.checkpoint import remove_states
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """A job for a lane. Each rank fetches the pieces of mask and weights (files, as bytes) itself."""
-
-    job: Job
-    mask_digest: str
-    mask: Pieces
-    weights: Pieces
-    criteria: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -105,11 +95,12 @@ class Coordinator:
         self.unlogged: list[dict[str, Any]] = []
         self.error: str | None = None
         self.changed = asyncio.Condition()
+        self.started = asyncio.Event()
         self.board = RunBoard(run)
         self.background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Make what can be made from what is on disk; to be called once, before any lane asks."""
+        """Make what can be made from what is on disk; to be called once. Lanes wait for it."""
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
         await asyncio.to_thread(self.tidy)
         await self.draw(self.board.config, self.config.to_yaml())
@@ -118,6 +109,7 @@ class Coordinator:
             self.keep(self.draw(self.board.results, list(self.results.values()), self.config))
         self.advance()
         self.keep(self.watch_ranks())
+        self.started.set()
 
     # -- what lanes call ------------------------------------------------------------------------------
 
@@ -140,6 +132,7 @@ class Coordinator:
 
         `ranks` holds a beat of each, in order: from here on each is missed when it is silent.
         """
+        await self.started.wait()
         self.note("lane-start", lane=lane)
         for job in [job for job, owner in self.taken.items() if owner == lane]:
             if self.run.job(job).result.exists():  # its ranks died between the result and telling of it

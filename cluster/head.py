@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import psutil
 
@@ -26,6 +26,9 @@ from cluster.session import NAMESPACE, NODE_LABEL, end_processes, start_ray
 from distlth.run.config import ClusterSection, JobConfig
 from distlth.run.files import append_json
 from distlth.run.paths import RunPaths
+
+if TYPE_CHECKING:
+    from cluster.work import LaneSpec
 
 POLL_SECONDS = 0.5
 NODE_POLL_SECONDS = 2.0
@@ -213,7 +216,7 @@ class _Head:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from cluster.coordinator import Coordinator
-        from cluster.lane import LaneSpec, run_lane
+        from cluster.work import LaneSpec
 
         self.orders, self.watch, self.reply = orders, watch, reply
         self.said_unlogged = 0.0
@@ -227,14 +230,15 @@ class _Head:
             LaneSpec(index, name, config, order.run, order.device) for index in range(config.cluster.lanes)
         ]
         shared = order.meeting.lanes if order.meeting else orders.folder / "lanes"
-        self.lanes = [_Lane(run_lane, spec, shared) for spec in specs]
+        self.lanes = [_Lane(spec, shared) for spec in specs]
         self.told_to_stop = False
 
     def run_lanes(self) -> Ending:
         """Train until the run is over, or is to stop; LostError where Ray is lost."""
-        self.wait(self.coordinator.start.remote(), START_SECONDS)
-        for lane in self.lanes:
+        started = self.coordinator.start.remote()
+        for lane in self.lanes:  # they take as long to load what they need as the coordinator does
             lane.start()
+        self.wait(started, START_SECONDS)
         while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
             self.tell_to_stop()
             self.say_unlogged(outcome.unlogged)
@@ -281,14 +285,16 @@ class _Head:
 class _Lane(threading.Thread):
     """Holds a lane's blocking call."""
 
-    def __init__(self, target: Callable[..., None], *arguments: Any) -> None:
+    def __init__(self, spec: LaneSpec, storage: Path) -> None:
         super().__init__(name="lane", daemon=True)
-        self._call, self._arguments = target, arguments
+        self._spec, self._storage = spec, storage
         self.error: BaseException | None = None
 
     def run(self) -> None:
         try:
-            self._call(*self._arguments)
+            from cluster.lane import run_lane
+
+            run_lane(self._spec, self._storage)
         except BaseException as error:
             self.error = error
 

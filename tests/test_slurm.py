@@ -128,7 +128,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_bits(
     assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
     assert not cluster.paths.meetings.exists()
     assert not cluster.paths.lock.exists()
-    assert "stopped by SIGUSR2" in cluster.distlth("logs", "runs/run")
+    assert "run done" in cluster.log()
 
 
 def test_lost_nodes_are_done_without_where_that_is_allowed(

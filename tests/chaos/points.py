@@ -65,7 +65,7 @@ _ALL = (
     Point("metrics written", f"{TRAIN}.write_curves", "step", "after"),
     # Once a job, at its beginning or its end.
     Point("mid-broadcast", "distlth.run.files:parse_tensors", "job"),
-    Point("ticket fetched", "cluster.lane:fetch_ticket", "job", "after"),
+    Point("ticket fetched", "cluster.rank:fetch_ticket", "job", "after"),
     Point("mid-write of weights", WRITE, "job", path=".weights.safetensors.", torn=True),
     Point("weights written, no result", "distlth.run.result:JobResult.save", "job"),
     Point("mid-write of result", WRITE, "job", path=".result.json.", torn=True),
