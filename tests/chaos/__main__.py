@@ -10,6 +10,7 @@ import json
 import logging
 import random
 import shutil
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -28,6 +29,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--folder", type=Path, help="where to work, kept afterwards; must be new")
     options = parser.parse_args()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what they start behind ignore it
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each restart
     folder = options.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     campaign = Campaign(

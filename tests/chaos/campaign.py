@@ -40,15 +40,16 @@ OVERRIDES = (
     *("cluster.retries=5", "cluster.hang_seconds=15", "cluster.answer_seconds=30"),
 )
 
-# Which signals for whom; a signal that stands twice is drawn twice as often.
+# Which signals for whom; a signal that stands twice is drawn twice as often. Ranks and Ray are deaf to those
+# that ask a run to stop, so only the run gets them.
 SIGNALS = {
-    "one rank": ("KILL", "KILL", "STOP", "TERM"),
+    "one rank": ("KILL", "KILL", "STOP"),
     "all ranks": ("KILL",),
     "coordinator": ("KILL", "KILL", "STOP"),
     "lane controller": ("KILL",),
-    "raylet": ("KILL", "KILL", "TERM"),
-    "gcs_server": ("KILL", "KILL", "TERM"),
-    "head": ("KILL", "KILL", "TERM"),
+    "raylet": ("KILL",),
+    "gcs_server": ("KILL",),
+    "head": ("KILL",),
     "run": ("KILL", "TERM", "USR2", "INT"),
 }
 ITSELF = ("KILL",) * 5 + ("STOP",)
