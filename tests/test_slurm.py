@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +17,16 @@ from distlth.run.paths import RunPaths
 from distlth.run.result import JobResult
 from tests.slurm_fixture import Slurm, wait_for
 
-RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"
+ROOT = Path(__file__).parent.parent
+RECIPE = ROOT / "jobs" / "recipes" / "quickstart.yaml"
+
+# Two jobs of 660 steps, a checkpoint every 25.
 JOBS = ["00", "01"]
+OVERRIDES = (
+    *("train.epochs=60", "train.batch_size=120", "train.eval_every=20", "data.resolution=8"),
+    *("prune.rounds=1", "prune.rewind_epoch=1", "prune.branches=[]"),
+    *("log_every=10", "checkpoint.every_steps=25"),
+)
 
 # Ray starts anew after each interruption, which takes a while on few cores.
 PATIENCE_SECONDS = 300.0
@@ -34,7 +43,7 @@ class Cluster:
         """What a command prints; fails where it ends with another code than `code`."""
         ended = subprocess.run(
             [sys.executable, "-m", "jobs.cli", *arguments],
-            env={**self.slurm.environment, "PYTHONPATH": str(RECIPE.parent.parent.parent)},
+            env={**self.slurm.environment, "PYTHONPATH": str(ROOT)},
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -44,13 +53,28 @@ class Cluster:
         return ended.stderr if code else ended.stdout
 
     def submit(self, *more: str, code: int = 0) -> str:
-        """Submit two ranks on two nodes: two jobs of 660 steps, a checkpoint every 25; the job's id."""
-        overrides = ["train.epochs=60", "train.batch_size=120", "train.eval_every=20", "data.resolution=8"]
-        overrides += ["prune.rounds=1", "prune.rewind_epoch=1", "prune.branches=[]", "log_every=10"]
-        overrides += ["checkpoint.every_steps=25", f"data.path={self.digits.path}", "name=run"]
-        overrides += ["cluster.node_wait_seconds=60", "cluster.stale_seconds=15"]
-        printed = self.distlth("submit", str(RECIPE), *overrides, "--nodes", "2", *more, code=code)
+        """Submit two ranks on two nodes; the job's id."""
+        site = ("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")
+        printed = self.distlth("submit", str(RECIPE), *OVERRIDES, *site, *self.names, *more, code=code)
         return printed if code else job_of(printed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (f"data.path={self.digits.path}", "name=run")
+
+    def without_slurm(self, folder: Path) -> RunPaths:
+        """The same run on this machine alone, which nothing disturbs."""
+        folder.mkdir()
+        ended = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", "run", str(RECIPE), *OVERRIDES, *self.names],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return RunPaths(folder / "runs" / "run")
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         return [event for event in read_json_lines(self.paths.log) if event["event"] == kind]
@@ -82,8 +106,18 @@ def job_of(printed: str) -> str:
 def test_interrupted_in_every_way_it_ends_with_the_same_bits(
     slurm: Slurm, digits: Dataset, tmp_path: Path
 ) -> None:
-    """Preempted, out of time, a node switched off, cancelled and submitted again; without a person before."""
     cluster = Cluster(slurm, tmp_path, digits)
+    interrupt_in_every_way(cluster)
+    compared = compare_runs(cluster.without_slurm(tmp_path / "undisturbed"), cluster.paths)
+    assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
+    assert not cluster.paths.meetings.exists()
+    assert not cluster.paths.lock.exists()
+    assert "run done" in cluster.log()
+
+
+def interrupt_in_every_way(cluster: Cluster) -> None:
+    """Preempted, out of time, a node switched off; then cancelled and submitted again."""
+    slurm = cluster.slurm
     job = cluster.submit("--time", "60", "--comment", "it's $(date) `x`")
     cluster.trains_again()
     refused = cluster.submit(code=2)
@@ -120,15 +154,6 @@ def test_interrupted_in_every_way_it_ends_with_the_same_bits(
     again = job_of(cluster.distlth("resume", "runs/run"))
     slurm.wait(again, "COMPLETED", timeout=PATIENCE_SECONDS)
     assert cluster.restarts(again) == 0
-
-    undisturbed = Cluster(slurm, tmp_path / "undisturbed", digits)
-    undisturbed.folder.mkdir()
-    slurm.wait(undisturbed.submit("--time", "60"), "COMPLETED", timeout=PATIENCE_SECONDS)
-    compared = compare_runs(undisturbed.paths, cluster.paths)
-    assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
-    assert not cluster.paths.meetings.exists()
-    assert not cluster.paths.lock.exists()
-    assert "run done" in cluster.log()
 
 
 def test_lost_nodes_are_done_without_where_that_is_allowed(
