@@ -52,6 +52,13 @@ SIGNALS = {
     "head": ("KILL",),
     "run": ("KILL", "TERM", "USR2", "INT"),
 }
+
+# Ray's titles of processes that come to a point.
+ROLES = {
+    "ray::RayTrainWorker": "one rank",
+    "ray::Coordinator": "coordinator",
+    "ray::_nicely": "regroup's process",
+}
 ITSELF = ("KILL",) * 5 + ("STOP",)
 
 # How often each stage is drawn, where a run can still reach it. None: at no point, after a random time.
@@ -203,14 +210,14 @@ def report(campaign: Campaign) -> dict[str, Any]:
         "checkpoint_every_steps": EVERY_STEPS,
         "undisturbed_seconds": campaign.undisturbed_seconds,
         "all": _figures(recovered) if recovered else {},
-        "by_target": _grouped(recovered, lambda r: f"{r.fault.signal} {r.fault.target}"),
+        "by_target": _grouped(recovered, lambda r: f"{r.fault.signal}, {_who(r)}"),
         "by_point": _grouped(recovered, lambda r: r.fault.point or "any time"),
         "rows": _rows(recovered),
     }
 
 
 def _rows(recovered: Sequence[Recovery]) -> list[dict[str, Any]]:
-    grouped = _grouped(recovered, lambda r: (r.fault.signal, _who(r.fault), r.fault.point or "any time"))
+    grouped = _grouped(recovered, lambda r: (r.fault.signal, _who(r), r.fault.point or "any time"))
     return [{**dict(zip(("kind", "target", "point"), key, strict=True)), **f} for key, f in grouped.items()]
 
 
@@ -221,8 +228,15 @@ def _grouped(recovered: Sequence[Recovery], key: Callable[[Recovery], Any]) -> d
     return {name: _figures(found) for name, found in sorted(groups.items())}
 
 
-def _who(fault: Fault) -> str:
-    return fault.target if fault.rank is None else f"{fault.target}, rank {fault.rank}"
+def _who(recovery: Recovery) -> str:
+    """Who was struck; `itself` is whichever process came to the point."""
+    fault = recovery.fault
+    if fault.point and POINTS[fault.point].stage == "build":
+        in_worker = fault.point == "mid-build, in a worker" and fault.target == "itself"
+        return "build's worker" if in_worker else "build"
+    name = recovery.victims[0]["name"]
+    role = next((role for title, role in ROLES.items() if name.startswith(title)), "run")
+    return role if fault.target == "itself" else fault.target
 
 
 def _figures(found: Sequence[Recovery]) -> dict[str, Any]:
