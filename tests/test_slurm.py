@@ -160,7 +160,8 @@ def test_lost_nodes_are_done_without_where_that_is_allowed(
     slurm: Slurm, digits: Dataset, tmp_path: Path
 ) -> None:
     cluster = Cluster(slurm, tmp_path, digits)
-    job = cluster.submit("--time", "60", "cluster.min_nodes=1", "cluster.node_wait_seconds=15")
+    site = ("cluster.min_nodes=1", "cluster.node_wait_seconds=15")
+    job = cluster.submit("--time", "60", "train.epochs=30", *site)
 
     # The head node: nothing but the node that is left can tell SLURM.
     cluster.trains_again()
