@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from distlth.errors import RunError
 from distlth.method import Structured
 from distlth.prune.mask import Mask
-from distlth.report.board import JobBoard
 from distlth.report.compare import Comparison, Finding, compare_runs, step_difference, tensor_differences
+from distlth.report.curves import JobBoard
 from distlth.run.config import parse_config
 from distlth.run.files import append_json, load_tensors, save_tensors, write_text
 from distlth.run.paths import JobPaths, RunPaths

@@ -20,7 +20,8 @@ from distlth.errors import RunError
 from distlth.method import Structured
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block
-from distlth.report.board import TOP1_CURVE, JobBoard, RunBoard
+from distlth.report.board import TOP1_CURVE, RunBoard
+from distlth.report.curves import JobBoard
 from distlth.report.pictures import ADDED, DROPPED, EMPTY, KEPT, accuracy_figure, ordered_cells
 from distlth.report.status import read_status
 from distlth.report.summary import write_report

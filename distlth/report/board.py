@@ -1,4 +1,4 @@
-"""TensorBoard: what a job shows while it trains, and what a run shows over all its jobs.
+"""TensorBoard: what a run shows over all its jobs.
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
@@ -13,35 +13,24 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
-    EventAccumulator,
-)
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[import-untyped]
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
-from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block
+from distlth.report.curves import Writer, flat, job_folder, scalars
 from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, telling_layers
 from distlth.run.config import JobConfig
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job
 from distlth.run.result import JobResult
 
-# A killed job loses at most the points of these seconds.
-FLUSH_SECONDS = 10
-
 HPARAMS_SUFFIX = ".hparams"
-
-LOSS = "train/loss"
 
 TOP1_CURVE = "accuracy/top1_over_density_permille"
 TOP5_CURVE = "accuracy/top5_over_density_permille"
@@ -64,60 +53,6 @@ Curves over few points are plain to read with the smoothing at 0.
 """
 
 
-class JobBoard:
-    """The curves of one job over its steps, written by its rank 0 in the background.
-
-    `first_step` is the number of steps done before, 0 in a new job: points beyond it, left by an
-    interrupted attempt, disappear, so that none doubles when their steps are trained again.
-    """
-
-    def __init__(self, run: RunPaths, job_id: str, *, first_step: int) -> None:
-        self._writer = _Writer(_job_folder(run, job_id))
-        self._writer.forget_from(first_step + 1)
-
-    def train(
-        self,
-        step: int,
-        *,
-        loss: float,
-        lr: float,
-        images_per_second: float,
-        data_wait: float,
-        density: float,
-    ) -> None:
-        """Add a point to the training curves; `data_wait` and `density` are fractions."""
-        values = {
-            LOSS: loss,
-            "train/lr": lr,
-            "speed/images_per_second": images_per_second,
-            "speed/data_wait": data_wait,
-            "ticket/density": density,
-        }
-        self._writer.add(step, _scalars(values))
-
-    def evaluation(self, step: int, *, loss: float, top1: float, top5: float) -> None:
-        """Add a point to the evaluation curves; `top1` and `top5` are fractions."""
-        self._writer.add(step, _scalars({"eval/loss": loss, "eval/top1": top1, "eval/top5": top5}))
-
-    def flush(self) -> None:
-        """Put all points so far on disk: before a checkpoint, whose resume does not repeat them."""
-        self._writer.flush()
-
-    def close(self) -> None:
-        """Put all points on disk and end the background thread."""
-        self._writer.close()
-
-
-def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
-    """The loss curve of a job, step -> mean loss since the point before; empty where there is none."""
-    folder = _job_folder(run, job_id)
-    if not folder.is_dir():
-        return {}
-    points = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
-    known = LOSS in points.Tags()["scalars"]
-    return {event.step: event.value for event in points.Scalars(LOSS)} if known else {}
-
-
 class RunBoard:
     """The curves, pictures and texts of a whole run, written by the coordinator.
 
@@ -127,7 +62,7 @@ class RunBoard:
 
     def __init__(self, run: RunPaths) -> None:
         self._run = run
-        self._writers: dict[str, _Writer] = {}
+        self._writers: dict[str, Writer] = {}
         self._num_results = 0
         self._turn = threading.Lock()
 
@@ -145,7 +80,7 @@ class RunBoard:
         `before` is the magnitude mask that it was made from, `blocks` the dense blocks of the layers that
         were regrouped. A mask that is shown already is passed over.
         """
-        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{_flat(job.id)}"
+        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{flat(job.id)}"
         with self._turn:
             if not _holds(folder, suffix):
                 points = {job.round: _mask_values(job, mask, before, blocks)}
@@ -178,7 +113,7 @@ class RunBoard:
         # Ascending: TensorBoard drops the later steps of a curve that goes back.
         ascending = sorted(results, key=lambda result: result.density)
         points = {
-            round(1000 * result.density): _scalars({TOP1_CURVE: result.top1, TOP5_CURVE: result.top5})
+            round(1000 * result.density): scalars({TOP1_CURVE: result.top1, TOP5_CURVE: result.top5})
             for result in ascending
         }
         self._rewrite(f"accuracy/{method}", 0, points)
@@ -186,7 +121,7 @@ class RunBoard:
     def _rewrite(self, folder: str, first_step: int, points: Mapping[int, Iterable[Summary.Value]]) -> None:
         """Replace all points of a folder from `first_step` on."""
         if folder not in self._writers:
-            self._writers[folder] = _Writer(self._run.tensorboard / folder)
+            self._writers[folder] = Writer(self._run.tensorboard / folder)
         writer = self._writers[folder]
         writer.forget_from(first_step)
         for step, values in points.items():
@@ -194,66 +129,11 @@ class RunBoard:
         writer.flush()
 
 
-class _Writer:
-    """A new event file in `folder`, filled by a background thread.
-
-    What a full disk kept from being written is kept, and written into another file by the next `flush`
-    that succeeds; only `flush` and `close` raise OSError.
-    """
-
-    def __init__(self, folder: Path, suffix: str = "") -> None:
-        self._folder, self._suffix = folder, suffix
-        self._unflushed: list[Event] = []
-        self._file: EventFileWriter | None = None
-        with suppress(OSError):
-            self._file = self._open()
-
-    def forget_from(self, step: int) -> None:
-        """Make readers drop the points of the folder from `step` on, whichever file they came from."""
-        start = SessionLog(status=SessionLog.START)
-        self._add(Event(wall_time=time.time(), step=step, session_log=start))
-
-    def add(self, step: int, values: Iterable[Summary.Value]) -> None:
-        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
-
-    def flush(self) -> None:
-        if self._file is None:
-            self._file = self._open()
-            events, self._unflushed = self._unflushed, []
-            # Some of them may be in the file that broke.
-            self.forget_from(min((event.step for event in events), default=0))
-            for event in events:
-                self._add(event)
-        try:
-            if self._file is not None:
-                self._file.flush()
-        except OSError:
-            self._file = None
-            raise
-        self._unflushed.clear()
-
-    def close(self) -> None:
-        self.flush()
-        if self._file is not None:
-            self._file.close()
-
-    def _open(self) -> EventFileWriter:
-        return EventFileWriter(str(self._folder), flush_secs=FLUSH_SECONDS, filename_suffix=self._suffix)
-
-    def _add(self, event: Event) -> None:
-        self._unflushed.append(event)
-        try:
-            if self._file is not None:
-                self._file.add_event(event)
-        except OSError:
-            self._file = None
-
-
 def _mask_values(
     job: Job, mask: Mask, before: Mask | None, blocks: Mapping[str, tuple[Block, ...]]
 ) -> Iterable[Summary.Value]:
     densities = mask.layer_density()
-    yield from _scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
+    yield from scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
     if job.structure is not None:
         for layer in telling_layers(mask):
             old = None if before is None else before[layer]
@@ -267,7 +147,7 @@ def _write_once(
     """Write an event file whole or not at all, elsewhere first: an empty one would count as written."""
     run.root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=run.root) as temporary:
-        writer = _Writer(Path(temporary), suffix)
+        writer = Writer(Path(temporary), suffix)
         for step, values in points.items():
             writer.add(step, values)
         writer.close()
@@ -280,24 +160,12 @@ def _holds(folder: Path, suffix: str) -> bool:
     return any(path.name.endswith(suffix) for path in folder.glob("events.out.tfevents.*"))
 
 
-def _job_folder(run: RunPaths, job_id: str) -> Path:
-    return run.tensorboard / "jobs" / _flat(job_id)
-
-
-def _flat(job_id: str) -> str:
-    return job_id.replace("/", "-")
-
-
-def _scalars(values: Mapping[str, float]) -> Iterable[Summary.Value]:
-    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
-
-
 def _image(tag: str, encoded: bytes) -> Summary.Value:
     return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded))
 
 
 def _write_hparams(run: RunPaths, result: JobResult, config: JobConfig) -> None:
-    folder = _job_folder(run, result.job)
+    folder = job_folder(run, result.job)
     if _holds(folder, HPARAMS_SUFFIX):
         return
     values = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from distlth.prune.mask import Mask
-from distlth.report.board import read_losses
+from distlth.report.curves import read_losses
 from distlth.run.changes import VERSIONS, Change, changes, covers
 from distlth.run.files import load_tensors
 from distlth.run.paths import JobPaths, RunPaths

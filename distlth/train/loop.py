@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distlth.errors import TrainingError
-from distlth.report.board import JobBoard
+from distlth.report.curves import JobBoard
 from distlth.run.files import append_json, insist, remove_temporaries, save_tensors, tensors_digest
 from distlth.run.paths import RunPaths
 from distlth.run.plan import Job

@@ -1,0 +1,149 @@
+"""TensorBoard: the curves of a job over its steps. The pictures of a run, slow to load, are in `board`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    EventAccumulator,
+)
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[import-untyped]
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
+
+from distlth.run.paths import RunPaths
+
+# A killed job loses at most the points of these seconds.
+FLUSH_SECONDS = 10
+
+LOSS = "train/loss"
+
+
+class JobBoard:
+    """The curves of one job over its steps, written by its rank 0 in the background.
+
+    `first_step` is the number of steps done before, 0 in a new job: points beyond it, left by an
+    interrupted attempt, disappear, so that none doubles when their steps are trained again.
+    """
+
+    def __init__(self, run: RunPaths, job_id: str, *, first_step: int) -> None:
+        self._writer = Writer(job_folder(run, job_id))
+        self._writer.forget_from(first_step + 1)
+
+    def train(
+        self,
+        step: int,
+        *,
+        loss: float,
+        lr: float,
+        images_per_second: float,
+        data_wait: float,
+        density: float,
+    ) -> None:
+        """Add a point to the training curves; `data_wait` and `density` are fractions."""
+        values = {
+            LOSS: loss,
+            "train/lr": lr,
+            "speed/images_per_second": images_per_second,
+            "speed/data_wait": data_wait,
+            "ticket/density": density,
+        }
+        self._writer.add(step, scalars(values))
+
+    def evaluation(self, step: int, *, loss: float, top1: float, top5: float) -> None:
+        """Add a point to the evaluation curves; `top1` and `top5` are fractions."""
+        self._writer.add(step, scalars({"eval/loss": loss, "eval/top1": top1, "eval/top5": top5}))
+
+    def flush(self) -> None:
+        """Put all points so far on disk: before a checkpoint, whose resume does not repeat them."""
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Put all points on disk and end the background thread."""
+        self._writer.close()
+
+
+def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
+    """The loss curve of a job, step -> mean loss since the point before; empty where there is none."""
+    folder = job_folder(run, job_id)
+    if not folder.is_dir():
+        return {}
+    points = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
+    known = LOSS in points.Tags()["scalars"]
+    return {event.step: event.value for event in points.Scalars(LOSS)} if known else {}
+
+
+class Writer:
+    """A new event file in `folder`, filled by a background thread.
+
+    What a full disk kept from being written is kept, and written into another file by the next `flush`
+    that succeeds; only `flush` and `close` raise OSError.
+    """
+
+    def __init__(self, folder: Path, suffix: str = "") -> None:
+        self._folder, self._suffix = folder, suffix
+        self._unflushed: list[Event] = []
+        self._file: EventFileWriter | None = None
+        with suppress(OSError):
+            self._file = self._open()
+
+    def forget_from(self, step: int) -> None:
+        """Make readers drop the points of the folder from `step` on, whichever file they came from."""
+        start = SessionLog(status=SessionLog.START)
+        self._add(Event(wall_time=time.time(), step=step, session_log=start))
+
+    def add(self, step: int, values: Iterable[Summary.Value]) -> None:
+        """Add values at a step."""
+        self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        """Put all that was added on disk."""
+        if self._file is None:
+            self._file = self._open()
+            events, self._unflushed = self._unflushed, []
+            # Some of them may be in the file that broke.
+            self.forget_from(min((event.step for event in events), default=0))
+            for event in events:
+                self._add(event)
+        try:
+            if self._file is not None:
+                self._file.flush()
+        except OSError:
+            self._file = None
+            raise
+        self._unflushed.clear()
+
+    def close(self) -> None:
+        """Put all on disk and end the background thread."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> EventFileWriter:
+        return EventFileWriter(str(self._folder), flush_secs=FLUSH_SECONDS, filename_suffix=self._suffix)
+
+    def _add(self, event: Event) -> None:
+        self._unflushed.append(event)
+        try:
+            if self._file is not None:
+                self._file.add_event(event)
+        except OSError:
+            self._file = None
+
+
+def job_folder(run: RunPaths, job_id: str) -> Path:
+    """Where a job's curves lie."""
+    return run.tensorboard / "jobs" / flat(job_id)
+
+
+def flat(job_id: str) -> str:
+    """A job's name in one piece."""
+    return job_id.replace("/", "-")
+
+
+def scalars(values: Mapping[str, float]) -> Iterable[Summary.Value]:
+    """A point of several curves."""
+    return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
