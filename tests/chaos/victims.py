@@ -68,5 +68,5 @@ def _is(process: psutil.Process, target: str) -> bool:
             return "cluster.head" in process.cmdline()
         if target in DAEMONS:
             return process.name() == target
-        return process.cmdline()[0].startswith(COMMANDS[target])
+        return "".join(process.cmdline()[:1]).startswith(COMMANDS[target])  # empty where it is just dying
     return False
