@@ -155,23 +155,6 @@ def head_address() -> str:
     return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", LOOPBACK)
 
 
-def own_address(head: str) -> str:
-    """This node's address, as the head reaches it: the one that leads there."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
-        route.connect((head, 9))  # sends nothing
-        address: str = route.getsockname()[0]
-    return address
-
-
-def answers(host: str, port: int) -> bool:
-    """Whether someone listens there."""
-    try:
-        socket.create_connection((host, port), timeout=10.0).close()
-    except OSError:
-        return False
-    return True
-
-
 def job_state() -> str:
     """How SLURM says that this job stands, empty where it does not say; ENDED without SLURM."""
     job = os.environ.get("SLURM_JOB_ID")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.allocation import answers, own_address
 from cluster.meeting import POLL_SECONDS, Call, Meeting
 from cluster.session import environment, join_command, resolve_device, session_folder
 from cluster.signals import shielded
@@ -64,6 +64,23 @@ def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, 
             continue
         say(f"Ray ended here with exit code {ray.returncode}\n{log.read_text(errors='replace')}")
         return
+
+
+def own_address(head: str) -> str:
+    """This node's address, as the head reaches it: the one that leads there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((head, 9))  # sends nothing
+        address: str = route.getsockname()[0]
+    return address
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether someone listens there."""
+    try:
+        socket.create_connection((host, port), timeout=10.0).close()
+    except OSError:
+        return False
+    return True
 
 
 def say(text: str) -> None:

@@ -11,17 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.allocation import check_progress, own_address
+from cluster.allocation import check_progress
 from cluster.layout import fewest_nodes, ranks_per_node, sized
 from cluster.meeting import Call, Meeting, sweep_meetings
+from cluster.node import own_address
 from distlth.errors import ConfigError, RunError
 from distlth.run.config import JobConfig, load_config
 from distlth.run.paths import RunPaths
 from distlth.run.plan import plan
 from distlth.run.store import progress
 
-LIGHT = ("allocation", "head", "node", "slurm", "work")
 RECIPE = Path(__file__).parent.parent / "jobs" / "recipes" / "quickstart.yaml"
+LIGHT = ("cluster.allocation", "cluster.head", "cluster.node", "cluster.slurm", "cluster.work", "jobs.cli")
 
 
 def job(*overrides: str) -> JobConfig:
@@ -125,9 +126,7 @@ def test_a_node_is_reached_by_the_address_that_leads_to_the_head() -> None:
     assert own_address("127.0.0.1") == "127.0.0.1"
 
 
-@pytest.mark.parametrize(
-    "module", ["cluster.allocation", "cluster.head", "cluster.node", "cluster.work", "jobs.cli"]
-)
+@pytest.mark.parametrize("module", LIGHT)
 def test_what_only_starts_others_loads_no_torch(module: str) -> None:
     """It takes seconds and hundreds of megabytes, on every node and at every start."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
