@@ -1,4 +1,4 @@
-"""TensorBoard: what a run shows over all its jobs.
+"""TensorBoard: what a run shows over all its jobs; the curves of one while it trains are in `curves`.
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
