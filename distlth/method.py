@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from distlth.config.schema import Refill, Regroup
+from distlth.plan import Job
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.prune.refill import refill
 from distlth.prune.regroup import Block, LayerRegroup, assemble, regroup_layer
-from distlth.run.config import Refill, Regroup
-from distlth.run.plan import Job
 
 # Runs a function on each item, as `map` does, but where and how many at a time is the caller's.
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
 from distlth.prune.mask import Mask
-from distlth.run.config import JobConfig
 
 # Where hwloc finds the cores. Without it Mt-KaHyPar ends the whole process.
 TOPOLOGY = Path("/sys/devices/system/cpu")
@@ -34,7 +34,7 @@ class Preflight:
         return Mask.dense({layer.name: layer.weight_shape for layer in self.layers})
 
 
-def preflight(config: JobConfig) -> Preflight:
+def preflight(config: RunConfig) -> Preflight:
     """Look at what a run would work on.
 
     Raises:
@@ -61,7 +61,7 @@ def preflight(config: JobConfig) -> Preflight:
     return Preflight(dataset, body, layers, count // batch, _memory(config, body))
 
 
-def _memory(config: JobConfig, body: Anatomy) -> int:
+def _memory(config: RunConfig, body: Anatomy) -> int:
     """Parameters with their companions, and the activations of a rank's batch."""
     activations = body.activation_bytes * (config.train.batch_size // config.cluster.workers)
     if config.train.amp != "off":

@@ -71,7 +71,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _run(options: argparse.Namespace) -> int:
-    from distlth.run.config import load_config
+    from distlth.config.read import load_config
 
     config = load_config(options.job, options.overrides)
     if options.dry_run:
@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace) -> int:
         show_plan(config)
         return 0
 
-    from cluster.service import run
+    from cluster.runtime.service import run
     from distlth.report.console import RunView
 
     with RunView() as view:
@@ -118,7 +118,7 @@ def _add_compare(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from distlth.report.compare import compare_runs
+    from distlth.facts.compare import compare_runs
     from distlth.report.console import comparison_view, show
     from distlth.run.paths import RunPaths
 
@@ -157,7 +157,7 @@ def _add_data(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _data_build(options: argparse.Namespace) -> int:
-    from distlth.data.build import BuildOptions, build, progress_bar
+    from distlth.data.pack.build import BuildOptions, build, progress_bar
 
     chosen = BuildOptions(
         max_resolution=options.max_resolution,
@@ -178,8 +178,8 @@ def _data_build(options: argparse.Namespace) -> int:
 
 
 def _data_check(options: argparse.Namespace) -> int:
-    from distlth.data.build import progress_bar
-    from distlth.data.check import check
+    from distlth.data.pack.build import progress_bar
+    from distlth.data.pack.check import check
 
     with progress_bar() as progress:
         report = check(options.path, progress=progress)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from distlth.config.schema import RunConfig
+from distlth.plan import plan, planned_density
 from distlth.preflight import Preflight, preflight
 from distlth.report.console import PlannedJob, layers_table, plan_table, show
-from distlth.run.config import JobConfig
-from distlth.run.plan import plan, planned_density
 
 
-def show_plan(config: JobConfig) -> None:
+def show_plan(config: RunConfig) -> None:
     """Print what a run would do, from its job file and data set alone: nothing is started or written."""
     found = preflight(config)
     show(layers_table(found.layers))
@@ -22,7 +22,7 @@ def show_plan(config: JobConfig) -> None:
     )
 
 
-def planned_jobs(config: JobConfig, found: Preflight) -> list[PlannedJob]:
+def planned_jobs(config: RunConfig, found: Preflight) -> list[PlannedJob]:
     """A line for each job of a run."""
     lines = []
     for job in plan(config):

@@ -7,18 +7,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from distlth.config.read import load_site, merge, override, parse_cluster, parse_config, put, read_job
+from distlth.config.schema import ClusterSection, RunConfig
 from distlth.errors import ConfigError, UserError
-from distlth.run.config import (
-    ClusterSection,
-    JobConfig,
-    load_site,
-    merge,
-    override,
-    parse_cluster,
-    parse_config,
-    put,
-    read_job,
-)
 from distlth.run.paths import site_file
 
 # Option, the key that it is short for, its type, what stands for its value, and help.
@@ -77,7 +68,7 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def requested(options: argparse.Namespace) -> tuple[JobConfig, ...]:
+def requested(options: argparse.Namespace) -> tuple[RunConfig, ...]:
     """The config of each run that a command line of `distlth submit` asks for.
 
     The user's own file lies under the job file, that one under the overrides, those under the options.
@@ -94,7 +85,7 @@ def requested(options: argparse.Namespace) -> tuple[JobConfig, ...]:
 
 def requested_again(
     stored: Mapping[str, Any], options: argparse.Namespace, run: Path
-) -> tuple[JobConfig, ...]:
+) -> tuple[RunConfig, ...]:
     """The config of a run that is submitted again: what it was submitted with, and what is asked besides."""
     document = {**stored, "name": run.name, "runs": str(run.parent)}
     keys = override(document, options.overrides)

@@ -12,12 +12,12 @@ from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.queue import cancel, find, has
+from cluster.slurm.squeue import cancel, find, has
+from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError, UserError
-from distlth.run.config import JobConfig
+from distlth.plan import plan
 from distlth.run.lock import held_by
 from distlth.run.paths import RunPaths, SubmissionPaths
-from distlth.run.plan import plan
 from distlth.run.store import check_run, load_results
 from distlth.run.submission import (
     Cluster,
@@ -29,7 +29,7 @@ from distlth.run.submission import (
 from jobs.request import add_allow_change, add_options, find_run, requested, requested_again, seed_list
 
 if TYPE_CHECKING:
-    from cluster.slurm import Batch
+    from cluster.slurm.submit import Batch
 
 NO_SBATCH = (
     "there is no sbatch on PATH, so this is no login node of a SLURM cluster; "
@@ -112,8 +112,8 @@ def _near(root: Path, submission: Submission) -> Path:
     return as_written if as_written.absolute() == root else root
 
 
-def _batch(name: str, configs: tuple[JobConfig, ...], directory: Path, allowed: Sequence[str]) -> Batch:
-    from cluster.slurm import Batch
+def _batch(name: str, configs: tuple[RunConfig, ...], directory: Path, allowed: Sequence[str]) -> Batch:
+    from cluster.slurm.submit import Batch
 
     folder = SubmissionPaths.next(configs[0].runs.absolute(), name).root
     return Batch(name, configs, folder, directory, tuple(allowed))
@@ -121,7 +121,7 @@ def _batch(name: str, configs: tuple[JobConfig, ...], directory: Path, allowed: 
 
 def _hand_in(batch: Batch, options: argparse.Namespace, usual: Cluster | str) -> int:
     """Submit, or show what would be submitted."""
-    from cluster.slurm import PARAMETERS, SUBMIT, sbatch_text
+    from cluster.slurm.submit import PARAMETERS, SUBMIT, sbatch_text
 
     cluster = _cluster(options.cluster if options.cluster != "auto" else usual, options.dry_run)
     if options.dry_run:
@@ -175,11 +175,11 @@ def _say_what_next(batch: Batch) -> None:
     print(f"end it:   distlth cancel {path}, and distlth resume {path} goes on")
 
 
-def _run(config: JobConfig) -> RunPaths:
+def _run(config: RunConfig) -> RunPaths:
     return RunPaths(config.runs.absolute() / config.name)
 
 
-def check(config: JobConfig, allowed: Sequence[str]) -> None:
+def check(config: RunConfig, allowed: Sequence[str]) -> None:
     """Look at what a run needs, from the login node and without training libraries' start-up where possible.
 
     Raises:
@@ -206,7 +206,7 @@ def check(config: JobConfig, allowed: Sequence[str]) -> None:
         check_name(config.model.name)
 
 
-def _check_is_free(run: RunPaths, config: JobConfig) -> None:
+def _check_is_free(run: RunPaths, config: RunConfig) -> None:
     submission = load_submission(run)
     standing = find(submission)
     if standing and standing.is_active:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cluster.queue import find, read_queue, standing
+from cluster.slurm.squeue import find, read_queue, standing
 from distlth.errors import UserError
 from distlth.run.paths import RunPaths, runs_in
 from distlth.run.submission import Standing, Submission, load_submission
@@ -75,8 +75,8 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _status_of_one(options: argparse.Namespace) -> int:
+    from distlth.facts.status import read_status
     from distlth.report.console import print_status, watch_status
-    from distlth.report.status import read_status
 
     run = RunPaths(_given(options))
     submission = load_submission(run)
@@ -199,7 +199,7 @@ def _tail(submission: Submission | None, rank: int) -> _Tail:
 
 def _until_ended(run: RunPaths, submission: Submission | None) -> Iterator[None]:
     """Again and again while the run waits or trains, and once after."""
-    from distlth.report.status import read_status
+    from distlth.facts.status import read_status
 
     queue = _Queue()
     while True:
@@ -254,7 +254,7 @@ class _Events:
         return _lines(self._read())
 
     def _read(self) -> Sequence[Mapping[str, object]]:
-        from distlth.report.status import read_events
+        from distlth.facts.status import read_events
 
         events, self._offset = read_events(self._log, self._offset)
         return events

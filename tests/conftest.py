@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from distlth.data.build import BuildOptions, build
 from distlth.data.dataset import Dataset
+from distlth.data.pack.build import BuildOptions, build
 from distlth.run.paths import RunPaths
 from jobs.digits import write_digits
-from tests.slurm_fixture import slurm, slurm_session  # noqa: F401
+from tests.slurm.fixture import slurm, slurm_session  # noqa: F401
 from tests.small_run import run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distlth.data.dataset import Dataset
 from distlth.run.paths import RunPaths
-from distlth.run.result import JobResult
+from distlth.run.results import JobResult
 from tests.chaos.harness import run_arguments
 
 BRANCHES = "[{method: refill, criterion: l1}, {method: refill, extra: 0.2, rounds: [2]}, {method: regroup}]"

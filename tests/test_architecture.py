@@ -17,16 +17,16 @@ OWNERS = {
     "ffcv": ("distlth/data", "distlth/bench"),
     "matplotlib": ("distlth/report",),
     "mtkahypar": ("distlth/prune",),
-    "pydantic": ("distlth/run",),
+    "pydantic": ("distlth/options.py", "distlth/config"),
     "ray": ("cluster",),
     "rich": ("distlth/report", "distlth/data", "jobs"),
-    "safetensors": ("distlth/run",),
+    "safetensors": ("distlth/files.py",),
     "sklearn": ("jobs/digits.py",),
-    "submitit": ("cluster/slurm.py", "cluster/allocation.py"),
-    "tensorboard": ("distlth/report",),
+    "submitit": ("cluster/slurm",),
+    "tensorboard": ("distlth/report", "distlth/run/curves.py"),
     "tensorboardX": (),
     "torch.utils.tensorboard": ("distlth/report",),
-    "yaml": ("distlth/run",),
+    "yaml": ("distlth/config", "distlth/run/store.py"),
 }
 
 # The pruning core: functions from values to values, so no other library, no I/O, no clock, no global RNG.
@@ -57,13 +57,13 @@ def test_imports_keep_to_the_layout() -> None:
     [
         (
             "distlth/run/a.py",
-            "import cluster.lane",
-            "distlth/run/a.py:1: distlth may not import cluster.lane",
+            "import cluster.runtime.lane",
+            "distlth/run/a.py:1: distlth may not import cluster.runtime.lane",
         ),
         ("cluster/a.py", "\nfrom jobs import cli", "cluster/a.py:2: cluster may not import jobs"),
         ("jobs/a.py", "from tests.b import c", "jobs may not import tests.b"),
         ("distlth/train/a.py", "import ray.train as t", "ray.train belongs to cluster"),
-        ("distlth/train/a.py", "def f():\n    import yaml", "a.py:2: yaml belongs to distlth/run"),
+        ("distlth/train/a.py", "def f():\n    import yaml", "a.py:2: yaml belongs to distlth/config"),
         ("distlth/train/a.py", "from torch.utils import tensorboard", "torch.utils.tensorboard belongs to"),
         ("jobs/a.py", "import sklearn", "sklearn belongs to jobs/digits.py"),
         ("distlth/data_too/a.py", "import ffcv", "ffcv belongs to"),
@@ -86,8 +86,8 @@ def test_a_wrong_import_is_named_with_its_line(file: str, source: str, complaint
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("distlth/data/loader.py", "from ffcv.loader import Loader\nimport rich"),
-        ("cluster/lane.py", "import ray\nfrom distlth.run import paths"),
+        ("distlth/data/load/loader.py", "from ffcv.loader import Loader\nimport rich"),
+        ("cluster/runtime/lane.py", "import ray\nfrom distlth.run import paths"),
         ("jobs/digits.py", "from sklearn.datasets import load_digits"),
         ("distlth/prune/a.py", "import math\nfrom torch import Tensor\nfrom .mask import Mask"),
     ],

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from distlth.run.config import load_config, parse_cluster
-from distlth.run.reference import reference
-from distlth.run.section import parse_yaml
+from distlth.config.documents import parse_yaml
+from distlth.config.read import load_config, parse_cluster
+from distlth.config.reference import reference
 from jobs.cli import parse
 from jobs.request import requested
 

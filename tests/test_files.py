@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from distlth.errors import RunError
-from distlth.run.files import (
+from distlth.files import (
     append_json,
     load_tensors,
     read_json_lines,
@@ -79,7 +79,7 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "f"
     write_text(path, "old")
     code = (
-        "import os, signal, sys; from pathlib import Path; from distlth.run.files import replacing\n"
+        "import os, signal, sys; from pathlib import Path; from distlth.files import replacing\n"
         "with replacing(Path(sys.argv[1])) as t:\n"
         "    t.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )

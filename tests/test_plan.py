@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from distlth.run.config import JobConfig
-from distlth.run.plan import criteria_needed, plan, planned_density, ready
-from tests.test_config import MINIMAL
+from distlth.config.schema import RunConfig
+from distlth.plan import criteria_needed, plan, planned_density, ready
+from tests.config.test_config import MINIMAL
 
 
-def config(**prune: Any) -> JobConfig:
-    return JobConfig.model_validate({**MINIMAL, "prune": {"rounds": 2, **prune}})
+def config(**prune: Any) -> RunConfig:
+    return RunConfig.model_validate({**MINIMAL, "prune": {"rounds": 2, **prune}})
 
 
 BOTH = [{"method": "refill"}, {"method": "regroup", "rounds": [2]}]

@@ -25,8 +25,8 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.bench import nodes as simulated
-from cluster.broadcast import fetch, hand_out
-from cluster.session import LOOPBACK, environment, session_folder
+from cluster.runtime.broadcast import fetch, hand_out
+from cluster.runtime.session import LOOPBACK, environment, session_folder
 
 # Of a ResNet-50: the weights in a file, and the packed mask.
 WEIGHTS_BYTES, MASK_BYTES = 102_469_904, 2_931_864

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.session import LOOPBACK, environment, session_folder
+from cluster.runtime.session import LOOPBACK, environment, session_folder
 
 LANE, ATTEMPT = 0, "attempt"
 
@@ -53,8 +53,8 @@ def main() -> None:
 def _measure(folder: Path, ranks: int, rounds: int) -> list[CoordinatorRow]:
     import ray
 
-    from cluster.coordinator import Coordinator
-    from cluster.heartbeat import Beat
+    from cluster.runtime.coordinator import Coordinator
+    from cluster.runtime.heartbeat import Beat
     from distlth.bench.checkpoint import small_run
     from distlth.run.paths import RunPaths
 

@@ -17,13 +17,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from distlth.data.build import BuildOptions, build
+from distlth.config.read import parse_config
+from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
+from distlth.data.pack.build import BuildOptions, build
 from distlth.models import prunable
+from distlth.plan import plan
 from distlth.prune.mask import Mask
-from distlth.run.config import JobConfig, parse_config
 from distlth.run.paths import RunPaths
-from distlth.run.plan import plan
 from distlth.train.loop import JobTraining
 from distlth.train.masking import Ticket
 from distlth.train.pulse import Pulse
@@ -134,7 +135,7 @@ def _training(folder: Path, model: str, images: int) -> JobTraining:
     return training
 
 
-def small_run(folder: Path) -> JobConfig:
+def small_run(folder: Path) -> RunConfig:
     """The config of a run as small as they get, with its data set in `folder`."""
     return _config("resnet20", _dataset(folder, 2 * CLASSES))
 
@@ -143,7 +144,7 @@ def _ignore(event: str, **details: Any) -> None:
     pass
 
 
-def _config(model: str, dataset: Dataset) -> JobConfig:
+def _config(model: str, dataset: Dataset) -> RunConfig:
     """The quick start's, as long as it takes."""
     document = {
         "name": "bench",

@@ -10,12 +10,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from distlth.config.schema import CheckpointSection, Refill, Regroup
+from distlth.files import save_tensors
 from distlth.method import Structured, Trained, refilled, regrouped
 from distlth.models import anatomy, build, prunable
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
-from distlth.run.config import CheckpointSection, Refill, Regroup
-from distlth.run.files import save_tensors
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import save_structured
 from distlth.train.checkpoint import CheckpointWriter, JobState, snapshot

@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from distlth.data.build import BuildOptions, build
 from distlth.data.dataset import Dataset
-from distlth.data.loader import TrainLoader
+from distlth.data.load.loader import TrainLoader
+from distlth.data.pack.build import BuildOptions, build
 
 HEIGHT, WIDTH = 400, 500
 QUALITY = 90

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from distlth.config.schema import TrainSection
 from distlth.models import anatomy, build
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
-from distlth.run.config import TrainSection
 from distlth.train.masking import Masking, Ticket, parameter_masks
 from distlth.train.optim import make_optimizer
 

@@ -21,14 +21,14 @@ from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-
 from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[import-untyped]
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
+from distlth.config.schema import RunConfig
+from distlth.plan import Job
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block
-from distlth.report.curves import Writer, flat, job_folder, scalars
-from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, telling_layers
-from distlth.run.config import JobConfig
+from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
+from distlth.run.curves import Writer, flat, job_folder, scalars
 from distlth.run.paths import RunPaths
-from distlth.run.plan import Job
-from distlth.run.result import JobResult
+from distlth.run.results import JobResult
 
 HPARAMS_SUFFIX = ".hparams"
 
@@ -86,7 +86,7 @@ class RunBoard:
                 points = {job.round: _mask_values(job, mask, before, blocks)}
                 _write_once(self._run, folder, suffix, points)
 
-    def results(self, results: Sequence[JobResult], config: JobConfig) -> None:
+    def results(self, results: Sequence[JobResult], config: RunConfig) -> None:
         """Show all results so far: curves over density, the figure, and each job's hyperparameters.
 
         Passed over when an earlier call showed more of them.
@@ -135,7 +135,7 @@ def _mask_values(
     densities = mask.layer_density()
     yield from scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
     if job.structure is not None:
-        for layer in telling_layers(mask):
+        for layer in representative_layers(mask):
             old = None if before is None else before[layer]
             picture = LayerPicture(job.method, layer, old, mask[layer], blocks.get(layer, ()))
             yield _image(f"masks/{layer}", png(masks_figure([picture])))
@@ -164,7 +164,7 @@ def _image(tag: str, encoded: bytes) -> Summary.Value:
     return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded))
 
 
-def _write_hparams(run: RunPaths, result: JobResult, config: JobConfig) -> None:
+def _write_hparams(run: RunPaths, result: JobResult, config: RunConfig) -> None:
     folder = job_folder(run, result.job)
     if _holds(folder, HPARAMS_SUFFIX):
         return

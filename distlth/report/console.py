@@ -16,14 +16,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distlth.report.status import JobStatus, RunStatus, read_events, read_status
+from distlth.facts.status import JobStatus, RunStatus, read_events, read_status
 from distlth.report.text import count, duration, memory, percent, points
 from distlth.run.paths import RunPaths
-from distlth.run.result import JobResult, Progress
+from distlth.run.results import JobResult, Progress
 
 if TYPE_CHECKING:  # torch and matplotlib, which a login node should not have to load
+    from distlth.facts.compare import Comparison, Finding
     from distlth.models.anatomy import ConvLayer
-    from distlth.report.compare import Comparison, Finding
 
 STATE_STYLES = {
     "done": "green",
@@ -95,7 +95,7 @@ def digests_table(results: Sequence[JobResult]) -> Table:
 
 def comparison_view(comparison: Comparison) -> Group:
     """Two runs beside each other: a line for each thing they ran on, a table of jobs, and what differs."""
-    from distlth.report.compare import RUN
+    from distlth.facts.compare import RUN
 
     run_wide = [found for found in comparison.findings if found.place == RUN]
     parts: list[RenderableType] = [
@@ -115,7 +115,7 @@ def _fact(found: Finding) -> tuple[tuple[str, str], ...]:
 
 
 def _jobs_comparison(comparison: Comparison) -> Table:
-    from distlth.report.compare import RUN
+    from distlth.facts.compare import RUN
 
     table = _table(None)
     whats = ("mask", "metrics", "weights", "accuracy")

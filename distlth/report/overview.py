@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from distlth.errors import UserError
+from distlth.facts.status import JobStatus, RunStatus, read_events, read_status
 from distlth.report.console import STATE_STYLES, output_console, plain_table
-from distlth.report.status import JobStatus, RunStatus, read_events, read_status
 from distlth.report.text import count, duration, percent
 from distlth.run.paths import RunPaths
 from distlth.run.submission import Standing, load_submission

@@ -19,7 +19,7 @@ from torch import Tensor
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block, row_order
 from distlth.report.text import density_percent
-from distlth.run.result import JobResult
+from distlth.run.results import JobResult
 
 Cells = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.intp]
@@ -39,7 +39,7 @@ OTHER_COLOURS = ("#2a9d8f", "#8e5bbf", "#d1488c", "#7a8b2a", "#9c6644")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 DOTS_PER_INCH = 150
-NUM_TELLING_LAYERS = 3
+NUM_REPRESENTATIVE_LAYERS = 3
 MOST_TICKS = 12
 
 
@@ -120,10 +120,10 @@ def masks_figure(pictures: Sequence[LayerPicture]) -> Figure:
     return figure
 
 
-def telling_layers(mask: Mask) -> tuple[str, ...]:
+def representative_layers(mask: Mask) -> tuple[str, ...]:
     """The largest layer of each third of the network: the same ones for all masks of a run."""
     names = list(mask)
-    thirds = np.array_split(np.arange(len(names)), NUM_TELLING_LAYERS)
+    thirds = np.array_split(np.arange(len(names)), NUM_REPRESENTATIVE_LAYERS)
     return tuple(
         max((names[index] for index in third), key=lambda name: mask[name].numel())
         for third in thirds

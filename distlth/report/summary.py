@@ -8,13 +8,13 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from distlth.errors import RunError
-from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, telling_layers
+from distlth.files import replacing, write_text
+from distlth.plan import Job, plan
+from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
 from distlth.report.text import duration, percent, points
-from distlth.run.files import replacing, write_text
 from distlth.run.paths import RunPaths
-from distlth.run.plan import Job, plan
-from distlth.run.result import JobResult
-from distlth.run.store import load_job_file, load_results
+from distlth.run.results import JobResult
+from distlth.run.store import load_record, load_results
 from distlth.run.tickets import load_structured
 
 
@@ -24,7 +24,7 @@ def write_report(run: RunPaths) -> list[Path]:
     Raises:
         RunError: the folder holds no run, or a run without a result yet.
     """
-    config = load_job_file(run).config
+    config = load_record(run).config
     jobs = plan(config)
     results = load_results(run, jobs)
     if not results:
@@ -100,7 +100,7 @@ def _picture(run: RunPaths, job: Job) -> LayerPicture | None:
     ticket = load_structured(run.job(job.id))
     if ticket is None:
         return None
-    telling = telling_layers(ticket.mask)
+    telling = representative_layers(ticket.mask)
     layer = next((name for name in reversed(telling) if ticket.blocks.get(name)), telling[-1])
     parent = load_structured(run.job(job.parent)) if job.parent is not None else None
     before = None if parent is None else parent.mask[layer]

@@ -18,8 +18,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distlth.errors import RunError
-from distlth.run.files import write_text
-from distlth.run.process import identity, is_alive, numbering
+from distlth.files import write_text
+from distlth.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
 

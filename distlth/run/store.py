@@ -11,26 +11,27 @@ from typing import Any
 
 import yaml
 
+from distlth.config.changes import VERSIONS, Change, changes, check_allowed, covers, flat
+from distlth.config.read import parse_config
+from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
-from distlth.run.changes import VERSIONS, Change, changes, check_allowed, covers, flat
-from distlth.run.config import JobConfig, parse_config
-from distlth.run.files import append_json, write_text
+from distlth.files import append_json, write_text
+from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths, newest_checkpoint
-from distlth.run.plan import Job, plan
-from distlth.run.result import JobResult
+from distlth.run.results import JobResult
 
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
 
 
 @dataclass(frozen=True)
-class JobFile:
+class RunRecord:
     """`job.yaml`: what a run was asked to do, with what, and each change of that since it began.
 
     An entry of `history` has a `time`, its `changes` (each with `key`, `old`, `new`) and `allowed`, the
     names that were given to --allow-change.
     """
 
-    config: JobConfig
+    config: RunConfig
     versions: Mapping[str, str]
     data: Mapping[str, Any]
     created: float
@@ -65,13 +66,13 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def load_job_file(run: RunPaths) -> JobFile:
+def load_record(run: RunPaths) -> RunRecord:
     """Read a run's job.yaml; RunError when the folder holds no run or the file is damaged."""
     if not run.root.is_dir():
         raise RunError(f"{run.root}: no such run directory")
     try:
         document = yaml.safe_load(run.job_file.read_text(encoding="utf8"))
-        return JobFile(
+        return RunRecord(
             parse_config(document["config"], source=str(run.job_file)),
             document["versions"],
             document["data"],
@@ -85,8 +86,8 @@ def load_job_file(run: RunPaths) -> JobFile:
 
 
 def open_run(
-    run: RunPaths, config: JobConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
-) -> JobFile:
+    run: RunPaths, config: RunConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
+) -> RunRecord:
     """Make a new run's job.yaml, or check that an existing run may go on with what is asked.
 
     What changes no bit of the result may change, and so may the number of ranks; any other change must be
@@ -96,12 +97,12 @@ def open_run(
         RunError: a change that is not allowed, or that this run's files cannot follow; names each.
         ConfigError: a name in `allowed` that is no key.
     """
-    asked = JobFile(config, library_versions(), data, time.time())
+    asked = RunRecord(config, library_versions(), data, time.time())
     if not run.job_file.exists():
         check_allowed(allowed, asked.flat())
         write_text(run.job_file, asked.to_yaml())
         return asked
-    stored = load_job_file(run)
+    stored = load_record(run)
     check_allowed(allowed, {**stored.flat(), **asked.flat()})
     found = changes(stored.flat(), asked.flat())
     _refuse(run, found, allowed)
@@ -111,15 +112,15 @@ def open_run(
 
 
 def check_run(
-    run: RunPaths, config: JobConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
+    run: RunPaths, config: RunConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> None:
     """Raise what `open_run` would raise, and write nothing: to be asked where the run does not run.
 
     Versions are not compared, since those of the place where the run does run are what counts.
     """
-    stored = load_job_file(run) if run.job_file.exists() else None
+    stored = load_record(run) if run.job_file.exists() else None
     versions = stored.versions if stored else library_versions()
-    asked = JobFile(config, versions, data, time.time())
+    asked = RunRecord(config, versions, data, time.time())
     check_allowed(allowed, {**(stored.flat() if stored else {}), **asked.flat()})
     if stored:
         _refuse(run, changes(stored.flat(), asked.flat()), allowed)
@@ -143,8 +144,8 @@ def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) ->
 
 
 def _go_on(
-    run: RunPaths, stored: JobFile, asked: JobFile, found: Sequence[Change], allowed: Collection[str]
-) -> JobFile:
+    run: RunPaths, stored: RunRecord, asked: RunRecord, found: Sequence[Change], allowed: Collection[str]
+) -> RunRecord:
     """Record the changes; where they ask for it, jobs that are not done start anew."""
     entry = {
         "time": asked.created,
@@ -169,7 +170,7 @@ def _go_on(
     return merged
 
 
-def _start_anew(run: RunPaths, config: JobConfig) -> None:
+def _start_anew(run: RunPaths, config: RunConfig) -> None:
     """Remove what jobs that are not done have left, so that each job is of one config. Results stay."""
     jobs = plan(config)
     done = load_results(run, jobs)
@@ -185,7 +186,7 @@ def _start_anew(run: RunPaths, config: JobConfig) -> None:
 
 def check_data(run: RunPaths, digest: str) -> None:
     """Raise DataError unless a data set of this digest is what the run trains on."""
-    stored = load_job_file(run)
+    stored = load_record(run)
     meant = stored.data.get("digest", digest)
     if digest != meant:
         raise DataError(

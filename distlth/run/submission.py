@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distlth.errors import RunError
-from distlth.run.files import read_json, write_json
+from distlth.files import read_json, write_json
 from distlth.run.paths import RunPaths, SubmissionPaths
 
 Cluster = Literal["slurm", "local"]

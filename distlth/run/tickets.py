@@ -8,10 +8,10 @@ import numpy as np
 from torch import Tensor
 
 from distlth.errors import RunError
+from distlth.files import load_tensors, read_json, save_tensors, write_json
 from distlth.method import Structured, Trained
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block
-from distlth.run.files import load_tensors, read_json, save_tensors, write_json
 from distlth.run.paths import JobPaths
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from distlth.errors import RunError
-from distlth.run.files import load_tensors, save_tensors
+from distlth.files import load_tensors, save_tensors
 from distlth.run.paths import newest_checkpoint
 
 log = logging.getLogger(__name__)

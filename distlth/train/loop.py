@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distlth.errors import TrainingError
-from distlth.report.curves import JobBoard
-from distlth.run.files import append_json, insist, remove_temporaries, save_tensors, tensors_digest
+from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors, tensors_digest
+from distlth.plan import Job
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
-from distlth.run.plan import Job
-from distlth.run.result import EpochMetrics, JobResult, Progress, save_progress
+from distlth.run.results import EpochMetrics, JobResult, Progress, save_progress
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import Masking, Ticket, parameter_masks
@@ -348,7 +348,7 @@ class JobTraining:
         rewind_step = self.trainer.config.prune.rewind_epoch * self.steps_per_epoch
         if self.job.parent is None and self.step == rewind_step and self.world.is_main:
             weights = snapshot(self.model.state_dict())
-            insist(lambda: save_tensors(self.run_paths.rewind, weights), self.waiting)
+            retry_until_written(lambda: save_tensors(self.run_paths.rewind, weights), self.waiting)
 
     def checkpoint_if_due(self, lr: float) -> None:
         """Leave a checkpoint where one is due, and end the job where it is asked to stop."""
@@ -433,7 +433,7 @@ class JobTraining:
         }
         result = self.result(evaluation, digest)
         if self.world.is_main:
-            insist(lambda: self.write_result(result, weights, scores), self.waiting)
+            retry_until_written(lambda: self.write_result(result, weights, scores), self.waiting)
             with suppress(OSError):  # of a job that is done nobody reads them
                 self.writer.clear()
         return result

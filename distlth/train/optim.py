@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from distlth.run.config import TrainSection
+from distlth.config.schema import TrainSection
 
 _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from distlth.run.config import ScheduleSection
+from distlth.config.schema import ScheduleSection
 
 
 def learning_rate(

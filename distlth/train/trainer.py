@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
-from distlth.data.loader import EvalLoader, TrainLoader, eval_ratio
-from distlth.data.order import epoch_order
+from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
+from distlth.data.load.order import epoch_order
 from distlth.models import Anatomy, anatomy, build
-from distlth.run.config import JobConfig
 from distlth.train.evaluate import score_channels
 from distlth.train.pulse import Pulse
 from distlth.train.world import World
@@ -21,7 +21,7 @@ from distlth.train.world import World
 class Trainer:
     """One rank of a lane: model, loaders and process group, warm from job to job."""
 
-    def __init__(self, config: JobConfig, dataset: Dataset, world: World) -> None:
+    def __init__(self, config: RunConfig, dataset: Dataset, world: World) -> None:
         self.config = config
         self.world = world
         self.anatomy: Anatomy

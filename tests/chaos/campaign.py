@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from distlth.data.build import BuildOptions, build
 from distlth.data.dataset import Dataset
-from distlth.run.files import append_json
+from distlth.data.pack.build import BuildOptions, build
+from distlth.files import append_json
 from distlth.run.paths import RunPaths
 from jobs.digits import write_digits
 from tests.chaos.harness import (

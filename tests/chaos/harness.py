@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from distlth.report.compare import compare_runs
-from distlth.run.files import read_json_lines, write_json
+from distlth.facts.compare import compare_runs
+from distlth.files import read_json_lines, write_json
 from distlth.run.paths import RunPaths
 from tests.chaos.hook import ARMED, STEPS, Fault, strike
 from tests.chaos.victims import TOKEN_PATH, session_of

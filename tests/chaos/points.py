@@ -39,7 +39,7 @@ class Point:
 
 
 # The last thing before a file gets its name; called with the temporary path.
-WRITE = "distlth.run.files:_fsync"
+WRITE = "distlth.files:_fsync"
 TRAIN = "distlth.train.loop:JobTraining"
 
 # Reached after every step that is done; also the record of which steps were done.
@@ -55,21 +55,21 @@ _ALL = (
     Point("job start", f"{TRAIN}.begin", "start", "after"),
     # Round 0 alone.
     Point("mid-write of rewind", WRITE, "rewind", path=".rewind.safetensors.", torn=True),
-    Point("rewind written", "distlth.run.files:save_tensors", "rewind", "after", path="/rewind.safetensors"),
+    Point("rewind written", "distlth.files:save_tensors", "rewind", "after", path="/rewind.safetensors"),
     # Many times a job.
     Point("mid-step", "distlth.train.masking:Masking.mask_gradients", "step"),
     Point("mid-checkpoint-write", WRITE, "step", path="/.0", torn=True),
     Point("checkpoint, old ones there", "distlth.train.checkpoint:JobState.save", "step", "after"),
     Point("checkpoint begun", f"{TRAIN}.checkpoint", "step"),
-    Point("evaluation", "distlth.data.loader:EvalLoader.__iter__", "step", "after"),
+    Point("evaluation", "distlth.data.load.loader:EvalLoader.__iter__", "step", "after"),
     Point("metrics written", f"{TRAIN}.write_curves", "step", "after"),
     # Once a job, at its beginning or its end.
-    Point("mid-broadcast", "distlth.run.files:parse_tensors", "job"),
-    Point("ticket fetched", "cluster.rank:fetch_ticket", "job", "after"),
+    Point("mid-broadcast", "distlth.files:parse_tensors", "job"),
+    Point("ticket fetched", "cluster.runtime.rank:fetch_ticket", "job", "after"),
     Point("mid-write of weights", WRITE, "job", path=".weights.safetensors.", torn=True),
-    Point("weights written, no result", "distlth.run.result:JobResult.save", "job"),
+    Point("weights written, no result", "distlth.run.results:JobResult.save", "job"),
     Point("mid-write of result", WRITE, "job", path=".result.json.", torn=True),
-    Point("result written, not told", "distlth.run.result:JobResult.save", "job", "after"),
+    Point("result written, not told", "distlth.run.results:JobResult.save", "job", "after"),
     Point("job told, not drawn", "distlth.report.board:RunBoard.results", "job"),
     # Once a job that has a parent, when the parent is done.
     Point("mid-prune", "distlth.method:prune_magnitude", "mask", "after"),
@@ -79,10 +79,10 @@ _ALL = (
     Point("mid-write of mask", WRITE, "mask", path=".mask.safetensors.", torn=True),
     Point("mask written, not offered", "distlth.run.tickets:save_structured", "mask", "after"),
     # While a data set is built.
-    Point("mid-build, in a worker", "distlth.data.writer:_encode", "build", "after"),
-    Point("images packed, no index", "distlth.data.writer:Packer._finish", "build"),
-    Point("packed, no manifest", "distlth.data.build:_write_durably", "build"),
-    Point("built, not published", "distlth.data.build:_publish", "build"),
+    Point("mid-build, in a worker", "distlth.data.pack.writer:_encode", "build", "after"),
+    Point("images packed, no index", "distlth.data.pack.writer:Packer._finish", "build"),
+    Point("packed, no manifest", "distlth.data.pack.build:_write_durably", "build"),
+    Point("built, not published", "distlth.data.pack.build:_publish", "build"),
 )
 
 POINTS = {point.name: point for point in _ALL}

@@ -65,7 +65,7 @@ def _is(process: psutil.Process, target: str) -> bool:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
         if target == "head":
-            return "cluster.head" in process.cmdline()
+            return "cluster.runtime.head" in process.cmdline()
         if target in DAEMONS:
             return process.name() == target
         return "".join(process.cmdline()[:1]).startswith(COMMANDS[target])  # empty where it is just dying

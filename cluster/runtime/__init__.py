@@ -1,0 +1,1 @@
+"""A run on Ray: coordinator, lanes and ranks."""

@@ -1,0 +1,97 @@
+"""A rank of a lane: trains job after job with the others, as the coordinator hands them out."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import ray
+import ray.train.torch
+import torch
+
+from cluster.runtime.broadcast import fetch
+from cluster.runtime.heartbeat import Beat, Heart, birth
+from cluster.runtime.messages import Assignment, LaneSpec
+from cluster.runtime.session import NAMESPACE
+from distlth.data.dataset import Dataset
+from distlth.errors import UserError
+from distlth.files import parse_tensors
+from distlth.plan import Job
+from distlth.prune.mask import Mask
+from distlth.run.store import check_data
+from distlth.train.loop import train_job
+from distlth.train.masking import Ticket
+from distlth.train.pulse import Pulse, StoppedEarly
+from distlth.train.trainer import Trainer
+from distlth.train.world import World
+
+
+def work(spec: LaneSpec) -> None:
+    """One rank: ask for a job, train it, ask again."""
+    torch.set_num_threads(spec.config.cluster.cpus_per_worker)
+    world = World.current(ray.train.torch.get_device())
+    coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
+    attempt = world.share_text(uuid.uuid4().hex)
+    ranks = [Beat.first(text) for text in world.texts(birth())]
+    if world.is_main:
+        ray.get(coordinator.lane_started.remote(spec.index, attempt, ranks))
+    world.barrier()
+    pulse = Pulse()
+    heart = Heart(
+        pulse,
+        spec.config.cluster.hang_seconds,
+        world.is_main,
+        lambda beat: coordinator.beat.remote(spec.index, attempt, world.rank, beat),
+    )
+    heart.start()
+    try:
+        dataset = Dataset.load(spec.config.data.path)
+        check_data(spec.run, dataset.digest)
+        trainer = Trainer(spec.config, dataset, world)
+        turn = 0
+        while assignment := _next_job(coordinator, spec, attempt, turn):
+            _train(trainer, assignment, spec, coordinator, pulse)
+            turn += 1
+        trainer.close()
+        # Before it ends, so that its silence is not taken for a hang.
+        heart.close()
+        ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
+    except StoppedEarly:
+        heart.close()
+        ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
+    except UserError as error:
+        ray.get(coordinator.fail.remote(str(error)))
+        raise
+
+
+def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assignment | None:
+    answer: Assignment | None = ray.get(coordinator.next_job.remote(spec.index, attempt, turn))
+    return answer
+
+
+def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any, pulse: Pulse) -> None:
+    job = assignment.job
+    ticket = fetch_ticket(assignment)
+
+    def note(event: str, **details: Any) -> None:
+        coordinator.note.remote(event, lane=spec.index, **details)
+
+    train_job(trainer, job, ticket, spec.run, note, criteria=assignment.criteria, pulse=pulse)
+    if trainer.world.is_main:
+        ray.get(coordinator.job_done.remote(job.id))
+    trainer.world.barrier()
+
+
+def fetch_ticket(assignment: Assignment) -> Ticket:
+    """The ticket of an assignment, from the object store; RuntimeError when its mask is not the one meant."""
+    mask = Mask.from_tensors(parse_tensors(fetch(assignment.mask)))
+    if mask.digest() != assignment.mask_digest:
+        raise RuntimeError(
+            f"job {assignment.job.id}: mask {mask.digest()} arrived, not {assignment.mask_digest}"
+        )
+    weights = parse_tensors(fetch(assignment.weights))
+    return Ticket(mask, weights, remove_channels=_removes_channels(assignment.job))
+
+
+def _removes_channels(job: Job) -> bool:
+    return job.structure is not None and job.structure.method == "refill" and job.structure.bn == "mask"

@@ -1,0 +1,202 @@
+"""Ray for one run: started on a machine with a token and a folder of its own, and stopped with the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cluster.runtime.placement import ranks_per_node, resources
+from distlth.config.schema import ClusterSection
+from distlth.errors import ConfigError
+from distlth.process import identity, is_alive, numbering
+
+NAMESPACE = "distlth"
+NODE_LABEL = "distlth-node"
+LOOPBACK = "127.0.0.1"
+
+# A session's folder, and the file in it that says which process holds the session.
+PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
+END_SECONDS = 10.0
+TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+
+# Ray reads most of them once, when it is imported.
+RAY_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_enable_metrics_collection": "0",
+    # The processes that refill and regroup import torch, which takes seconds: they wait for the next round.
+    "RAY_idle_worker_killing_time_threshold_ms": "86400000",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # A GCS that is gone does not come back: its nodes need not wait a minute for that.
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
+    # Where many nodes import from one file system at once, Ray's agents take their time to start.
+    "RAY_agent_register_timeout_ms": "300000",
+    # Ray's agents write their title over their environment, by which we find them.
+    "SPT_NOENV": "1",
+}
+
+
+# By its name for other systems, but it is what makes 127.0.0.1 stay 127.0.0.1: without it Ray takes the
+# machine's outer address instead, and its servers listen on all interfaces. With it no node can join.
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def resolve_device(config: ClusterSection) -> str:
+    """`cpu` or `cuda`, with `auto` decided by what this machine has.
+
+    Raises ConfigError when more GPUs are asked for than this machine has.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count()
+    device = ("cuda" if gpus else "cpu") if config.device == "auto" else config.device
+    needed = ranks_per_node(config)
+    if device == "cuda" and needed > gpus:
+        nodes = f" on {config.nodes} nodes" if config.nodes > 1 else ""
+        raise ConfigError(
+            f"cluster: {config.lanes} lanes x {config.workers} workers{nodes} need {needed} GPUs, "
+            f"this machine has {gpus}; lower cluster.lanes or cluster.workers, or set cluster.device: cpu"
+        )
+    return device
+
+
+def sweep() -> None:
+    """End what killed runs of this user left on this machine: Ray processes that outlive it, and folders."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            where, owner = (folder / OWNER).read_text().splitlines()
+        except (OSError, ValueError):
+            continue  # of another user, or just being made
+        if where == numbering() and not is_alive(owner):
+            end_processes(folder)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _collectives_on(address: str) -> dict[str, str]:
+    """Settings with which gloo and NCCL use the interface of an address, unless the user has set them."""
+    interfaces = psutil.net_if_addrs().items()
+    names = [name for name, found in interfaces if any(one.address == address for one in found)]
+    wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    return {key: os.environ.get(key, names[0]) for key in wanted} if names else {}
+
+
+def _processes_of(folder: Path) -> Iterator[psutil.Process]:
+    """Processes that were started for a session: they inherit the place of its token."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(TOKEN_PATH, "").startswith(f"{folder}/"):
+                yield process
+
+
+def end_processes(folder: Path) -> None:
+    """Kill -9 what was started for a session, this process excepted, until nothing is left."""
+    deadline = time.monotonic() + END_SECONDS
+    while found := [process for process in _processes_of(folder) if process.pid != os.getpid()]:
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=1)
+        if time.monotonic() > deadline:
+            return  # in the kernel, waiting for a disk: it ends when that answers
+
+
+def node_name() -> str:
+    """This machine, as the batch system or else the machine itself calls it."""
+    return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
+
+
+def new_token() -> str:
+    """A token that nobody can guess."""
+    return secrets.token_hex(32)
+
+
+@contextmanager
+def session_folder(token: str | None = None) -> Iterator[Path]:
+    """A folder on this machine for a run's Ray, with its token; on leaving, what was started for it ends.
+
+    Without a `token` it gets a new one.
+    """
+    sweep()
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+    try:
+        (folder / OWNER).write_text(f"{numbering()}\n{identity()}\n")
+        (folder / TOKEN).touch(mode=0o600)
+        (folder / TOKEN).write_text(token or new_token())
+        yield folder
+    finally:
+        end_processes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) -> dict[str, str]:
+    """The environment of a process that is to start a session's Ray on this machine's `address`.
+
+    `alone`: no other node is to join it.
+    """
+    token = {TOKEN_PATH: str(folder / TOKEN)}
+    rest = ALONE if alone else {}
+    return {**os.environ, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
+
+
+def start_ray(
+    config: ClusterSection, device: str, folder: Path, address: str, note: Callable[[str], None]
+) -> None:
+    """Start Ray's head on an address of this machine, in a process that has the session's `environment`.
+
+    Nobody without the token of the session can reach it. What Ray has to say (a process was out of memory,
+    a worker died) goes to `note`, line by line.
+    """
+    import ray
+    from ray._private import worker as ray_worker
+
+    def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for line in data["lines"]:
+            note(line)
+
+    # Ray prints messages of its raylets between our lines, whatever log_to_driver says.
+    ray_worker.print_to_stdstream = take
+    cpus, gpus = resources(config, device)
+    ray.init(
+        address="local",
+        num_cpus=cpus,
+        num_gpus=gpus,
+        namespace=NAMESPACE,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        _temp_dir=str(folder / "ray"),
+        _node_ip_address=address,
+        labels={NODE_LABEL: node_name()},
+    )
+
+
+def join_command(config: ClusterSection, device: str, folder: Path, address: str, head: str) -> list[str]:
+    """The command that joins this machine, by its `address`, to the Ray whose head is at `head`.
+
+    It needs the session's `environment`, and ends when the Ray of this machine does. All ports are free ones.
+    """
+    cpus, gpus = resources(config, device)
+    ports = ("object-manager", "node-manager", "min-worker", "max-worker", "runtime-env-agent")
+    arguments = [f"--{name}-port=0" for name in ports]
+    arguments += ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
+    arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+    arguments += [f"--labels={NODE_LABEL}={node_name()}"]
+    arguments += [f"--node-ip-address={address}", f"--temp-dir={folder / 'ray'}", f"--address={head}"]
+    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    return [*ray, *arguments]

@@ -1,0 +1,99 @@
+"""A further node of an allocation, which joins the head's Ray: python -m cluster.slurm.worker_node."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from cluster.runtime.rendezvous import POLL_SECONDS, Call, Meeting
+from cluster.runtime.session import environment, join_command, resolve_device, session_folder
+from cluster.runtime.signals import shielded
+from distlth.config.schema import ClusterSection, RunConfig
+from distlth.report.ending import exit_code
+
+
+def main() -> int:
+    """Join each Ray that the head starts, one after the other, until the head is done."""
+    order = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_task, name="task", daemon=True).start()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    cluster = RunConfig.model_validate(order["config"]).cluster
+    return exit_code(lambda: _follow(Meeting(Path(order["meeting"])), cluster))
+
+
+def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
+    device = resolve_device(cluster)
+    call = meeting.wait(None, cluster.node_wait_seconds)
+    while call is not None:
+        _join(call, meeting, cluster, device)
+        if meeting.heard() is None:
+            return 0
+        call = meeting.wait(call, cluster.node_wait_seconds)
+    say(f"no call from the head node in {cluster.node_wait_seconds:g} s; it may be lost")
+    return os.EX_TEMPFAIL
+
+
+def _join(call: Call, meeting: Meeting, cluster: ClusterSection, device: str) -> None:
+    """Be a node of a Ray until the head calls for another one, or goes home, or is lost."""
+    head, _, port = call.head.rpartition(":")
+    address = own_address(head)
+    with session_folder(call.token) as folder:
+        command = join_command(cluster, device, folder, address, call.head)
+        while meeting.heard() == call and answers(head, int(port)):
+            say(f"joining {call.head}")
+            _hold(command, folder / "ray.log", environment(folder, address, alone=False), meeting, call)
+
+
+def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, call: Call) -> None:
+    """Run Ray until it ends, as it does when its head is lost or this machine is too slow to start it."""
+    with open(log, "wb") as output, shielded():
+        ray = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env
+        )
+    while meeting.heard() == call:
+        try:
+            ray.wait(POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            continue
+        say(f"Ray ended here with exit code {ray.returncode}\n{log.read_text(errors='replace')}")
+        return
+
+
+def own_address(head: str) -> str:
+    """This node's address, as the head reaches it: the one that leads there."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
+        route.connect((head, 9))  # sends nothing
+        address: str = route.getsockname()[0]
+    return address
+
+
+def answers(host: str, port: int) -> bool:
+    """Whether someone listens there."""
+    try:
+        socket.create_connection((host, port), timeout=10.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def say(text: str) -> None:
+    """Print, if anybody hears: with the head node, the log of this task may be lost, too."""
+    with suppress(OSError):
+        print(text, flush=True)
+
+
+def _end_with_task() -> None:
+    """The end of the input is the end of the task that started this process."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

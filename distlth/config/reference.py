@@ -1,0 +1,93 @@
+"""The reference of the job file, made from the config itself: python -m distlth.config.reference."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from distlth.config.schema import METHODS, RunConfig
+
+INTRODUCTION = """# The job file
+
+A job file is YAML with the sections below. Any value can be given on the command line instead, by its
+dotted name: `distlth run JOB.yaml train.epochs=30 prune.branches.0.extra=0.1`. A key without a default is
+required. `distlth run JOB.yaml --dry-run` shows what a job file comes to.
+
+This page is made from the code: `python -m distlth.config.reference > docs/job-file.md`.
+"""
+
+PLAIN_TYPES = {
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    str: "text",
+    Path: "path",
+    NoneType: "nothing",
+}
+
+
+def reference() -> str:
+    """The whole page, as Markdown."""
+    sections: list[tuple[str, str, type[BaseModel]]] = [("top level", "", RunConfig)]
+    sections += _sections(RunConfig, "")
+    sections += [(f"prune.branches: {name}", "", model) for name, model in METHODS.items()]
+    return "\n".join([INTRODUCTION, *(_section(*section) for section in sections)])
+
+
+def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, type[BaseModel]]]:
+    for key, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield f"{prefix}{key}", f"{prefix}{key}.", field.annotation
+            yield from _sections(field.annotation, f"{prefix}{key}.")
+
+
+def _section(title: str, prefix: str, model: type[BaseModel]) -> str:
+    rows = [
+        f"| `{prefix}{key}` | {_type(field.annotation)} | {_default(field)} | {_cell(field.description)} |"
+        for key, field in model.model_fields.items()
+        if field.description is not None
+    ]
+    about = " ".join((model.__doc__ or "").split())
+    head = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    return "\n".join([f"## {title}", "", about, "", *head, *rows, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _type(annotation: Any) -> str:
+    origin, parts = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{part}`" for part in parts)
+    if origin is Annotated:
+        return _type(parts[0])
+    if origin is tuple:
+        return "list"
+    if origin is dict:
+        return "mapping"
+    if parts:
+        return " or ".join(_type(part) for part in parts if part is not NoneType)
+    return PLAIN_TYPES[annotation]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.default is PydanticUndefined:
+        return "required"
+    if field.default is None:
+        return ""
+    if field.default == ():
+        return "`[]`"
+    value = field.default
+    return f"`{str(value).lower() if isinstance(value, bool) else value}`"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,314 @@
+"""The schema of the job file: sections, types, bounds, defaults, and which values go together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from distlth.config.slurm import SlurmSection
+from distlth.options import Section
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+# A branch is a folder beside its round's files, whose names all have a dot.
+BranchName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=64)]
+
+
+class DataSection(Section):
+    """The data set (built by `distlth data build`) and how images reach the model."""
+
+    path: Path = Field(description="the folder that `distlth data build` made")
+    resolution: int = Field(
+        224, ge=4, description="side of the square images that the network sees, in pixels"
+    )
+    crop: Literal["random-resized", "pad", "none"] = Field(
+        "random-resized",
+        description="training crop; `pad` shifts small images by up to an eighth",
+    )
+    flip: bool = Field(True, description="mirror half of the training images")
+    eval_ratio: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="centre crop / shorter side in evaluation; default 224/256, 1 with `pad` and `none`",
+    )
+    cache: Literal["os", "process"] = Field(
+        "os",
+        description="`os`: files are mapped, the system caches; `process`: read ahead into memory",
+    )
+    threads: int = Field(4, ge=1, description="loader threads per rank")
+
+
+class ModelSection(Section):
+    """The network, always trained from its own initialisation."""
+
+    name: Name = Field(description="`resnet20`, or any classifier of torchvision")
+    stem: Literal["imagenet", "cifar"] = Field(
+        "imagenet", description="`cifar`: a 3x3 stride-1 first convolution and no pooling (ResNets)"
+    )
+
+
+class ScheduleSection(Section):
+    """The learning rate over a job: warm-up from zero, then `name`. Epochs may be fractions."""
+
+    name: Literal["step", "cosine", "linear", "constant"] = Field(
+        "cosine", description="the curve after warm-up"
+    )
+    warmup_epochs: float = Field(0, ge=0, description="linear rise to `lr`")
+    milestones: tuple[float, ...] = Field((), description="epochs at which `step` multiplies by gamma")
+    gamma: float = Field(0.1, gt=0, lt=1, description="factor at each milestone")
+
+    @model_validator(mode="after")
+    def _milestones_belong_to_step(self) -> ScheduleSection:
+        if self.milestones and self.name != "step":
+            raise ValueError(f"milestones belong to name: step, not to {self.name}")
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError("milestones must rise")
+        return self
+
+
+class TrainSection(Section):
+    """How one job trains. `batch_size` is global: over all ranks of a lane."""
+
+    epochs: int = Field(ge=1, description="of the whole schedule")
+    batch_size: int = Field(ge=1, description="images of a step over all ranks of a lane")
+    lr: float = Field(gt=0, description="the schedule's highest learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    nesterov: bool = Field(False, description="Nesterov momentum")
+    weight_decay: float = Field(1e-4, ge=0, description="L2 decay of weights")
+    decay_norm_and_bias: bool = Field(
+        False, description="decay BatchNorm parameters and biases too, as the paper does"
+    )
+    schedule: ScheduleSection = ScheduleSection()
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the training loss")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of all gradients together")
+    amp: Literal["off", "bf16", "fp16"] = Field(
+        "off", description="mixed precision; fp16 with a gradient scaler"
+    )
+    channels_last: bool = Field(True, description="memory format of images and weights")
+    sync_batch_norm: bool = Field(False, description="BatchNorm statistics over all ranks (GPU only)")
+    deterministic: bool = Field(True, description="only deterministic kernels; same bits in every run")
+    eval_every: int = Field(1, ge=1, description="epochs between evaluations; the last one is always made")
+    eval_batch_size: int | None = Field(
+        None, ge=1, description="per rank; default: the training batch of a rank"
+    )
+
+    @model_validator(mode="after")
+    def _combinations(self) -> TrainSection:
+        if self.nesterov and self.momentum == 0:
+            raise ValueError("nesterov needs momentum > 0")
+        if self.schedule.warmup_epochs >= self.epochs:
+            warmup = self.schedule.warmup_epochs
+            raise ValueError(f"schedule.warmup_epochs ({warmup:g}) must be below epochs ({self.epochs})")
+        return self
+
+
+class Structure(Section):
+    """Common to the ways to turn a round's mask into a structured one."""
+
+    method: str
+    name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
+    rounds: tuple[int, ...] | None = Field(
+        None, description="which rounds get this branch; default: all from 1"
+    )
+
+    @property
+    def label(self) -> str:
+        """The branch's name in folders, tables and curves."""
+        return self.name or self.default_label
+
+    @property
+    def default_label(self) -> str:
+        """The name of a branch that the job file gives none."""
+        return self.method
+
+
+class Refill(Structure):
+    """Whole channels: keep the best, make them dense, empty the others."""
+
+    method: Literal["refill"] = Field(description="whole channels")
+    criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = Field(
+        "magnitude",
+        description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
+        "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
+    )
+    extra: float = Field(
+        0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
+    )
+    bn: Literal["mask", "keep"] = Field(
+        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
+    )
+
+    @property
+    def default_label(self) -> str:
+        """`refill`, or `refill+` where extra channels are kept."""
+        return "refill+" if self.extra > 0 else "refill"
+
+    @property
+    def needs_activations(self) -> bool:
+        """Whether channels are scored on the calibration set."""
+        return self.criterion in ("l1", "l2", "saliency")
+
+
+class Regroup(Structure):
+    """Dense blocks: rows grouped by the columns they share."""
+
+    method: Literal["regroup"] = Field(description="dense blocks")
+    columns: Literal["budget", "paper"] = Field(
+        "budget",
+        description="`budget`: the most magnitude in the layer's number of weights; `paper`: its rule",
+    )
+    min_rows: int = Field(16, ge=1, description="rows that a block should have; small layers may have half")
+    t1: float = Field(1.5, gt=0, description="bound on the weights left outside blocks (`paper`)")
+
+    @property
+    def needs_activations(self) -> bool:
+        """Never: blocks are chosen by weights alone."""
+        return False
+
+
+METHODS: dict[str, type[Structure]] = {"refill": Refill, "regroup": Regroup}
+
+Branch = Annotated[Refill | Regroup, Field(discriminator="method")]
+
+
+class PruneSection(Section):
+    """Iterative magnitude pruning and the structured tickets made on the way.
+
+    Round 0 trains dense; round r of 1..rounds trains the ticket of density (1 - rate)^r.
+    """
+
+    rounds: int = Field(ge=0, description="how often to prune; one more ticket is trained, the dense one")
+    rate: float = Field(0.2, gt=0, lt=1, description="share of the remaining weights that a round removes")
+    rewind_epoch: int = Field(0, ge=0, description="tickets start from round 0 after this epoch; 0 = init")
+    after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
+        "restart",
+        description="the whole schedule; the rest from the rewind epoch on; or that rest on trained weights",
+    )
+    scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
+    mode: Literal["branch", "inline"] = Field(
+        "branch", description="structured tickets beside the unstructured rounds, or in their place"
+    )
+    branches: tuple[Branch, ...] = Field((), description="the structured tickets of each round, see below")
+    calibration_images: int = Field(1024, ge=1, description="training images that score channels")
+
+    @model_validator(mode="after")
+    def _combinations(self) -> PruneSection:
+        labels = [branch.label for branch in self.branches]
+        for label in labels:
+            if label == "imp":
+                raise ValueError("a branch cannot be called 'imp', which the rounds themselves are called")
+            if labels.count(label) > 1:
+                raise ValueError(f"two branches are called {label!r}; give each its own name")
+        if self.mode == "inline" and len(self.branches) != 1:
+            raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
+        for branch in self.branches:
+            self._check_rounds(branch)
+        return self
+
+    def _check_rounds(self, branch: Structure) -> None:
+        if branch.rounds is None:
+            return
+        if self.mode == "inline":
+            raise ValueError("mode: inline structures every round; leave out `rounds` of the branch")
+        for number in branch.rounds:
+            if not 1 <= number <= self.rounds:
+                raise ValueError(f"branch {branch.label!r}: round {number} is not in 1..{self.rounds}")
+
+
+class CheckpointSection(Section):
+    """When a job's state is written: every `every_steps` steps, or every `every_minutes` where not given."""
+
+    every_minutes: float = Field(10.0, gt=0, description="wall time between checkpoints")
+    every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, instead")
+    keep: int = Field(2, ge=1, description="the newest so many are kept")
+
+
+class ClusterSection(Section):
+    """How many lanes train side by side, and what each rank of a lane gets."""
+
+    lanes: int = Field(1, ge=1, description="jobs that train side by side")
+    workers: int = Field(
+        1,
+        ge=1,
+        description="ranks per lane, over all nodes; `distlth submit --nodes N --gpus-per-node G` sets "
+        "N x G / lanes unless it is given there, too",
+    )
+    nodes: int = Field(1, ge=1, description="nodes of an allocation (`distlth submit`)")
+    min_nodes: int | None = Field(
+        None,
+        ge=1,
+        description="nodes with which a submitted run goes on, on fewer ranks, when others are lost; without "
+        "it a run that loses a node is queued again",
+    )
+    node_wait_seconds: float = Field(
+        300.0, gt=0, description="how long the nodes of a submitted run wait for each other"
+    )
+    cpus_per_worker: int = Field(1, ge=1, description="cores, and torch's threads on a CPU")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="`auto`: GPUs where this machine has some"
+    )
+    retries: int = Field(
+        3, ge=0, description="restarts of a lane without a step of progress before giving up"
+    )
+    hang_seconds: float = Field(
+        300.0, gt=0, description="a rank without a sign of life, or a step without end, is killed after this"
+    )
+    answer_seconds: float = Field(
+        300.0, gt=0, description="a coordinator without an answer for this long counts as dead"
+    )
+    stale_seconds: float = Field(
+        60.0, ge=15, description="a run whose process gave no sign of life for this long may be taken over"
+    )
+    slurm: SlurmSection = SlurmSection()
+
+
+class RunConfig(Section):
+    """A whole job file."""
+
+    name: Name = Field(description="of the run, and of its directory")
+    runs: Path = Field(Path("runs"), description="the folder that holds run directories")
+    seed: int = Field(0, ge=0, lt=2**32, description="of initialisation, order and augmentation")
+    log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
+    data: DataSection
+    model: ModelSection
+    train: TrainSection
+    prune: PruneSection
+    checkpoint: CheckpointSection = CheckpointSection()
+    cluster: ClusterSection = ClusterSection()
+
+    @field_validator("name")
+    @classmethod
+    def _name_stays_in_runs(cls, value: str) -> str:
+        if value.endswith(".") or ".." in value:
+            raise ValueError("must not contain '..' or end with '.'")
+        return value
+
+    @model_validator(mode="after")
+    def _combinations(self) -> RunConfig:
+        batch, workers = self.train.batch_size, self.cluster.workers
+        if batch % workers:
+            lower, upper = batch // workers * workers, (batch // workers + 1) * workers
+            nearest = f"{lower} or {upper}" if lower else f"{upper}"
+            raise ValueError(
+                f"train.batch_size: {batch} is global and not divisible by cluster.workers = {workers}; "
+                f"use {nearest}"
+            )
+        nodes = self.cluster.nodes
+        if self.cluster.lanes * workers < nodes:
+            raise ValueError(
+                f"cluster.nodes: {nodes} nodes for {self.cluster.lanes} lanes x {workers} workers leave some "
+                f"without a rank; use at most {self.cluster.lanes * workers}"
+            )
+        if self.cluster.min_nodes is not None and self.cluster.min_nodes > nodes:
+            raise ValueError(f"cluster.min_nodes: {self.cluster.min_nodes} is above cluster.nodes = {nodes}")
+        if self.prune.rewind_epoch >= self.train.epochs:
+            rewind, epochs = self.prune.rewind_epoch, self.train.epochs
+            raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
+        return self
+
+    def to_yaml(self) -> str:
+        """The resolved config as YAML, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,1 @@
+"""Loads batches from FFCV files."""

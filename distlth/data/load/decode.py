@@ -1,0 +1,202 @@
+"""The compiled kernels: from an image's bytes to one cropped, resized, flipped and normalised sample.
+
+All randomness is drawn from a counter: draw k of a sample is a hash of (epoch key, sample index, k). So a
+sample's augmentation does not depend on threads, on batches, or on what was drawn before.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from distlth.data.load.native import imdecode, kernels, resize
+
+kernel = kernels(__file__)
+
+CENTRE, RANDOM_RESIZED, PAD = 0, 1, 2
+AREA_SCALE = (0.08, 1.0)
+ASPECT_RATIO = (3 / 4, 4 / 3)
+CROP_TRIES = 10
+PLACE_DRAWS = 2 * CROP_TRIES
+FLIP_DRAW = PLACE_DRAWS + 2
+PAD_SHARE = 8
+
+_JPG = 0
+_GAMMA = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_LOG_RATIO = (math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]))
+
+
+@kernel
+def sample_key(epoch_key: np.uint64, index: int) -> np.uint64:
+    """The 64-bit key of sample `index` in the epoch of `epoch_key`."""
+    return _mix(epoch_key + np.uint64(index + 1) * _GAMMA)
+
+
+@kernel
+def _mix(value: np.uint64) -> np.uint64:
+    value = (value ^ (value >> np.uint64(30))) * _MIX_1
+    value = (value ^ (value >> np.uint64(27))) * _MIX_2
+    return value ^ (value >> np.uint64(31))
+
+
+@kernel
+def uniform(key: np.uint64, draw: int) -> float:
+    """Draw number `draw` of `key`: a float64 in [0, 1)."""
+    word = _mix(key + np.uint64(draw + 1) * _GAMMA)
+    return float(word >> np.uint64(11)) * 2.0**-53
+
+
+@kernel
+def random_resized_crop(height: int, width: int, key: np.uint64) -> tuple[int, int, int, int]:
+    """A crop (top, left, height, width) in pixels, as torchvision's RandomResizedCrop draws it.
+
+    Its area is 0.08..1 of the image's and its aspect ratio 3/4..4/3, log-uniform; after ten draws that do
+    not fit, the largest centre crop within those ratios.
+    """
+    for attempt in range(CROP_TRIES):
+        low, high = AREA_SCALE
+        area = height * width * (low + (high - low) * uniform(key, 2 * attempt))
+        low, high = _LOG_RATIO
+        ratio = math.exp(low + (high - low) * uniform(key, 2 * attempt + 1))
+        w = round(math.sqrt(area * ratio))
+        h = round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(uniform(key, PLACE_DRAWS) * (height - h + 1))
+            left = int(uniform(key, PLACE_DRAWS + 1) * (width - w + 1))
+            return top, left, h, w
+    h = min(height, max(1, round(width / ASPECT_RATIO[0])))
+    w = min(width, max(1, round(height * ASPECT_RATIO[1])))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@kernel
+def centre_crop(height: int, width: int, ratio: float) -> tuple[int, int, int, int]:
+    """The centred square (top, left, side, side) whose side is `ratio` of the image's shorter side."""
+    side = max(1, int(ratio * min(height, width)))
+    return (height - side) // 2, (width - side) // 2, side, side
+
+
+@kernel
+def jpeg_eighths(height: int, width: int, resolution: int) -> int:
+    """The coarsest libjpeg scale n/8 at which a crop of height x width pixels still has `resolution`.
+
+    Only 1/8, 1/4 and 1/2 save time (their inverse transforms are vectorised); otherwise 8.
+    """
+    for eighths in (1, 2, 4):
+        if min(height, width) * eighths // 8 >= resolution:
+            return eighths
+    return 8
+
+
+@kernel
+def _scaled(begin: int, length: int, eighths: int) -> tuple[int, int]:
+    """The interval in an image of that scale: of whole pixels, within half a pixel of the same centre."""
+    scaled = length * eighths // 8
+    return ((2 * begin + length) * eighths - 8 * scaled + 8) // 16, scaled
+
+
+@kernel
+def _decode_crop(
+    data: Any, is_jpg: bool, height: int, width: int, crop: Any, resolution: int, scratch: Any, tile: Any
+) -> bool:
+    """Fill tile (R x R x 3, uint8) with the crop of one image; False when its bytes do not decode."""
+    top, left, h, w = crop
+    source = data.ctypes.data
+    if is_jpg:
+        n = jpeg_eighths(h, w, resolution)
+        source = scratch.ctypes.data
+        scaled_height, scaled_width = (height * n + 7) // 8, (width * n + 7) // 8
+        status = imdecode(data.ctypes.data, data.size, height, width, source, height, width, 0, 0, n, 8, 0, 0)
+        if status != 0:
+            return False
+        height, width = scaled_height, scaled_width
+        top, h = _scaled(top, h, n)
+        left, w = _scaled(left, w, n)
+    resize(0, source, height, width, top, top + h, left, left + w, tile.ctypes.data, resolution, resolution)
+    return True
+
+
+@kernel
+def _shift(tile: Any, down: int, right: int, fill: Any, out: Any) -> None:
+    """Copy tile into out moved by (down, right) pixels; what comes in from outside is `fill` (RGB)."""
+    side = tile.shape[0]
+    for y in range(side):
+        for x in range(side):
+            inside = 0 <= y - down < side and 0 <= x - right < side
+            for c in range(3):
+                out[y, x, c] = tile[y - down, x - right, c] if inside else fill[c]
+
+
+@kernel
+def _mirror(tile: Any) -> None:
+    side = tile.shape[1]
+    for y in range(tile.shape[0]):
+        for x in range(side // 2):
+            for c in range(3):
+                tile[y, x, c], tile[y, side - 1 - x, c] = tile[y, side - 1 - x, c], tile[y, x, c]
+
+
+@kernel
+def decode_samples(
+    storage: npt.NDArray[np.uint8],
+    offsets: npt.NDArray[np.int64],
+    lengths: npt.NDArray[np.int64],
+    modes: npt.NDArray[np.uint8],
+    heights: npt.NDArray[np.int64],
+    widths: npt.NDArray[np.int64],
+    indices: npt.NDArray[np.int64],
+    epoch_key: np.uint64,
+    crop_kind: int,
+    flip: bool,
+    ratio: float,
+    fill: npt.NDArray[np.uint8],
+    scratch: npt.NDArray[np.uint8],
+    out: npt.NDArray[np.uint8],
+) -> int:
+    """Decode samples into out (n x R x R x 3); entry i of the five index arrays belongs to indices[i].
+
+    `crop_kind` is CENTRE (of `ratio`), RANDOM_RESIZED, or PAD (a centred square, then moved by up to
+    R/8 pixels each way over `fill`). `scratch` has room for the largest image and one tile.
+    Returns -1, or the first i whose image lies outside `storage` or does not decode.
+    """
+    resolution = out.shape[1]
+    reach = resolution // PAD_SHARE
+    for i in range(len(indices)):
+        height, width = heights[i], widths[i]
+        begin, end = offsets[i], offsets[i] + lengths[i]
+        if begin < 0 or end > storage.size or 3 * height * width > scratch.size - out[i].size:
+            return i
+        key = sample_key(epoch_key, indices[i])
+        if crop_kind == RANDOM_RESIZED:
+            crop = random_resized_crop(height, width, key)
+        else:
+            crop = centre_crop(height, width, ratio)
+        tile = out[i]
+        if crop_kind == PAD:
+            tile = scratch[scratch.size - out[i].size :].reshape(out[i].shape)
+        data = storage[begin:end]
+        if not _decode_crop(data, modes[i] == _JPG, height, width, crop, resolution, scratch, tile):
+            return i
+        if crop_kind == PAD:
+            down = int(uniform(key, PLACE_DRAWS) * (2 * reach + 1)) - reach
+            right = int(uniform(key, PLACE_DRAWS + 1) * (2 * reach + 1)) - reach
+            _shift(tile, down, right, fill, out[i])
+        if flip and uniform(key, FLIP_DRAW) < 0.5:
+            _mirror(out[i])
+    return -1
+
+
+@kernel
+def normalise(
+    pixels: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], out: Any
+) -> None:
+    """Out = pixels x scale + bias, all flat; scale and bias hold one image row and repeat."""
+    row = len(scale)
+    for begin in range(0, len(pixels), row):
+        for i in range(row):
+            out[begin + i] = np.float32(pixels[begin + i]) * scale[i] + bias[i]

@@ -1,0 +1,1 @@
+"""Packs images into FFCV files, and checks them."""

@@ -1,0 +1,233 @@
+"""Builds a packed data set from a folder of images: all of it, under its name, or nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, TextIO
+
+import numpy as np
+from ffcv.fields import RGBImageField
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
+from distlth.data.digest import split_digest
+from distlth.data.layouts.folders import Sample, Source, scan
+from distlth.data.pack.writer import Packed, Packer
+from distlth.errors import DataError
+
+WriteMode = Literal["smart", "jpg", "raw"]
+WRITE_MODES: tuple[WriteMode, ...] = ("smart", "jpg", "raw")
+RAW_BYTES = 64 << 10
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How a data set is packed.
+
+    max_resolution: the longer side, in pixels, to which larger images are reduced; None keeps all.
+    jpeg_quality: 1..100, for images stored as JPEG.
+    write_mode: 'raw' pixels, 'jpg', or 'smart': raw up to 64 KiB of pixels (147 x 147), jpg above.
+    workers: processes that read and encode; 0 for one a core.
+    skip_broken: leave out images that cannot be read, instead of stopping.
+    val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.folders.scan`.
+    """
+
+    max_resolution: int | None = None
+    jpeg_quality: int = 90
+    write_mode: WriteMode = "smart"
+    workers: int = 0
+    skip_broken: bool = False
+    val_fraction: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.write_mode not in WRITE_MODES:
+            raise DataError(
+                f"write mode {self.write_mode!r} is not known; choose one of {', '.join(WRITE_MODES)}"
+            )
+        if not 1 <= self.jpeg_quality <= 100:
+            raise DataError(f"JPEG quality {self.jpeg_quality} is not in 1..100")
+        if self.max_resolution is not None and self.max_resolution < 1:
+            raise DataError(f"maximal resolution {self.max_resolution} is not positive")
+        if self.workers < 0:
+            raise DataError(f"{self.workers} workers; give at least 1, or 0 for one a core")
+
+
+def progress_bar() -> Progress:
+    """The bar that `build` and `check` fill: images done, of how many, and the time that is left."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns)
+
+
+def build(
+    source: str | Path,
+    out: str | Path,
+    options: BuildOptions | None = None,
+    *,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Pack the images under `source` (see `distlth.data.layouts.folders`) into the new folder `out`.
+
+    It is built beside `out` under a hidden name and renamed when complete; what a killed build left there is
+    removed first. `overwrite` replaces a data set that is there. Raises DataError, and leaves no folder
+    behind, when `out` exists, another build of it is running, a worker dies, or images cannot be read;
+    the error lists those.
+    """
+    options = options or BuildOptions()
+    out = Path(out)
+    if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
+        hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
+        raise DataError(f"{out}: exists already; {hint}")
+    found = scan(source, options.val_fraction, options.seed)
+    with _building(out) as folder:
+        dataset = _pack_all(found, folder, options, progress)
+        _write_durably(folder / MANIFEST, dataset.to_json())
+        _publish(folder, out)
+    return Dataset.load(out)
+
+
+@contextmanager
+def _building(out: Path) -> Iterator[Path]:
+    """A new folder beside `out`, gone afterwards unless renamed; only one process builds `out` at a time."""
+    folder, lock_file = out.parent / f".{out.name}.building", out.parent / f".{out.name}.lock"
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with open(lock_file, "w") as lock:
+            _lock(lock, out)
+            shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
+            folder.mkdir()
+            try:
+                yield folder
+            finally:
+                shutil.rmtree(folder, ignore_errors=True)
+                lock_file.unlink(missing_ok=True)
+    except OSError as error:
+        raise DataError(f"{out}: cannot be built ({error})") from error
+
+
+def _lock(lock: TextIO, out: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise DataError(f"{out}: another build of it is running") from None
+
+
+def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Progress | None) -> Dataset:
+    packed = {
+        split: _pack(split_file(folder, split), samples, options, _advance(progress, split, len(samples)))
+        for split, samples in _splits(source)
+    }
+    broken = [
+        (str(samples[position].path), reason)
+        for split, samples in _splits(source)
+        for position, reason in packed[split].broken
+    ]
+    if broken and not options.skip_broken:
+        raise DataError(_broken_text(broken, len(source.train) + len(source.val)))
+    mean, std = _statistics(packed["train"])
+    return Dataset(
+        path=folder,
+        classes=source.classes,
+        mean=mean,
+        std=std,
+        splits={
+            split: _split(split_file(folder, split), source, samples, packed[split])
+            for split, samples in _splits(source)
+        },
+        options=asdict(options),
+        versions=_versions(),
+        skipped=tuple(broken),
+    )
+
+
+def _splits(source: Source) -> list[tuple[str, tuple[Sample, ...]]]:
+    return list(zip(SPLITS, (source.train, source.val), strict=True))
+
+
+def _pack(
+    file: Path, samples: tuple[Sample, ...], options: BuildOptions, advance: Callable[[int], None]
+) -> Packed:
+    image_field = RGBImageField(
+        write_mode=options.write_mode, smart_threshold=RAW_BYTES, jpeg_quality=options.jpeg_quality
+    )
+    workers = options.workers or len(os.sched_getaffinity(0))
+    return Packer(file, image_field, options.max_resolution, workers).pack(samples, advance)
+
+
+def _advance(progress: Progress | None, split: str, total: int) -> Callable[[int], None]:
+    if progress is None:
+        return lambda count: None
+    task = progress.add_task(split, total=total)
+    return lambda count: progress.advance(task, count)
+
+
+def _broken_text(broken: list[tuple[str, str]], total: int) -> str:
+    lines = [f"{len(broken):,} of {total:,} images cannot be used (--skip-broken builds without them):"]
+    return "\n".join(lines + [f"  {path}: {reason}" for path, reason in broken])
+
+
+def _statistics(packed: Packed) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+    """Mean and standard deviation of each channel in units of 0..1, from exact integer sums."""
+    mean, std = [], []
+    for counts in packed.histogram.tolist():
+        pixels = sum(counts)
+        first = sum(value * count for value, count in enumerate(counts))
+        second = sum(value * value * count for value, count in enumerate(counts))
+        mean.append(first / pixels / 255 if pixels else 0.0)
+        std.append((second * pixels - first * first) ** 0.5 / pixels / 255 if pixels else 0.0)
+    return (mean[0], mean[1], mean[2]), (std[0], std[1], std[2])
+
+
+def _split(file: Path, source: Source, samples: tuple[Sample, ...], packed: Packed) -> Split:
+    labels = np.array([sample.label for sample in samples])[packed.kept]
+    counts = np.bincount(labels, minlength=len(source.classes))
+    if (counts == 0).any():
+        name = source.classes[int(np.argmin(counts))]
+        raise DataError(f"{source.path}: no usable image of class {name} in the {file.stem} split")
+    heights, widths = packed.sizes.T.tolist()
+    return Split(
+        count=len(labels),
+        digest=split_digest(packed.digests),
+        size=file.stat().st_size,
+        class_counts=tuple(counts.tolist()),
+        min_height=min(heights),
+        max_height=max(heights),
+        min_width=min(widths),
+        max_width=max(widths),
+    )
+
+
+def _versions() -> dict[str, str]:
+    packages = {name: version(name) for name in ("distlth", "ffcv", "numpy", "pillow")}
+    return {"python": sys.version.split()[0], **packages}
+
+
+def _write_durably(path: Path, text: str) -> None:
+    with open(path, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _publish(folder: Path, out: Path) -> None:
+    """Give the finished folder its name; an old data set there goes only once the new one is complete."""
+    old = out.parent / f".{out.name}.old"
+    if out.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(out, old)
+    os.replace(folder, out)
+    shutil.rmtree(old, ignore_errors=True)
+    descriptor = os.open(out.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,313 @@
+"""Packs images into one FFCV file with worker processes; one pass, and no worker's death goes unseen."""
+
+from __future__ import annotations
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from ffcv.fields import IntField, RGBImageField
+from ffcv.memory_allocator import MemoryAllocator
+from ffcv.writer import DatasetWriter
+from PIL import Image
+
+from distlth.data.beton import FIELDS
+from distlth.data.digest import DIGEST_BYTES, checksum, sample_digest
+from distlth.data.layouts.folders import Sample
+from distlth.errors import DataError
+
+Pixels = npt.NDArray[np.uint8]
+Histogram = npt.NDArray[np.int64]
+
+MAX_SIDE = 65_535
+PAGE_SIZE = 8 << 20
+_CHUNK = 16
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What packing found: the usable samples in order, and those that are not in the file.
+
+    `digests` is n x 16 uint8 and `sizes` n x 2 int64 (height, width as stored), for the n usable samples at
+    the positions `kept`; `histogram[c, v]` counts the pixels of value v in RGB channel c, as encoded;
+    `broken` pairs positions with reasons.
+    """
+
+    kept: npt.NDArray[np.int64]
+    digests: Pixels
+    sizes: npt.NDArray[np.int64]
+    histogram: Histogram
+    broken: list[tuple[int, str]]
+
+
+@dataclass
+class _Report:
+    """What a worker says after each chunk; its last report carries its allocations, or its error."""
+
+    good: list[tuple[int, bytes, int, int]] = field(default_factory=list)
+    broken: list[tuple[int, str]] = field(default_factory=list)
+    histogram: Histogram = field(default_factory=lambda: np.zeros((3, 256), np.int64))
+    allocations: npt.NDArray[np.uint64] | None = None
+    error: str | None = None
+
+
+class UnusableImageError(Exception):
+    """The reason why an image cannot be packed."""
+
+
+def read_image(path: Path, max_side: int | None) -> Pixels:
+    """The image at `path` as H x W x 3 uint8, its longer side reduced to at most `max_side` pixels.
+
+    Grey, palette and CMYK images are converted, an alpha channel is dropped and EXIF orientation ignored, as
+    torchvision's ImageFolder does; 16-bit grey keeps its upper 8 bits. UnusableImageError for all others.
+    """
+    try:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")
+            image.load()
+            rgb = _to_rgb(image)
+    except UnusableImageError:
+        raise
+    except Exception as error:  # PIL's decoders raise whatever they like
+        raise UnusableImageError(str(error) or type(error).__name__) from None
+    if max_side is not None and max(rgb.size) > max_side:
+        ratio = max_side / max(rgb.size)
+        rgb = rgb.resize(
+            (max(1, int(ratio * rgb.width)), max(1, int(ratio * rgb.height))), Image.Resampling.BOX
+        )
+    if max(rgb.size) > MAX_SIDE:
+        raise UnusableImageError(f"{rgb.width} x {rgb.height} pixels; at most {MAX_SIDE} a side fit")
+    return np.asarray(rgb)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        grey = np.asarray(image)
+        if grey.min() < 0 or grey.max() > 65_535:
+            raise UnusableImageError("32-bit pixels; convert it to 8 or 16 bits")
+        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise UnusableImageError("floating-point pixels; convert it to 8 bits")
+    return image.convert("RGB")
+
+
+class Packer(DatasetWriter):  # type: ignore[misc]
+    """FFCV's writer, with workers that report what is wrong instead of hanging.
+
+    `max_side` as in `read_image`; `image_field` says how pixels are encoded.
+    """
+
+    def __init__(
+        self, path: Path, image_field: RGBImageField, max_side: int | None, num_workers: int
+    ) -> None:
+        fields = dict(zip(FIELDS, (image_field, IntField(), IntField()), strict=True))
+        super().__init__(str(path), fields, page_size=PAGE_SIZE, num_workers=num_workers)
+        self._max_side = max_side
+
+    def pack(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> Packed:
+        """Write all usable samples; calls advance(n) as n more are done. DataError when a worker fails."""
+        self.num_samples = len(samples)
+        self.prepare()
+        try:
+            reports = self._collect(samples, advance)
+            packed = _merge(reports)
+            self._finish(packed.kept, np.concatenate([_allocations(report) for report in reports]))
+            return packed
+        finally:
+            self.metadata_sm.close()
+            self.metadata_sm.unlink()
+
+    def _collect(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> list[_Report]:
+        """All reports of all workers; none of them outlives this call."""
+        context = multiprocessing.get_context("fork")
+        job = _Job(
+            samples=samples,
+            image_field=self.fields["image"],
+            max_side=self._max_side,
+            metadata=self.metadata_sm,
+            metadata_type=self.metadata_type,
+            allocator=MemoryAllocator(self.fname, self.data_region_start, self.page_size),
+            next_chunk=context.Value(ctypes.c_uint64, 0),
+        )
+        workers: dict[Connection, BaseProcess] = {}
+        try:
+            for _ in range(min(self.num_workers, len(samples))):
+                reader, sender = context.Pipe(duplex=False)
+                worker: BaseProcess = context.Process(
+                    target=_work, args=(job, sender, os.getpid()), daemon=True
+                )
+                worker.start()
+                sender.close()
+                workers[reader] = worker
+            return list(_listen(self.fname, dict(workers), advance))
+        finally:
+            for reader, worker in workers.items():
+                worker.kill()
+                worker.join()
+                reader.close()
+
+    def _finish(self, kept: npt.NDArray[np.int64], allocations: npt.NDArray[np.uint64]) -> None:
+        """Write the rows of kept samples, their allocations and the header, and flush all to the disk."""
+        rows = np.ndarray(self.num_samples, self.metadata_type, self.metadata_sm.buf)[kept].tobytes()
+        places = np.zeros(self.num_samples, np.uint64)
+        places[kept] = np.arange(len(kept), dtype=np.uint64)
+        allocations[:, 0] = places[allocations[:, 0].astype(np.int64)]
+        with open(self.fname, "r+b") as file:
+            file.seek(self.metadata_start)
+            file.write(rows)
+            self.header["alloc_table_ptr"] = file.seek(0, os.SEEK_END)
+            file.write(np.ascontiguousarray(allocations, "<u8").tobytes())
+            self.header["num_samples"] = len(kept)
+            file.seek(0)
+            file.write(self.header.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What all workers share."""
+
+    samples: Sequence[Sample]
+    image_field: RGBImageField
+    max_side: int | None
+    metadata: SharedMemory
+    metadata_type: np.dtype[np.void]
+    allocator: MemoryAllocator
+    next_chunk: Any
+
+
+def _listen(
+    file: str,
+    workers: dict[Connection, BaseProcess],
+    advance: Callable[[int], None],
+) -> Iterator[_Report]:
+    """The reports of all workers until each has sent its last."""
+    while workers:
+        ready = wait([*workers, *(worker.sentinel for worker in workers.values())])
+        for reader, worker in list(workers.items()):
+            if reader in ready or reader.poll():
+                try:
+                    report: _Report = reader.recv()
+                except EOFError:
+                    raise _died(file, worker) from None
+                if report.error is not None:
+                    raise DataError(f"{file}: {report.error}")
+                advance(len(report.good) + len(report.broken))
+                yield report
+                if report.allocations is not None:
+                    del workers[reader]
+            elif worker.sentinel in ready:
+                raise _died(file, worker)
+
+
+def _died(file: str, worker: BaseProcess) -> DataError:
+    worker.join()
+    code = worker.exitcode or 0
+    how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"exited with status {code}"
+    return DataError(f"{file}: a worker process {how}; nothing was built")
+
+
+def _work(job: _Job, reports: Connection, parent: int) -> None:
+    """The life of one worker process: takes chunks of samples until there are none."""
+    _die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    cv2.setNumThreads(0)
+    try:
+        with job.allocator:
+            for chunk in _chunks(job):
+                reports.send(_pack_chunk(job, chunk))
+        allocations = np.array(job.allocator.allocations, np.uint64).reshape(-1, 3)
+        reports.send(_Report(allocations=allocations))
+    except Exception as error:  # the parent must hear of it, whatever it is
+        reports.send(_Report(error=f"{type(error).__name__}: {error}"))
+    # The parent's buffered output and exit handlers are not this process's to run.
+    os._exit(0)
+
+
+def _die_with(parent: int) -> None:
+    """Have the kernel kill this process when its parent ends in whatever way."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _chunks(job: _Job) -> Iterator[range]:
+    while True:
+        with job.next_chunk.get_lock():
+            begin = _CHUNK * job.next_chunk.value
+            job.next_chunk.value += 1
+        if begin >= len(job.samples):
+            return
+        yield range(begin, min(begin + _CHUNK, len(job.samples)))
+
+
+def _pack_chunk(job: _Job, chunk: range) -> _Report:
+    report = _Report()
+    metadata = np.ndarray(len(job.samples), job.metadata_type, job.metadata.buf)
+    for position in chunk:
+        sample = job.samples[position]
+        try:
+            pixels = read_image(sample.path, job.max_side)
+            row = metadata[position : position + 1]
+            stored = _encode(job, position, pixels, row["f0"])
+        except UnusableImageError as error:
+            report.broken.append((position, str(error)))
+            continue
+        image = row["f0"][0]
+        digest = sample_digest(sample.label, image["mode"], image["height"], image["width"], stored)
+        row["f1"] = sample.label
+        row["f2"] = checksum(digest)
+        report.good.append((position, digest, int(image["height"]), int(image["width"])))
+        report.histogram += np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
+    return report
+
+
+def _encode(job: _Job, position: int, pixels: Pixels, row: npt.NDArray[np.void]) -> Pixels:
+    """Encode the image into the file; returns the stored bytes."""
+    stored: list[Pixels] = []
+
+    def allocate(size: int) -> tuple[int, Pixels]:
+        if size > PAGE_SIZE:
+            raise UnusableImageError(
+                f"takes {size:,} bytes of at most {PAGE_SIZE:,}; write it as jpg or set a maximal resolution"
+            )
+        pointer, memory = job.allocator.malloc(size)
+        stored.append(memory)
+        return pointer, memory
+
+    job.allocator.set_current_sample(position)
+    job.image_field.encode(row, pixels, allocate)
+    return stored[-1]
+
+
+def _merge(reports: Sequence[_Report]) -> Packed:
+    good = sorted(item for report in reports for item in report.good)
+    return Packed(
+        kept=np.array([position for position, *_ in good], np.int64),
+        digests=np.frombuffer(b"".join(digest for _, digest, _, _ in good), np.uint8).reshape(
+            -1, DIGEST_BYTES
+        ),
+        sizes=np.array([sides for *_, height, width in good for sides in (height, width)], np.int64).reshape(
+            -1, 2
+        ),
+        histogram=np.sum([report.histogram for report in reports], axis=0),
+        broken=sorted(item for report in reports for item in report.broken),
+    )
+
+
+def _allocations(report: _Report) -> npt.NDArray[np.uint64]:
+    return np.zeros((0, 3), np.uint64) if report.allocations is None else report.allocations

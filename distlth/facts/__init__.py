@@ -1,0 +1,1 @@
+"""What a run's directory says: derived once here, drawn elsewhere."""

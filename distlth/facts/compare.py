@@ -1,0 +1,232 @@
+"""Where two runs first differ: what they were asked, what they ran on, and then job by job what they left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from distlth.config.changes import VERSIONS, Change, changes, covers
+from distlth.files import load_tensors
+from distlth.plan import plan
+from distlth.prune.mask import Mask
+from distlth.run.curves import read_losses
+from distlth.run.paths import JobPaths, RunPaths
+from distlth.run.results import EpochMetrics, JobResult, load_metrics
+from distlth.run.store import RunRecord, load_record
+from distlth.run.tickets import load_structured
+
+RUN = "run"
+WORLD_SIZE = "cluster.workers"
+
+# What two epochs of the same training have in common; the rest is how fast they went.
+METRICS = ("step", "loss", "lr", "eval_loss", "top1", "top5")
+SCORES = ("top1", "top5", "eval_loss")
+
+State = Literal["same", "differs", "missing"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What two runs say about one thing.
+
+    `place` is `run` or a job's id, `what` one of config, settings, data, versions, world size, init, rewind,
+    mask, metrics, weights, accuracy. `missing` means that not both have it. A difference `counts` when it
+    is one of what was asked or of what came out, and not of how it was run.
+    """
+
+    place: str
+    what: str
+    state: State
+    details: tuple[str, ...] = ()
+    counts: bool = True
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All that was compared, in the order in which one thing follows from another."""
+
+    first_run: Path
+    second_run: Path
+    findings: tuple[Finding, ...]
+
+    @property
+    def first_difference(self) -> Finding | None:
+        """The first thing that counts and differs; what comes after may follow from it."""
+        return next((found for found in self.findings if found.counts and found.state == "differs"), None)
+
+    @property
+    def jobs_compared(self) -> int:
+        """How many jobs both runs have finished."""
+        return len({found.place for found in self.findings if _is_result(found)})
+
+    def to_json(self) -> str:
+        """The comparison as one JSON document."""
+        first = self.first_difference
+        document = {
+            "runs": [str(self.first_run), str(self.second_run)],
+            "identical": first is None,
+            "jobs_compared": self.jobs_compared,
+            "first_difference": None if first is None else asdict(first),
+            "findings": [asdict(found) for found in self.findings],
+        }
+        return json.dumps(document, indent=1)
+
+
+def _is_result(found: Finding) -> bool:
+    return found.what == "weights" and found.state != "missing"
+
+
+def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
+    """Compare two run directories, finished or not, in what both have.
+
+    Raises:
+        RunError: one of them is no run, or a file of it is damaged.
+    """
+    files = load_record(first), load_record(second)
+    ids = dict.fromkeys(job.id for file in files for job in plan(file.config))
+    findings = [*compare_records(*files), _compare_files("init", first.init, second.init)]
+    for job_id in ids:
+        findings += _compare_job(first, second, job_id)
+        if job_id == next(iter(ids)):
+            findings.append(_compare_files("rewind", first.rewind, second.rewind))
+    return Comparison(first.root, second.root, tuple(findings))
+
+
+def compare_records(first: RunRecord, second: RunRecord) -> list[Finding]:
+    """What the runs were asked, and what they ran on and with."""
+    found = changes(first.flat(), second.flat())
+    data = [change for change in found if covers(("data.digest", "data.classes"), change.key)]
+    versions = [change for change in found if covers((VERSIONS,), change.key)]
+    ranks = [change for change in found if change.key == WORLD_SIZE]
+    asked = [change for change in found if change not in (*data, *versions, *ranks)]
+    return [
+        _of_changes("config", [c for c in asked if c.kind in ("guarded", "fixed")]),
+        _of_changes("settings", [c for c in asked if c.kind in ("free", "inexact")], counts=False),
+        _of_changes("data", data),
+        _of_changes("versions", versions, counts=False),
+        _of_changes("world size", ranks, counts=False),
+    ]
+
+
+def _of_changes(what: str, found: Sequence[Change], *, counts: bool = True) -> Finding:
+    details = tuple(f"{change.key}: {_values(change.old, change.new)}" for change in found)
+    return _finding(RUN, what, details, counts=counts)
+
+
+def _finding(place: str, what: str, details: Iterable[str], *, counts: bool = True) -> Finding:
+    lines = tuple(details)
+    return Finding(place, what, "differs" if lines else "same", lines, counts)
+
+
+def _missing(place: str, what: str, first: object, second: object) -> Finding:
+    where = (
+        "in neither" if first is None and second is None else f"only in the {'first' if first else 'second'}"
+    )
+    return Finding(place, what, "missing", (where,))
+
+
+def _compare_files(what: str, first: Path, second: Path) -> Finding:
+    if not (first.exists() and second.exists()):
+        return _missing(RUN, what, first.exists() or None, second.exists() or None)
+    return _finding(RUN, what, tensor_differences(load_tensors(first)[0], load_tensors(second)[0]))
+
+
+def _compare_job(first: RunPaths, second: RunPaths, job_id: str) -> Iterator[Finding]:
+    paths = first.job(job_id), second.job(job_id)
+    yield _compare_masks(job_id, _mask(paths[0]), _mask(paths[1]))
+    metrics = _compare_metrics(job_id, load_metrics(paths[0]), load_metrics(paths[1]))
+    if metrics.state == "differs":
+        steps = step_difference(read_losses(first, job_id), read_losses(second, job_id))
+        metrics = replace(metrics, details=(*metrics.details, *steps))
+    yield metrics
+    results = [JobResult.load(path) for path in paths]
+    if results[0] is None or results[1] is None:
+        yield _missing(job_id, "weights", *results)
+        yield _missing(job_id, "accuracy", *results)
+        return
+    weights = [load_tensors(path.weights)[0] for path in paths]
+    yield _finding(job_id, "weights", tensor_differences(*weights))
+    yield _finding(job_id, "accuracy", _field_differences(SCORES, results[0], results[1]))
+
+
+def _mask(paths: JobPaths) -> Mask | None:
+    structured = load_structured(paths)
+    return structured.mask if structured else None
+
+
+def _compare_masks(job_id: str, first: Mask | None, second: Mask | None) -> Finding:
+    if first is None or second is None:
+        return _missing(job_id, "mask", first and "mask", second and "mask")
+    return _finding(job_id, "mask", first.differences(second))
+
+
+def _compare_metrics(job_id: str, first: Sequence[EpochMetrics], second: Sequence[EpochMetrics]) -> Finding:
+    if not first or not second:
+        return _missing(job_id, "metrics", first or None, second or None)
+    return _finding(job_id, "metrics", metric_differences(first, second))
+
+
+def metric_differences(first: Sequence[EpochMetrics], second: Sequence[EpochMetrics]) -> list[str]:
+    """A line on the first epoch, of those that both have, in which metrics differ; none where none does."""
+    others = {line.epoch: line for line in second}
+    for line in first:
+        other = others.get(line.epoch)
+        if other and (details := _field_differences(METRICS, line, other)):
+            return [f"epoch {line.epoch + 1} (up to step {line.step}): {'; '.join(details)}"]
+    return []
+
+
+def step_difference(first: Mapping[int, float], second: Mapping[int, float]) -> list[str]:
+    """A line on the steps in which two loss curves (step -> loss) first differ; none where none does."""
+    before = 0
+    for step in sorted(first.keys() & second.keys()):
+        if not _equal(first[step], second[step]):
+            return [f"the loss first differs in steps {before + 1} to {step}"]
+        before = step
+    return []
+
+
+def tensor_differences(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
+    """One line for each tensor whose bits differ, or that only one of them has; in their order."""
+    lines = [f"{name}: only in the first" for name in first if name not in second]
+    lines += [f"{name}: only in the second" for name in second if name not in first]
+    shared = [name for name in first if name in second]
+    return lines + [line for name in shared for line in _tensor_difference(name, first[name], second[name])]
+
+
+def _tensor_difference(name: str, first: Tensor, second: Tensor) -> list[str]:
+    if (first.dtype, first.shape) != (second.dtype, second.shape):
+        return [f"{name}: {_layout(first)} | {_layout(second)}"]
+    differ = (_bytes(first) != _bytes(second)).reshape(first.numel(), -1).any(1)
+    if not differ.any():
+        return []
+    apart = (first.double() - second.double()).abs().max().item()
+    return [f"{name}: {int(differ.sum()):,} of {first.numel():,} values, by up to {apart:.3g}"]
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().reshape(-1).view(torch.uint8)
+
+
+def _layout(tensor: Tensor) -> str:
+    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+
+
+def _field_differences(names: Iterable[str], first: Any, second: Any) -> list[str]:
+    pairs = ((name, getattr(first, name), getattr(second, name)) for name in names)
+    return [f"{name} {_values(old, new)}" for name, old, new in pairs if not _equal(old, new)]
+
+
+def _equal(first: Any, second: Any) -> bool:
+    """Equal, or both not a number."""
+    return bool(first == second or (first != first and second != second))
+
+
+def _values(first: Any, second: Any) -> str:
+    return f"{first!r} | {second!r}"

@@ -1,0 +1,160 @@
+"""Files that are whole or absent: written to a temporary name, fsynced, renamed."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distlth.errors import RunError
+
+if TYPE_CHECKING:  # what only reads a run's texts, such as `distlth status`, should not wait for torch
+    from torch import Tensor
+
+FIRST_PAUSE_SECONDS = 1.0
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step.
+
+    With `durable` the bytes and the rename are on disk when this returns.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if durable:
+            _fsync(temporary)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    if durable:
+        _fsync(path.parent)
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what writers that were killed left below a folder. To be called where nobody writes there."""
+    for path in list(folder.rglob(".*.tmp")):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str, *, durable: bool = True) -> None:
+    """Write `text` whole or not at all."""
+    with replacing(path, durable=durable) as temporary:
+        temporary.write_text(text, encoding="utf8")
+
+
+def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
+    """Write a JSON document whole or not at all."""
+    write_text(path, json.dumps(value, indent=1) + "\n", durable=durable)
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON document; RunError when it is not one."""
+    try:
+        return json.loads(path.read_text(encoding="utf8"))
+    except json.JSONDecodeError as error:
+        raise RunError(f"{path}: not valid JSON ({error}); restore the file or remove it") from None
+
+
+def append_json(path: Path, value: Any) -> None:
+    """Append one JSON line in a single write, whole or, with an OSError, not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(value) + "\n").encode()
+    with open(path, "ab", buffering=0) as file:
+        written = file.write(line)
+        if written < len(line):  # the disk is full
+            file.truncate(file.tell() - written)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def retry_until_written(write: Callable[[], None], failed: Callable[[OSError, float], None]) -> None:
+    """Call `write` until it raises no OSError: for what must not be lost because a disk is full.
+
+    After each failure `failed` gets the error and the seconds until the next try, a minute at most.
+    """
+    pause = FIRST_PAUSE_SECONDS
+    while True:
+        try:
+            return write()
+        except OSError as error:
+            failed(error, pause)
+            time.sleep(pause)
+            pause = min(2 * pause, 60.0)
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Read JSON lines; a last line that a kill left half-written is passed over."""
+    if not path.exists():
+        return []
+    *whole, _ = path.read_text(encoding="utf8").split("\n")
+    return [json.loads(line) for line in whole if line]
+
+
+def save_tensors(
+    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write CPU tensors with their digest as a safetensors file, whole or not at all."""
+    from safetensors.torch import save as serialize
+
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    with replacing(path) as temporary:
+        # Not save_file: it ignores the umask, and on a cluster the group reads along.
+        about = {**(metadata or {}), "digest": tensors_digest(whole)}
+        temporary.write_bytes(serialize(whole, metadata=about))
+
+
+def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read tensors and metadata; RunError when the file is missing, torn or altered."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = dict(file.metadata() or {})
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path}: damaged ({error})") from None
+    if metadata.pop("digest", None) != tensors_digest(tensors):
+        raise RunError(f"{path}: damaged (its content does not match its digest)")
+    return tensors, metadata
+
+
+def parse_tensors(content: bytes) -> dict[str, Tensor]:
+    """The tensors of a safetensors file that was read as bytes."""
+    from safetensors.torch import load as safetensors_load
+
+    return safetensors_load(content)
+
+
+def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
+    """BLAKE2b (16 bytes, hex) over names, dtypes, shapes and bytes, in order of the names."""
+    import torch
+
+    digest = hashlib.blake2b(digest_size=16)
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

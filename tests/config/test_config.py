@@ -1,0 +1,130 @@
+"""The job file: what is accepted, and the one line that each mistake gets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from distlth.config.read import load_config, parse_config
+from distlth.config.schema import Refill, Regroup, RunConfig
+from distlth.errors import ConfigError
+
+RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
+MINIMAL = {
+    "name": "a",
+    "data": {"path": "data"},
+    "model": {"name": "resnet20"},
+    "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
+    "prune": {"rounds": 2, "branches": [{"method": "refill"}, {"method": "regroup"}]},
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(MINIMAL))
+    return path
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_load(recipe: Path) -> None:
+    assert load_config(recipe).name == recipe.stem
+
+
+def test_the_imagenet_recipe_is_the_papers() -> None:
+    config = load_config(RECIPES / "imagenet-resnet50.yaml")
+    train, prune = config.train, config.prune
+    assert (train.epochs, train.batch_size, train.lr, train.momentum) == (90, 1024, 0.4, 0.9)
+    assert (train.weight_decay, train.schedule.milestones) == (1e-4, (30, 60, 80))
+    assert train.schedule.warmup_epochs > 0
+    assert (prune.rate, prune.rewind_epoch, prune.rounds) == (0.2, 15, 10)
+
+
+def test_overrides_reach_every_depth(job: Path) -> None:
+    config = load_config(
+        job, ["train.epochs=9", "train.schedule.warmup_epochs=1", "prune.branches.0.extra=0.25", "seed=5"]
+    )
+    assert (config.train.epochs, config.train.schedule.warmup_epochs, config.seed) == (9, 1, 5)
+    refill = config.prune.branches[0]
+    assert isinstance(refill, Refill)
+    assert refill.extra == 0.25
+    assert refill.label == "refill+"
+
+
+def test_numbers_in_scientific_notation_are_numbers(job: Path) -> None:
+    assert load_config(job, ["train.weight_decay=1e-4"]).train.weight_decay == 1e-4
+
+
+def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
+    config = load_config(job)
+    assert parse_config(yaml.safe_load(config.to_yaml()), source="x") == config
+    assert isinstance(config.prune.branches[1], Regroup)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.epoch=3", ["train.epoch: unknown key", "did you mean train.epochs?"]),
+        ("trian.epochs=3", ["trian: unknown key", "did you mean train?"]),
+        ("epochs=3", ["epochs: unknown key", "did you mean train.epochs?"]),
+        ("train.qqq=3", ["train.qqq: unknown key", "allowed: amp, batch_size"]),
+        ("train.epochs=many", ["train.epochs:", "valid integer", "'many'"]),
+        ("train.epochs=0", ["train.epochs:", "greater than or equal to 1", "got 0"]),
+        ("train.amp=bf61", ["train.amp:", "'off', 'bf16' or 'fp16'", "did you mean bf16?"]),
+        ("prune.rate=1.5", ["prune.rate:", "less than 1", "got 1.5"]),
+        ("prune.branches.0.method=refil", ["prune.branches.0.method:", "'refil'", "did you mean refill?"]),
+        ("prune.branches.1.extra=1", ["prune.branches.1.extra: unknown key", "allowed: columns, method"]),
+        ("prune.branches.7.extra=1", ["'7' is not an index of a list of 2"]),
+        ("prune.branches.1.name=refill", ["two branches are called 'refill'"]),
+        ("prune.branches=[{method: refill, rounds: [3]}]", ["round 3 is not in 1..2"]),
+        ("prune.mode=inline", ["inline needs exactly one branch, not 2"]),
+        ("prune.rewind_epoch=4", ["prune.rewind_epoch: 4 must be below train.epochs = 4"]),
+        ("cluster.workers=3", ["train.batch_size: 8 is global", "cluster.workers = 3", "use 6 or 9"]),
+        ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
+        ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),
+        ("train.schedule.warmup_epochs=4", ["schedule.warmup_epochs (4) must be below epochs (4)"]),
+        ("name=../up", ["name:", "pattern"]),
+        ("name=a..b", ["name: must not contain '..'"]),
+        ("train.epochs.x=1", ["override train.epochs.x: epochs is a value, not a section"]),
+        ("train.epochs", ["expected key=value"]),
+        ("train.epochs=[", ["not valid YAML"]),
+        ("data=null", ["data:"]),
+    ],
+)
+def test_a_mistake_gets_one_line(job: Path, override: str, words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(job, override.split(" ") if "=" in override and "{" not in override else [override])
+    message = str(caught.value)
+    assert "\n" not in message
+    for word in words:
+        assert word in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "expected a mapping of sections"),
+        ("- a\n- b", "expected a mapping of sections"),
+        ("a: [", "not valid YAML"),
+        ("name: x", "missing"),
+        ("!!python/object/apply:os.system [echo]", "not valid YAML"),
+    ],
+)
+def test_a_file_that_is_no_job_file(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "job.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=words):
+        load_config(path)
+
+
+def test_a_missing_file_names_the_nearest(job: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no such job file; did you mean .*job\.yaml"):
+        load_config(job.with_name("jbo.yaml"))
+
+
+def test_defaults_make_a_whole_config() -> None:
+    config = RunConfig.model_validate(MINIMAL)
+    assert config.cluster.workers == 1
+    assert config.prune.mode == "branch"

@@ -1,0 +1,171 @@
+"""What is printed: tables, plain lines, bars, errors."""
+
+import dataclasses
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console, RenderableType
+
+from distlth.config.read import parse_config
+from distlth.facts.status import JobStatus, RunStatus
+from distlth.files import append_json, write_text
+from distlth.models import anatomy, build
+from distlth.report.console import (
+    PlannedJob,
+    RunView,
+    describe,
+    layers_table,
+    plan_table,
+    results_table,
+    status_table,
+)
+from distlth.report.text import density_percent, duration, memory, percent
+from distlth.run.paths import RunPaths
+from distlth.run.results import Progress, save_progress
+from distlth.run.store import RunRecord
+from tests.report.test_report import make_result
+
+
+def cells(renderable: RenderableType) -> list[list[str]]:
+    """The words of each printed line, split at two spaces or more."""
+    console = Console(file=io.StringIO(), width=140, record=True)
+    console.print(renderable)
+    lines = console.export_text().splitlines()
+    return [[word.strip() for word in line.split("  ") if word.strip()] for line in lines if line.strip()]
+
+
+def make_progress(step: int, epoch: int) -> Progress:
+    return Progress("01", epoch, 4, step, 40, 1.25, 512.0, 65.0, time.time())
+
+
+def make_status(step: int = 10, epoch: int = 2) -> RunStatus:
+    done, waiting = (
+        make_result("00", seconds=75.0),
+        JobStatus("01/refill", 1, "refill", 0.8, "waiting", None, None),
+    )
+    return RunStatus(
+        name="tiny",
+        path=Path("runs/tiny"),
+        state="running",
+        jobs=(
+            JobStatus("00", 0, "imp", 1.0, "done", None, done),
+            JobStatus("01", 1, "imp", 0.8, "running", make_progress(step, epoch), None),
+            waiting,
+        ),
+        seconds_left=140.0,
+        last_event={"time": 0.0, "event": "first-step", "job": "01"},
+        time=time.time(),
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "–"),
+        (float("inf"), "–"),
+        (8.31, "8.3 s"),
+        (9.97, "10 s"),
+        (59.6, "1:00"),
+        (245, "4:05"),
+        (7445, "2:04:05"),
+        (273900, "3 d 04:05"),
+    ],
+)
+def test_duration(seconds: float | None, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_numbers_for_people() -> None:
+    assert [density_percent(density) for density in (1.0, 0.512, 0.01153)] == ["100%", "51.2%", "1.15%"]
+    assert [percent(value) for value in (0.98765, None, float("nan"))] == ["98.77%", "–", "–"]
+    assert [memory(size) for size in (3 * 2**20, 3 * 2**30)] == ["3 MiB", "3.0 GiB"]
+
+
+def test_results_table() -> None:
+    results = [make_result("00", 1.0, 0.9, seconds=75.0), make_result("01/refill", 0.789, 0.885, seconds=8.0)]
+    table = cells(results_table(results))
+    assert ["0", "imp", "100.00%", "90.00%", "99.00%", "1:15"] in table
+    assert ["1", "refill", "78.90%", "88.50%", "-1.50", "99.00%", "8.0 s"] in table
+
+
+def test_plan_and_layers_add_up() -> None:
+    jobs = [
+        PlannedJob("00", 0, "imp", 1.0, 4, 1000, 3e9),
+        PlannedJob("01/refill", 1, "refill", 0.8, 2, 500, 3e9),
+    ]
+    table = cells(plan_table(jobs))
+    assert ["01/refill", "refill", "80.00%", "2", "500", "2.8 GiB"] in table
+    assert ["2 jobs", "6", "1,500"] in table
+    layers = anatomy(build("resnet20", 10, seed=0), 32).convs[:2]
+    table = cells(layers_table(layers))
+    assert ["layer1.0.conv1", "16 × 16 × 3 × 3", "1", "2,304", "2.4"] in table
+    assert ["2 layers", "2,736", "2.8"] in table
+
+
+def test_status_table() -> None:
+    lines = cells(status_table(make_status()))
+    assert lines[0] == ["tiny", "running", "1 of 3 jobs done, 2:20 left", "runs/tiny"]
+    assert ["00", "imp", "100.00%", "done", "90.00%", "99.00%", "1:15"] in lines
+    assert ["01", "imp", "80.00%", "running", "25%", "1:05"] in lines
+    assert ["01/refill", "refill", "80.00%", "waiting"] in lines
+    assert lines[-1][-1] == "first step"
+
+
+def test_events_of_unknown_kinds_are_described() -> None:
+    assert describe({"time": 1.0, "event": "mask", "job": "03/refill", "density": 0.5, "seconds": 4.24}) == (
+        "03/refill  mask  density 50.00%  4.2 s"
+    )
+    assert describe({"time": 1.0, "event": "new-thing", "node": [7]}) == "new thing  node [7]"
+
+
+def test_a_log_gets_few_lines() -> None:
+    """At a new epoch, if the last line is some seconds old; in a long epoch now and then."""
+    output = io.StringIO()
+    with RunView(Console(file=output, width=200)) as view:
+        for seconds, step, epoch in ((0, 10, 1), (1, 20, 2), (20, 22, 2), (30, 24, 2), (90, 26, 2)):
+            view.update(dataclasses.replace(make_status(step, epoch), time=1000.0 + seconds))
+    lines = output.getvalue().splitlines()
+    shown = ["epoch 1/4 step 10/40", "epoch 2/4 step 22/40", "epoch 2/4 step 26/40"]
+    assert [line.split("  ")[3] for line in lines] == shown
+    assert lines[0].endswith("loss 1.250  512 images/s  1:05 left  (run: 1 of 3 jobs  2:20 left)")
+
+
+def test_a_terminal_gets_bars_that_go_away() -> None:
+    output = io.StringIO()
+    with RunView(Console(file=output, width=160, force_terminal=True)) as view:
+        view.update(make_status())
+        shown = output.getvalue()
+        assert "step 10/40" in shown
+        assert "1 of 3 jobs" in shown
+    # Leaving erases the lines of the bars, one control sequence each.
+    assert output.getvalue()[len(shown) :].count("\x1b[2K") >= 2
+
+
+def test_view_follows_the_run_directory(tmp_path: Path) -> None:
+    run = RunPaths(tmp_path / "tiny")
+    document = {
+        "name": "tiny",
+        "data": {"path": "data"},
+        "model": {"name": "resnet20"},
+        "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
+        "prune": {"rounds": 1},
+    }
+    write_text(run.job_file, RunRecord(parse_config(document, "test"), {}, {}, 0.0).to_yaml())
+    append_json(run.log, {"time": time.time() - 100, "event": "failed", "message": "an old story"})
+    output = io.StringIO()
+    with RunView(Console(file=output, width=200)) as view:
+        append_json(run.log, {"time": time.time(), "event": "run-start", "jobs": 2})
+        append_json(run.log, {"time": time.time(), "event": "first-step", "job": "00"})
+        save_progress(run.job("00"), make_progress(step=10, epoch=1))
+        view.show(run)
+        view.show(run)
+        make_result("00").save(run.job("00"))
+        view.summary(run)
+    lines = output.getvalue().splitlines()
+    assert [line.split("  ")[1] for line in lines[:2]] == ["run start", "00"]
+    assert "old story" not in output.getvalue()
+    assert output.getvalue().count("step 10/40") == 1
+    assert lines[-1].endswith(str(run.report))
+    assert (run.report / "accuracy.png").stat().st_size > 1000

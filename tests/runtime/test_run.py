@@ -1,0 +1,191 @@
+"""Whole runs through the command: real Ray, real ranks, real kills."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from distlth.data.dataset import Dataset
+from distlth.facts.status import read_status
+from distlth.files import load_tensors
+from distlth.prune.magnitude import planned_kept
+from distlth.prune.refill import num_channels
+from distlth.run.paths import RunPaths
+from distlth.run.results import load_metrics
+from distlth.run.tickets import load_structured
+from tests.chaos.harness import Chaos, command, events
+from tests.chaos.hook import Fault
+from tests.small_run import JOBS, results, run, small_run
+
+
+class TestUndisturbed:
+    def test_every_job_ends_with_what_the_method_says(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
+        found = results(paths)
+        total = found["00"].total
+        assert [found[job].kept for job in ("00", "01", "02")] == planned_kept(total, 0.3, 2)
+        for job, result in found.items():
+            structured = load_structured(paths.job(job))
+            assert structured is not None
+            assert (structured.mask.digest(), structured.mask.kept) == (result.mask_digest, result.kept)
+            weights, _ = load_tensors(paths.job(job).weights)
+            assert not any(weights[f"{name}.weight"][~kept].any() for name, kept in structured.mask.items())
+            assert result.world_size == 2
+            assert [line.step for line in load_metrics(paths.job(job))] == [5, 10]
+
+    def test_branches_structure_their_rounds_mask(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
+        trunk, refill, more, regroup = (
+            load_structured(paths.job(job)) for job in ("02", "02/refill", "02/refill+", "02/regroup")
+        )
+        assert trunk is not None
+        assert refill is not None
+        assert more is not None
+        assert regroup is not None
+        for name, kept in trunk.mask.items():
+            shape = tuple(kept.shape)
+            for ticket, extra in ((refill, 0.0), (more, 0.2)):
+                channels = ticket.mask[name].flatten(1)
+                full = channels.all(1)
+                assert torch.equal(full, channels.any(1))
+                assert int(full.sum()) == num_channels(trunk.mask.kept_in(name), shape, extra)
+        assert set(regroup.blocks) | set(regroup.ungrouped) == set(trunk.mask)
+        assert regroup.mask.density <= trunk.mask.density
+
+    def test_removed_channels_have_no_batch_norm(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
+        structured = load_structured(paths.job("02/refill"))
+        assert structured is not None
+        weights, _ = load_tensors(paths.job("02/refill").weights)
+        gone = structured.mask.empty_channels("layer1.0.conv1")
+        assert gone.any()
+        for part in ("weight", "bias"):
+            assert not weights[f"layer1.0.bn1.{part}"][gone].any()
+            assert weights[f"layer1.0.bn1.{part}"][~gone].all()
+
+    def test_one_lane_stood_through_the_whole_run(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
+        assert len(events(paths, "job-done")) == len(JOBS)
+        assert not events(paths, "lane-restart")
+        assert len(events(paths, "run-done")) == 1
+
+    def test_the_command_prints_the_table_and_where_all_lies(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, printed = undisturbed
+        report = paths.results_table.read_text()
+        for result in results(paths).values():
+            for digest in (result.mask_digest, result.weights_digest):
+                assert digest in printed
+                assert digest in report
+        for word in (
+            "round",
+            "method",
+            "density",
+            "top-1",
+            "top-5",
+            "time",
+            "refill+",
+            "regroup",
+            str(paths.root),
+        ):
+            assert word in printed
+        assert {file.name for file in paths.report.iterdir()} == {"accuracy.png", "masks.png", "results.md"}
+
+    def test_status_reads_the_directory_alone(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
+        status = json.loads(read_status(paths).to_json())
+        assert (status["state"], status["jobs_done"], status["jobs_total"]) == ("done", 8, 8)
+
+    def test_nothing_is_left_that_others_could_write(self, undisturbed: tuple[RunPaths, str]) -> None:
+        paths, _ = undisturbed
+        assert not [path for path in paths.root.rglob("*") if path.stat().st_mode & 0o002]
+
+    def test_a_finished_run_is_not_repeated(self, undisturbed: tuple[RunPaths, str], digits: Dataset) -> None:
+        paths, _ = undisturbed
+        before = paths.log.read_bytes()
+        ended = run(digits, paths.root.parent)
+        assert ended.returncode == 0
+        assert "refill+" in ended.stdout
+        assert paths.log.read_bytes() == before
+
+    def test_a_changed_job_is_refused_by_name(
+        self, undisturbed: tuple[RunPaths, str], digits: Dataset
+    ) -> None:
+        paths, _ = undisturbed
+        ended = run(digits, paths.root.parent, "train.lr=0.2", "cluster.retries=7")
+        assert ended.returncode == 2
+        assert "train.lr: 0.1 -> 0.2" in ended.stderr
+        assert "retries" not in ended.stderr
+        assert ended.stderr.count("\n") == 1
+
+
+def test_it_goes_on_with_another_number_of_ranks_and_says_so(digits: Dataset, tmp_path: Path) -> None:
+    """From the middle of an epoch of two ranks, with one: the same global batches, recorded as not exact."""
+    paths = RunPaths(tmp_path / "run")
+    one_job = ("prune.rounds=0", "prune.branches=[]", "train.epochs=20", "train.eval_every=20")
+    with command(small_run(digits, tmp_path, *one_job), Chaos(tmp_path / "chaos")) as process:
+        process.strike(Fault(1, "KILL", "run", "checkpoint, old ones there"))
+        process.end()
+    ended = run(digits, tmp_path, *one_job, "cluster.workers=1")
+    assert ended.returncode == 0, ended.stderr
+    (changed,) = events(paths, "changed")
+    assert (changed["changes"], changed["same_bits"]) == ("cluster.workers: 2 -> 1", False)
+    steps = [event["step"] for event in events(paths, "job-start")]
+    assert steps[0] == 0
+    assert steps[-1] in range(2, 100)
+    found = results(paths, ["00"])["00"]
+    assert (found.world_size, found.steps) == (1, 100)
+    assert [line.step for line in load_metrics(paths.job("00"))] == list(range(5, 101, 5))
+    assert "cluster.workers  2 -> 1" in ended.stdout.replace(": ", "  ")
+
+
+def test_two_lanes_share_the_jobs_of_an_inline_run(digits: Dataset, tmp_path: Path) -> None:
+    branch = "prune.branches=[{method: regroup}]"
+    ended = run(
+        digits,
+        tmp_path,
+        "prune.mode=inline",
+        branch,
+        "prune.rounds=1",
+        "cluster.workers=1",
+        "cluster.lanes=2",
+    )
+    assert ended.returncode == 0, ended.stderr
+    paths = RunPaths(tmp_path / "run")
+    found = results(paths, ["00", "01"])
+    assert found["01"].method == "imp-regroup"
+    structured = load_structured(paths.job("01"))
+    assert structured is not None
+    assert structured.blocks
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(digits: Dataset, tmp_path: Path) -> None:
+    ended = run(digits, tmp_path, "train.lr=1e30", "cluster.workers=1")
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("error: job 00: the loss was not finite at step")
+    assert ended.stderr.count("\n") == 1
+    assert events(RunPaths(tmp_path / "run"), "failed")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("trian.epochs=3", "trian: unknown key; did you mean train?"),
+        ("data.path=nowhere", "no such data set"),
+        ("model.name=resnet19", "did you mean"),
+        ("cluster.device=cuda", "need 2 GPUs"),
+        ("train.batch_size=2000", "larger than the train split"),
+    ],
+)
+def test_what_cannot_run_starts_and_writes_nothing(
+    digits: Dataset, tmp_path: Path, override: str, words: str
+) -> None:
+    if override.startswith("cluster.device") and torch.cuda.device_count() >= 2:
+        pytest.skip("this machine has the GPUs")
+    ended = run(digits, tmp_path, override)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert ended.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())

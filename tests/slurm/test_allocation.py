@@ -1,0 +1,141 @@
+"""How a run is spread over nodes, and how its starts are counted: without any node."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.runtime.placement import fewest_nodes, ranks_per_node, sized
+from cluster.runtime.rendezvous import Call, Meeting, sweep_meetings
+from cluster.slurm.task import check_progress
+from cluster.slurm.worker_node import own_address
+from distlth.config.read import load_config
+from distlth.config.schema import RunConfig
+from distlth.errors import ConfigError, RunError
+from distlth.plan import plan
+from distlth.run.paths import RunPaths
+from distlth.run.store import progress
+
+RECIPE = Path(__file__).parent.parent.parent / "jobs" / "recipes" / "quickstart.yaml"
+LIGHT = (
+    "cluster.slurm.task",
+    "cluster.runtime.head",
+    "cluster.slurm.worker_node",
+    "cluster.slurm.submit",
+    "cluster.runtime.messages",
+    "jobs.cli",
+)
+
+
+def job(*overrides: str) -> RunConfig:
+    return load_config(RECIPE, overrides)
+
+
+class TestLayout:
+    def test_fewer_nodes_hold_fewer_ranks_that_divide_the_batch(self) -> None:
+        config = job("train.batch_size=96", "cluster.nodes=4", "cluster.workers=32")
+        assert [sized(config, nodes).cluster.workers for nodes in (4, 3, 2, 1)] == [32, 24, 16, 8]
+        config = job("train.batch_size=64", "cluster.nodes=4", "cluster.workers=32")
+        assert sized(config, 3).cluster.workers == 16
+        assert sized(config, 3).train.batch_size == 64
+
+    def test_lanes_share_what_is_left(self) -> None:
+        config = job("train.batch_size=96", "cluster.nodes=4", "cluster.workers=1", "cluster.lanes=4")
+        left = sized(config, 2).cluster
+        assert (left.lanes, left.workers, left.nodes) == (2, 1, 2)
+
+    @given(nodes=st.integers(1, 16), per_node=st.integers(1, 8), lanes=st.integers(1, 4), left=st.data())
+    def test_no_node_gets_more_ranks_than_before(
+        self, nodes: int, per_node: int, lanes: int, left: st.DataObject
+    ) -> None:
+        config = job("train.batch_size=96", f"cluster.lanes={lanes}")
+        cluster = config.cluster.model_copy(update={"nodes": nodes, "workers": nodes * per_node})
+        config = config.model_copy(update={"cluster": cluster})
+        fewer = sized(config, left.draw(st.integers(1, nodes)))
+        assert fewer.cluster.lanes * fewer.cluster.workers <= ranks_per_node(cluster) * fewer.cluster.nodes
+        assert 96 % fewer.cluster.workers == 0 or fewer is config
+
+    def test_without_min_nodes_none_may_be_lost(self) -> None:
+        assert fewest_nodes(job("cluster.nodes=2", "cluster.workers=2").cluster) == 2
+        assert fewest_nodes(job("cluster.nodes=2", "cluster.workers=2", "cluster.min_nodes=1").cluster) == 1
+
+    def test_impossible_ones_are_refused_by_name(self) -> None:
+        with pytest.raises(ConfigError, match=r"cluster\.nodes: 3 nodes for 1 lanes x 2 workers"):
+            job("cluster.nodes=3", "cluster.workers=2")
+        with pytest.raises(ConfigError, match=r"cluster\.min_nodes: 3 is above cluster\.nodes = 2"):
+            job("cluster.nodes=2", "cluster.workers=2", "cluster.min_nodes=3")
+
+
+class TestMeeting:
+    def test_nodes_hear_the_newest_call_until_the_head_goes_home(self, tmp_path: Path) -> None:
+        head, node = Meeting(tmp_path / "nodes" / "7-0"), Meeting(tmp_path / "nodes" / "7-0")
+        assert node.wait(None, 0) is None
+        head.open()
+        assert node.heard() is None
+        first, second = Call("10.0.0.1:1", "a"), Call("10.0.0.1:2", "b")
+        head.call(first)
+        assert node.wait(None, 0) == first
+        assert node.wait(first, 0) is None
+        head.call(second)
+        assert node.wait(first, 0) == second
+        head.close()
+        assert node.heard() is None
+        assert not (tmp_path / "nodes").exists()
+
+    def test_what_a_killed_head_left_goes_and_who_waits_stays(self, tmp_path: Path) -> None:
+        dead, waits = Meeting(tmp_path / "nodes" / "7-0"), Meeting(tmp_path / "nodes" / "8-0")
+        dead.open()
+        dead.call(Call("10.0.0.1:1", "a"))
+        sweep_meetings(tmp_path / "nodes")
+        assert not (tmp_path / "nodes").exists()
+        dead.open()
+        dead.call(Call("10.0.0.1:1", "a"))
+        waits.open()
+        sweep_meetings(tmp_path / "nodes")
+        assert list((tmp_path / "nodes").iterdir()) == [waits.folder]
+
+    def test_nobody_else_may_look(self, tmp_path: Path) -> None:
+        before = os.umask(0)
+        try:
+            meeting = Meeting(tmp_path / "nodes" / "7-0")
+            meeting.open()
+            meeting.call(Call("10.0.0.1:1", "secret"))
+        finally:
+            os.umask(before)
+        assert meeting.folder.stat().st_mode & 0o777 == 0o700
+        assert [file.stat().st_mode & 0o777 for file in meeting.folder.iterdir()] == [0o600]
+
+
+class TestProgress:
+    def test_starts_that_come_no_further_are_bounded(self, tmp_path: Path) -> None:
+        config, paths = job("cluster.retries=2"), RunPaths(tmp_path)
+        for _ in range(3):
+            check_progress(config, paths, "7")
+        with pytest.raises(RunError, match="job 7 was started 3 times without coming further"):
+            check_progress(config, paths, "7")
+        check_progress(config, paths, "8")
+
+    def test_a_checkpoint_is_progress(self, tmp_path: Path) -> None:
+        config, paths = job("cluster.retries=0"), RunPaths(tmp_path)
+        for step in range(4):
+            paths.checkpoint("00", step).parent.mkdir(parents=True, exist_ok=True)
+            paths.checkpoint("00", step).touch()
+            check_progress(config, paths, "7")
+        assert progress(paths, plan(config)) == "0 of 10 jobs are done, job 00 from step 3"
+
+
+def test_a_node_is_reached_by_the_address_that_leads_to_the_head() -> None:
+    assert own_address("127.0.0.1") == "127.0.0.1"
+
+
+@pytest.mark.parametrize("module", LIGHT)
+def test_what_only_starts_others_loads_no_torch(module: str) -> None:
+    """It takes seconds and hundreds of megabytes, on every node and at every start."""
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,215 @@
+"""Runs on a real SLURM of two nodes: submitted, interrupted in every way, watched, ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from distlth.data.dataset import Dataset
+from distlth.facts.compare import compare_runs
+from distlth.files import read_json_lines
+from distlth.run.paths import RunPaths
+from distlth.run.results import JobResult
+from tests.slurm.fixture import Slurm, wait_for
+
+ROOT = Path(__file__).parent.parent.parent
+RECIPE = ROOT / "jobs" / "recipes" / "quickstart.yaml"
+
+# Two jobs of 660 steps, a checkpoint every 25.
+JOBS = ["00", "01"]
+OVERRIDES = (
+    *("train.epochs=60", "train.batch_size=120", "train.eval_every=20", "data.resolution=8"),
+    *("prune.rounds=1", "prune.rewind_epoch=1", "prune.branches=[]"),
+    *("log_every=10", "checkpoint.every_steps=25"),
+)
+
+# Ray starts anew after each interruption, which takes a while on few cores.
+PATIENCE_SECONDS = 300.0
+
+
+class Cluster:
+    """A login node: a folder with runs, from which `distlth` is called."""
+
+    def __init__(self, slurm: Slurm, folder: Path, digits: Dataset) -> None:
+        self.slurm, self.folder, self.digits = slurm, folder, digits
+        self.paths = RunPaths(folder / "runs" / "run")
+
+    def distlth(self, *arguments: str, code: int = 0) -> str:
+        """What a command prints; fails where it ends with another code than `code`."""
+        ended = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", *arguments],
+            env={**self.slurm.environment, "PYTHONPATH": str(ROOT)},
+            cwd=self.folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == code, ended.stdout + ended.stderr
+        return ended.stderr if code else ended.stdout
+
+    def submit(self, *more: str, code: int = 0) -> str:
+        """Submit two ranks on two nodes; the job's id."""
+        site = ("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")
+        printed = self.distlth("submit", str(RECIPE), *OVERRIDES, *site, *self.names, *more, code=code)
+        return printed if code else job_of(printed)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return (f"data.path={self.digits.path}", "name=run")
+
+    def without_slurm(self, folder: Path) -> RunPaths:
+        """The same run on this machine alone, which nothing disturbs."""
+        folder.mkdir()
+        ended = subprocess.run(
+            [sys.executable, "-m", "jobs.cli", "run", str(RECIPE), *OVERRIDES, *self.names],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ended.returncode == 0, ended.stderr
+        return RunPaths(folder / "runs" / "run")
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        return [event for event in read_json_lines(self.paths.log) if event["event"] == kind]
+
+    def wait_for(self, what: Callable[[], object], name: str) -> None:
+        wait_for(what, name, PATIENCE_SECONDS)
+
+    def starts_again(self) -> None:
+        """Wait until the run starts after this is called."""
+        starts = len(self.events("run-start"))
+        self.wait_for(lambda: len(self.events("run-start")) > starts, "the start of the run")
+
+    def trains_again(self) -> None:
+        """Wait until a job starts, or goes on, after this is called."""
+        starts = len(self.events("job-start"))
+        self.wait_for(lambda: len(self.events("job-start")) > starts, "the start of a job")
+
+    def restarts(self, job: str) -> int:
+        return int(self.slurm.job(job)["Restarts"])
+
+    def log(self) -> str:
+        return self.distlth("logs", "runs/run")
+
+
+def job_of(printed: str) -> str:
+    return printed.split(":")[0].removeprefix("job ")
+
+
+def test_interrupted_in_every_way_it_ends_with_the_same_bits(
+    slurm: Slurm, digits: Dataset, tmp_path: Path
+) -> None:
+    cluster = Cluster(slurm, tmp_path, digits)
+    interrupt_in_every_way(cluster)
+    compared = compare_runs(cluster.without_slurm(tmp_path / "undisturbed"), cluster.paths)
+    assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
+    assert not cluster.paths.meetings.exists()
+    assert not cluster.paths.lock.exists()
+    assert "run done" in cluster.log()
+
+
+def interrupt_in_every_way(cluster: Cluster) -> None:
+    """Preempted, out of time, a node switched off; then cancelled and submitted again."""
+    slurm = cluster.slurm
+    job = cluster.submit("--time", "60", "--comment", "it's $(date) `x`")
+    cluster.trains_again()
+    refused = cluster.submit(code=2)
+    assert f"submitted already: job {job} is RUNNING" in refused
+    assert refused.count("\n") == 1
+    (shown,) = json.loads(cluster.distlth("status", "--json"))
+    assert (shown["name"], shown["queue"]["state"]) == ("run", "RUNNING")
+
+    # A job of more importance takes the nodes.
+    slurm.sbatch("-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "srun sleep 1")
+    cluster.wait_for(lambda: cluster.restarts(job) == 1, "a restart after preemption")
+    assert cluster.events("stopped")[-1]["message"].startswith("by SIGTERM; ")
+
+    # The time limit is near. SLURM looks every 30 s; the two jobs take longer.
+    cluster.starts_again()
+    minutes = int(slurm.run("squeue", "-h", "-j", job, "-o", "%M").strip().split(":")[-2])
+    slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
+    cluster.wait_for(lambda: cluster.restarts(job) == 2, "a restart at the time limit")
+    slurm.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    assert cluster.events("stopped")[-1]["message"].startswith("by SIGUSR2; ")
+
+    # A node's power goes off.
+    cluster.trains_again()
+    slurm.kill_node("n2")
+    cluster.wait_for(lambda: cluster.restarts(job) == 3, "a restart after a lost node")
+    slurm.up()
+
+    # The user cancels, and changes their mind.
+    cluster.trains_again()
+    cluster.distlth("cancel", "runs/run")
+    slurm.wait(job, "CANCELLED", timeout=PATIENCE_SECONDS)
+    wait_for(lambda: not slurm.processes(), "the processes of a cancelled job to end")
+    assert "cancelled" in cluster.distlth("status")
+    again = job_of(cluster.distlth("resume", "runs/run"))
+    slurm.wait(again, "COMPLETED", timeout=PATIENCE_SECONDS)
+    assert cluster.restarts(again) == 0
+
+
+def test_lost_nodes_are_done_without_where_that_is_allowed(
+    slurm: Slurm, digits: Dataset, tmp_path: Path
+) -> None:
+    cluster = Cluster(slurm, tmp_path, digits)
+    site = ("cluster.min_nodes=1", "cluster.node_wait_seconds=15")
+    job = cluster.submit("--time", "60", "train.epochs=30", *site)
+
+    # The head node: nothing but the node that is left can tell SLURM.
+    cluster.trains_again()
+    slurm.kill_node("n1")
+    cluster.wait_for(lambda: cluster.restarts(job) == 1, "a restart after the head node was lost")
+    slurm.up()
+
+    # The other one: the head goes on alone, with the same global batches.
+    cluster.trains_again()
+    slurm.kill_node("n2")
+    slurm.wait(job, "COMPLETED", timeout=PATIENCE_SECONDS)
+    assert cluster.restarts(job) == 1
+    assert "is lost, 1 of 2 left" in cluster.events("node-lost")[0]["message"]
+    changed = cluster.events("changed")[-1]
+    assert "cluster.workers: 2 -> 1" in changed["changes"]
+    assert changed["same_bits"] is False
+    results = [JobResult.load(cluster.paths.job(job_id)) for job_id in JOBS]
+    assert [result.world_size for result in results if result] == [1, 1]
+
+
+def test_runs_of_several_seeds_share_the_nodes(slurm: Slurm, digits: Dataset, tmp_path: Path) -> None:
+    """Two Rays at once on each of two nodes, each with ports, a folder and a token of its own."""
+    cluster = Cluster(slurm, tmp_path, digits)
+    cluster.submit("--time", "60", "--seeds", "1,2", "train.epochs=20", "prune.rounds=0")
+    runs = [RunPaths(tmp_path / "runs" / f"run-seed{seed}") for seed in (1, 2)]
+    cluster.wait_for(
+        lambda: all(JobResult.load(run.job("00")) for run in runs) and not slurm.run("squeue", "-h").strip(),
+        "both runs",
+    )
+    starts, ends = (
+        [next(event["time"] for event in read_json_lines(run.log) if event["event"] == kind) for run in runs]
+        for kind in ("run-start", "run-done")
+    )
+    assert max(starts) < min(ends), "they did not run at the same time"
+    first, second = (JobResult.load(run.job("00")) for run in runs)
+    assert first is not None
+    assert second is not None
+    assert first.weights_digest != second.weights_digest
+
+
+def test_what_slurm_refuses_is_told_in_its_words(slurm: Slurm, digits: Dataset, tmp_path: Path) -> None:
+    cluster = Cluster(slurm, tmp_path, digits)
+    for options, words in (
+        (["--partition", "nowhere"], "invalid partition specified: nowhere"),
+        (["--nodes", "9", "cluster.workers=30"], "(PartitionConfig)"),
+        (["--gpus-per-node", "64", "cluster.workers=2"], "Requested node configuration is not available"),
+    ):
+        refused = cluster.submit(*options, code=2)
+        assert words in refused
+        assert refused.count("\n") == 1
+    assert not list((tmp_path / "runs").rglob("*"))
