@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -86,15 +86,3 @@ def check_allowed(allowed: Collection[str], known: Iterable[str]) -> None:
             close = difflib.get_close_matches(name, sorted(names), n=1)
             hint = f"; did you mean {close[0]}?" if close else "; expected a key or a section of the job file"
             raise ConfigError(f"--allow-change {name}: unknown key{hint}")
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf of nested mappings and of lists of mappings."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from flat(inner, f"{prefix}{key}.")
-    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
-        for index, inner in enumerate(value):
-            yield from flat(inner, f"{prefix}{index}.")
-    else:
-        yield prefix.removesuffix("."), value

@@ -100,7 +100,7 @@ def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
 
 def compare_records(first: RunRecord, second: RunRecord) -> list[Finding]:
     """What the runs were asked, and what they ran on and with."""
-    found = changes(first.flat(), second.flat())
+    found = changes(first.flatten(), second.flatten())
     data = [change for change in found if covers(("data.digest", "data.classes"), change.key)]
     versions = [change for change in found if covers((VERSIONS,), change.key)]
     ranks = [change for change in found if change.key == WORLD_SIZE]

@@ -11,7 +11,8 @@ from typing import Any
 
 import yaml
 
-from distlth.config.changes import VERSIONS, Change, changes, check_allowed, covers, flat
+from distlth.config.changes import VERSIONS, Change, changes, check_allowed, covers
+from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
@@ -50,10 +51,10 @@ class RunRecord:
         }
         return yaml.safe_dump(document, sort_keys=False)
 
-    def flat(self) -> dict[str, Any]:
-        """Everything that can change, under dotted keys: `train.lr`, `versions.torch`, `data.digest`."""
-        content = flat(self.config.model_dump(mode="json"))
-        return {**dict(content), **dict(flat({VERSIONS: self.versions, "data": self.data}))}
+    def flatten(self) -> dict[str, Any]:
+        """Return all that can change under dotted keys: `train.lr`, `versions.torch`, `data.digest`."""
+        config = flatten(self.config.model_dump(mode="json"))
+        return {**config, **flatten({VERSIONS: self.versions, "data": self.data})}
 
 
 def library_versions() -> dict[str, str]:
@@ -100,12 +101,12 @@ def open_run(
     """
     asked = RunRecord(config, library_versions(), data, time.time())
     if not run.job_file.exists():
-        check_allowed(allowed, asked.flat())
+        check_allowed(allowed, asked.flatten())
         write_text(run.job_file, asked.to_yaml())
         return asked
     stored = load_record(run)
-    check_allowed(allowed, {**stored.flat(), **asked.flat()})
-    found = changes(stored.flat(), asked.flat())
+    check_allowed(allowed, {**stored.flatten(), **asked.flatten()})
+    found = changes(stored.flatten(), asked.flatten())
     _refuse(run, found, allowed)
     if not found:
         return stored
@@ -122,9 +123,9 @@ def check_run(
     stored = load_record(run) if run.job_file.exists() else None
     versions = stored.versions if stored else library_versions()
     asked = RunRecord(config, versions, data, time.time())
-    check_allowed(allowed, {**(stored.flat() if stored else {}), **asked.flat()})
+    check_allowed(allowed, {**(stored.flatten() if stored else {}), **asked.flatten()})
     if stored:
-        _refuse(run, changes(stored.flat(), asked.flat()), allowed)
+        _refuse(run, changes(stored.flatten(), asked.flatten()), allowed)
 
 
 def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) -> None:
