@@ -43,11 +43,7 @@ def preflight(config: RunConfig) -> Preflight:
             a batch larger than the train split.
     """
     dataset = Dataset.load(config.data.path)
-    count, batch = dataset.split("train").count, config.train.batch_size
-    if batch > count:
-        raise ConfigError(
-            f"train.batch_size: {batch} is larger than the train split of {config.data.path} ({count} images)"
-        )
+    steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
     layers = prunable(body, config.prune.scope)
@@ -58,7 +54,7 @@ def preflight(config: RunConfig) -> Preflight:
         )
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
-    return Preflight(dataset, body, layers, count // batch, _memory(config, body))
+    return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body))
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from distlth.config.slurm import SlurmSection
+from distlth.errors import ConfigError
 from distlth.options import Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
@@ -308,6 +309,20 @@ class RunConfig(Section):
             rewind, epochs = self.prune.rewind_epoch, self.train.epochs
             raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
         return self
+
+    def steps_per_epoch(self, train_images: int) -> int:
+        """Return how many whole batches a train split of `train_images` images has.
+
+        Raises:
+            ConfigError: not even one.
+        """
+        batch = self.train.batch_size
+        if batch > train_images:
+            raise ConfigError(
+                f"train.batch_size: {batch} is larger than the train split of {self.data.path} "
+                f"({train_images} images)"
+            )
+        return train_images // batch
 
     def to_yaml(self) -> str:
         """The resolved config as YAML, every default written out."""
