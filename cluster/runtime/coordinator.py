@@ -339,17 +339,19 @@ class Coordinator:
 
     def write_init(self) -> None:
         """Write the weights before the first step, once."""
-        if not self.run.init.exists():
+        init = self.run.seed(self.config.seed).init
+        if not init.exists():
             model, classes = self.config.model, self.found.dataset.num_classes
             network = build(model.name, classes, seed=self.config.seed, stem=model.stem)
-            save_tensors(self.run.init, network.state_dict())
+            save_tensors(init, network.state_dict())
 
     def weights_of(self, job: Job) -> Pieces:
         """The bytes of the weights that a job starts from: put once, fetched once per node."""
         if job.start == "trained":
             return hand_out(self.run.job(job.parent or "").weights.read_bytes())
         if job.start not in self.weights:
-            path = self.run.init if job.start == "init" else self.run.rewind
+            seed = self.run.seed(self.config.seed)
+            path = seed.init if job.start == "init" else seed.rewind
             self.weights[job.start] = hand_out(path.read_bytes())
         return self.weights[job.start]
 

@@ -60,15 +60,10 @@ class JobPaths:
 
 
 @dataclass(frozen=True)
-class RunPaths:
-    """The files of one run."""
+class SeedPaths:
+    """The files that all jobs of one seed share: `seeds/0`."""
 
     root: Path
-
-    @property
-    def job_file(self) -> Path:
-        """The resolved config with the versions and the data it runs on."""
-        return self.root / "job.yaml"
 
     @property
     def init(self) -> Path:
@@ -79,6 +74,23 @@ class RunPaths:
     def rewind(self) -> Path:
         """The weights that tickets train from."""
         return self.root / "rewind.safetensors"
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them."""
+        return (self.init, self.rewind)
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run."""
+
+    root: Path
+
+    @property
+    def job_file(self) -> Path:
+        """The resolved config with the versions and the data it runs on."""
+        return self.root / "job.yaml"
 
     @property
     def log(self) -> Path:
@@ -129,6 +141,15 @@ class RunPaths:
     def masks_picture(self) -> Path:
         """Structured masks, beside those they were made from."""
         return self.report / "masks.png"
+
+    @property
+    def all_seeds(self) -> Path:
+        """The folder of all seeds' weights."""
+        return self.root / "seeds"
+
+    def seed(self, seed: int) -> SeedPaths:
+        """The weights that the jobs of a seed start from."""
+        return SeedPaths(self.all_seeds / str(seed))
 
     def job(self, job_id: str) -> JobPaths:
         """The files of the job named `03` or `03/refill`; ValueError for what is no job's name."""

@@ -16,10 +16,10 @@ from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
-from distlth.files import write_text
+from distlth.files import replacing, write_text
 from distlth.plan import Job, plan
 from distlth.run.events import EventLog
-from distlth.run.paths import RunPaths, newest_checkpoint
+from distlth.run.paths import RunPaths, SeedPaths, newest_checkpoint
 from distlth.run.results import JobResult
 
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
@@ -157,7 +157,7 @@ def _go_on(
     merged = replace(asked, created=stored.created, history=(*stored.history, entry))
     anew = any(change.redoes_jobs for change in found)
     if anew:
-        _start_anew(run, asked.config)
+        _start_anew(run, stored.config, asked.config)
     write_text(run.job_file, merged.to_yaml())
     log = EventLog(run.log)
     log.note(
@@ -170,9 +170,9 @@ def _go_on(
     return merged
 
 
-def _start_anew(run: RunPaths, config: RunConfig) -> None:
+def _start_anew(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
     """Remove what jobs that are not done have left, so that each job is of one config. Results stay."""
-    jobs = plan(config)
+    jobs = plan(asked)
     done = load_results(run, jobs)
     shutil.rmtree(run.all_checkpoints, ignore_errors=True)
     for job in jobs:
@@ -180,8 +180,17 @@ def _start_anew(run: RunPaths, config: RunConfig) -> None:
             for file in run.job(job.id).files:
                 file.unlink(missing_ok=True)
     if not done:
-        for file in (run.init, run.rewind):
-            file.unlink(missing_ok=True)
+        shutil.rmtree(run.all_seeds, ignore_errors=True)
+    elif asked.seed != stored.seed:
+        _copy_weights(run.seed(stored.seed), run.seed(asked.seed))
+
+
+def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
+    """Start the jobs of a new seed from the old one's weights, which the jobs that are done trained from."""
+    for source, target in zip(old.files, new.files, strict=True):
+        if source.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def check_data(run: RunPaths, digest: str) -> None:
