@@ -132,7 +132,7 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
         with suppress(OSError):  # a full disk: the command's last line says the same
             append_json(job.paths.log, {"time": time.time(), "event": event, **details})
 
-    sweep_meetings(job.paths.meetings)
+    sweep_meetings(job.paths.rendezvous)
     if watch.lock.taken_from:
         note("taken-over", message=f"from {watch.lock.taken_from}")
     ending = _hold_session(job, show, watch, job.config.cluster.node_wait_seconds)

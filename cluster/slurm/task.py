@@ -54,7 +54,7 @@ class RunTask:
     def __call__(self) -> None:
         """Take part until the run is over or cannot go on here; exits with its exit code."""
         task = JobEnvironment()
-        meeting = Meeting(self._paths.meetings / attempt_name(task))
+        meeting = Meeting(self._paths.rendezvous / attempt_name(task))
         if task.global_rank == 0:
             self._lead(task, meeting)
         else:
