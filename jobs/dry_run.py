@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from distlth.config.schema import RunConfig
-from distlth.plan import plan, planned_density
+from distlth.plan import plan
 from distlth.preflight import Preflight, preflight
 from distlth.report.console import PlannedJob, layers_table, plan_table, show
 
@@ -27,7 +27,6 @@ def planned_jobs(config: RunConfig, found: Preflight) -> list[PlannedJob]:
     lines = []
     for job in plan(config):
         epochs = config.train.epochs - job.first_epoch
-        density = planned_density(job, config.prune.rate)
         steps = epochs * found.steps_per_epoch
-        lines.append(PlannedJob(job.id, job.round, job.method, density, epochs, steps, found.memory))
+        lines.append(PlannedJob(job.id, job.round, job.method, job.density, epochs, steps, found.memory))
     return lines

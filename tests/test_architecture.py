@@ -17,7 +17,7 @@ OWNERS = {
     "ffcv": ("distlth/data", "distlth/bench"),
     "matplotlib": ("distlth/report",),
     "mtkahypar": ("distlth/prune",),
-    "pydantic": ("distlth/options.py", "distlth/config"),
+    "pydantic": ("distlth/options.py", "distlth/methods", "distlth/config"),
     "ray": ("cluster",),
     "rich": ("distlth/report", "distlth/data", "jobs"),
     "safetensors": ("distlth/files.py",),

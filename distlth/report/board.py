@@ -23,8 +23,8 @@ from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-u
 
 from distlth.config.schema import RunConfig
 from distlth.plan import Job
+from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block
 from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
 from distlth.run.curves import Writer, flat, job_folder, scalars
 from distlth.run.paths import RunPaths

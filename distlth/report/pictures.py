@@ -16,8 +16,8 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 from torch import Tensor
 
+from distlth.prune.blocks import Block, row_order
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block, row_order
 from distlth.report.text import density_percent
 from distlth.run.results import JobResult
 

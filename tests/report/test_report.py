@@ -21,10 +21,9 @@ from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.facts.status import read_status
 from distlth.files import append_json, write_text
-from distlth.method import Structured
 from distlth.plan import plan
+from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block
 from distlth.report.board import TOP1_CURVE, RunBoard
 from distlth.report.pictures import ADDED, DROPPED, EMPTY, KEPT, accuracy_figure, ordered_cells
 from distlth.report.summary import write_report
@@ -33,6 +32,7 @@ from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, Progress, save_progress
 from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
+from distlth.ticket import Structured
 
 NOW = 1_000_000.0
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
