@@ -18,7 +18,8 @@ from distlth.errors import DataError, RunError, UserError
 from distlth.plan import plan
 from distlth.run.lock import held_by
 from distlth.run.paths import RunPaths, SubmissionPaths
-from distlth.run.store import check_run, load_results
+from distlth.run.results import load_results
+from distlth.run.store import check_run
 from distlth.run.submission import (
     Cluster,
     Submission,

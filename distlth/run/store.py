@@ -17,10 +17,10 @@ from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
 from distlth.files import replacing, write_text
-from distlth.plan import Job, plan
+from distlth.plan import plan
 from distlth.run.events import EventLog
-from distlth.run.paths import RunPaths, SeedPaths, newest_checkpoint
-from distlth.run.results import JobResult
+from distlth.run.paths import RunPaths, SeedPaths
+from distlth.run.results import load_results
 
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
 
@@ -202,17 +202,3 @@ def check_data(run: RunPaths, digest: str) -> None:
             f"{stored.config.data.path}: another data set ({digest}) took the place of the one that this run "
             f"trains on ({meant}); put that one back, or start another run (name=...)"
         )
-
-
-def load_results(run: RunPaths, jobs: tuple[Job, ...]) -> dict[str, JobResult]:
-    """The results of the jobs that are done, in plan order."""
-    found = {job.id: JobResult.load(run.job(job.id)) for job in jobs}
-    return {job_id: result for job_id, result in found.items() if result is not None}
-
-
-def progress(run: RunPaths, jobs: tuple[Job, ...]) -> str:
-    """How far a run has come, in words; changes with every result and every checkpoint."""
-    done = load_results(run, jobs)
-    newest = {job.id: newest_checkpoint(run.checkpoints(job.id)) for job in jobs if job.id not in done}
-    steps = [f", job {job_id} from step {int(path.stem)}" for job_id, path in newest.items() if path]
-    return f"{len(done)} of {len(jobs)} jobs are done{''.join(steps)}"
