@@ -1,4 +1,4 @@
-"""The run directory as the one truth: opened once, checked against what is asked, read by everyone."""
+"""`job.yaml`: opening a run, checking what is asked against what is recorded, recording changes."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy",
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`job.yaml`: what a run was asked to do, with what, and each change of that since it began.
+    """The content of `job.yaml`: config, library versions and data of a run, and the changes since it began.
 
-    An entry of `history` has a `time`, its `changes` (each with `key`, `old`, `new`) and `allowed`, the
-    names that were given to --allow-change.
+    `data` has the data set's `digest` and number of `classes`, `created` is seconds since the epoch. An entry
+    of `history` has a `time`, its `changes` (each with `key`, `old`, `new`) and `allowed`, the names given to
+    --allow-change.
     """
 
     config: RunConfig
@@ -40,7 +41,7 @@ class RunRecord:
     history: Sequence[Mapping[str, Any]] = ()
 
     def to_yaml(self) -> str:
-        """The file's text."""
+        """Return the text of `job.yaml`."""
         config = self.config.model_dump(mode="json")
         document = {
             "config": config,
@@ -58,7 +59,7 @@ class RunRecord:
 
 
 def library_versions() -> dict[str, str]:
-    """The installed versions of the libraries that a result depends on."""
+    """Return the installed versions of the libraries that a result depends on."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -69,7 +70,12 @@ def library_versions() -> dict[str, str]:
 
 
 def load_record(run: RunPaths) -> RunRecord:
-    """Read a run's job.yaml; RunError when the folder holds no run or the file is damaged."""
+    """Read a run's job.yaml.
+
+    Raises:
+        RunError: the folder is missing or holds no run, or the file is damaged.
+        ConfigError: the config in it is not valid.
+    """
     if not run.root.is_dir():
         raise RunError(f"{run.root}: no such run directory")
     try:
@@ -90,14 +96,14 @@ def load_record(run: RunPaths) -> RunRecord:
 def open_run(
     run: RunPaths, config: RunConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> RunRecord:
-    """Make a new run's job.yaml, or check that an existing run may go on with what is asked.
+    """Write a new run's job.yaml, or check that an existing run may resume with what is asked.
 
-    What changes no bit of the result may change, and so may the number of ranks; any other change must be
-    named in `allowed`, by its key or its section. Changes are recorded in job.yaml and in the log.
+    Changes that leave every bit of the result the same pass, and so does another number of ranks; any other
+    change must be named in `allowed`, by key or section. Changes are recorded in job.yaml and in the log.
 
     Raises:
-        RunError: a change that is not allowed, or that this run's files cannot follow; names each.
-        ConfigError: a name in `allowed` that is no key.
+        RunError: a change is not allowed, or the run's files do not fit it; names each such change.
+        ConfigError: a name in `allowed` is neither a key nor a section.
     """
     asked = RunRecord(config, library_versions(), data, time.time())
     if not run.job_file.exists():
@@ -110,15 +116,15 @@ def open_run(
     _refuse(run, found, allowed)
     if not found:
         return stored
-    return _go_on(run, stored, asked, found, allowed)
+    return _record_changes(run, stored, asked, found, allowed)
 
 
 def check_run(
     run: RunPaths, config: RunConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> None:
-    """Raise what `open_run` would raise, and write nothing: to be asked where the run does not run.
+    """Raise what `open_run` would raise, and write nothing: for a machine other than the one that runs.
 
-    Versions are not compared, since those of the place where the run does run are what counts.
+    Library versions are not compared, since only those on the machine that runs count.
     """
     stored = load_record(run) if run.job_file.exists() else None
     versions = stored.versions if stored else library_versions()
@@ -129,7 +135,7 @@ def check_run(
 
 
 def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) -> None:
-    """Raise RunError, with each change that does not go on by itself and is not meant, if there is one."""
+    """Raise RunError if a change is neither harmless nor allowed; name each such change."""
     fixed = [change for change in found if change.kind == "fixed"]
     if fixed:
         raise RunError(
@@ -145,33 +151,33 @@ def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) ->
         )
 
 
-def _go_on(
+def _record_changes(
     run: RunPaths, stored: RunRecord, asked: RunRecord, found: Sequence[Change], allowed: Collection[str]
 ) -> RunRecord:
-    """Record the changes; where they ask for it, jobs that are not done start anew."""
+    """Record changes in job.yaml and the log, and restart jobs that are not done where a change needs it."""
     entry = {
         "time": asked.created,
         "changes": [asdict(change) for change in found],
         "allowed": sorted(allowed),
     }
     merged = replace(asked, created=stored.created, history=(*stored.history, entry))
-    anew = any(change.redoes_jobs for change in found)
-    if anew:
-        _start_anew(run, stored.config, asked.config)
+    restarts = any(change.restarts_jobs for change in found)
+    if restarts:
+        _restart_jobs(run, stored.config, asked.config)
     write_text(run.job_file, merged.to_yaml())
     log = EventLog(run.log)
     log.note(
         "changed",
         changes="; ".join(map(str, found)),
         same_bits=all(change.kind == "free" for change in found),
-        jobs_start_anew=anew,
+        jobs_start_anew=restarts,
     )
     log.flush()
     return merged
 
 
-def _start_anew(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
-    """Remove what jobs that are not done have left, so that each job is of one config. Results stay."""
+def _restart_jobs(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
+    """Remove the files of jobs that are not done, so that no job mixes two configs; keep results."""
     jobs = plan(asked)
     done = load_results(run, jobs)
     shutil.rmtree(run.all_checkpoints, ignore_errors=True)
@@ -186,7 +192,7 @@ def _start_anew(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
 
 
 def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
-    """Start the jobs of a new seed from the old one's weights, which the jobs that are done trained from."""
+    """Copy the weights that finished jobs started from to a new seed, for the jobs that are still to come."""
     for source, target in zip(old.files, new.files, strict=True):
         if source.exists():
             with replacing(target) as temporary:
@@ -194,11 +200,11 @@ def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
 
 
 def check_data(run: RunPaths, digest: str) -> None:
-    """Raise DataError unless a data set of this digest is what the run trains on."""
+    """Raise DataError unless the run trains on the data set of this digest."""
     stored = load_record(run)
-    meant = stored.data.get("digest", digest)
-    if digest != meant:
+    expected = stored.data.get("digest", digest)
+    if digest != expected:
         raise DataError(
             f"{stored.config.data.path}: another data set ({digest}) took the place of the one that this run "
-            f"trains on ({meant}); put that one back, or start another run (name=...)"
+            f"trains on ({expected}); put that one back, or start another run (name=...)"
         )
