@@ -1,4 +1,4 @@
-"""The rooms of the code and who imports whom, read from its imports: python -m tests.architecture draws it."""
+"""The rooms of the code and who imports whom, read from imports: python -m tests.architecture draws it."""
 
 from __future__ import annotations
 
