@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written to a temporary name, fsynced, renamed."""
+"""Files that are complete or absent: written to a temporary name, fsynced, renamed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from distlth.errors import RunError
 
-if TYPE_CHECKING:  # what only reads a run's texts, such as `distlth status`, should not wait for torch
+if TYPE_CHECKING:  # commands that only read text, such as `distlth status`, should not wait for torch
     from torch import Tensor
 
 FIRST_PAUSE_SECONDS = 1.0
@@ -23,9 +23,9 @@ FIRST_PAUSE_SECONDS = 1.0
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it takes the place of `path` in one step.
+    """Yield a temporary path beside `path`, and rename it to `path` on success; remove it on an error.
 
-    With `durable` the bytes and the rename are on disk when this returns.
+    With `durable`, the bytes and the rename are on disk when the context ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -42,7 +42,7 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
 
 
 def remove_temporaries(folder: Path) -> None:
-    """Remove what writers that were killed left below a folder. To be called where nobody writes there."""
+    """Remove temporary files that killed writers left below a folder. Nobody may be writing there."""
     for path in list(folder.rglob(".*.tmp")):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
@@ -51,18 +51,18 @@ def remove_temporaries(folder: Path) -> None:
 
 
 def write_text(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write `text` whole or not at all."""
+    """Write `text` completely or not at all."""
     with replacing(path, durable=durable) as temporary:
         temporary.write_text(text, encoding="utf8")
 
 
 def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
-    """Write a JSON document whole or not at all."""
+    """Write a JSON document completely or not at all."""
     write_text(path, json.dumps(value, indent=1) + "\n", durable=durable)
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON document; RunError when it is not one."""
+    """Return the JSON document in a file; RunError if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf8"))
     except json.JSONDecodeError as error:
@@ -70,7 +70,7 @@ def read_json(path: Path) -> Any:
 
 
 def append_json(path: Path, value: Any) -> None:
-    """Append one JSON line in a single write, whole or, with an OSError, not at all."""
+    """Append one JSON line in a single write; OSError if it does not fit, with no part of it left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(value) + "\n").encode()
     with open(path, "ab", buffering=0) as file:
@@ -81,9 +81,9 @@ def append_json(path: Path, value: Any) -> None:
 
 
 def retry_until_written(write: Callable[[], None], failed: Callable[[OSError, float], None]) -> None:
-    """Call `write` until it raises no OSError: for what must not be lost because a disk is full.
+    """Call `write` until it raises no OSError: for results that a full disk must not lose.
 
-    After each failure `failed` gets the error and the seconds until the next try, a minute at most.
+    After each failure, call `failed` with the error and the seconds until the next try, at most 60.
     """
     pause = FIRST_PAUSE_SECONDS
     while True:
@@ -96,7 +96,7 @@ def retry_until_written(write: Callable[[], None], failed: Callable[[OSError, fl
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Read JSON lines; a last line that a kill left half-written is passed over."""
+    """Return the values of a file of JSON lines; skip a last line that is half-written. No file is empty."""
     if not path.exists():
         return []
     *whole, _ = path.read_text(encoding="utf8").split("\n")
@@ -106,18 +106,18 @@ def read_json_lines(path: Path) -> list[Any]:
 def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write CPU tensors with their digest as a safetensors file, whole or not at all."""
+    """Write CPU tensors with their digest as a safetensors file, completely or not at all."""
     from safetensors.torch import save as serialize
 
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
     with replacing(path) as temporary:
-        # Not save_file: it ignores the umask, and on a cluster the group reads along.
+        # Not save_file: it ignores the umask, and a group may share the run directory.
         about = {**(metadata or {}), "digest": tensors_digest(whole)}
         temporary.write_bytes(serialize(whole, metadata=about))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read tensors and metadata; RunError when the file is missing, torn or altered."""
+    """Return the tensors and metadata of a safetensors file; RunError if it is missing, cut or altered."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -134,14 +134,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def parse_tensors(content: bytes) -> dict[str, Tensor]:
-    """The tensors of a safetensors file that was read as bytes."""
+    """Return the tensors of a safetensors file given as bytes."""
     from safetensors.torch import load as safetensors_load
 
     return safetensors_load(content)
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
-    """BLAKE2b (16 bytes, hex) over names, dtypes, shapes and bytes, in order of the names."""
+    """Return the BLAKE2b digest (16 bytes, hex) of names, dtypes, shapes and bytes, in order of names."""
     import torch
 
     digest = hashlib.blake2b(digest_size=16)

@@ -34,11 +34,12 @@ class TicketMaker:
 
     def write_init(self) -> None:
         """Write the weights before the first step, unless they are there."""
-        if self._run.init.exists():
+        init = self._run.seed(self._config.seed).init
+        if init.exists():
             return
         model, classes = self._config.model, self._found.dataset.num_classes
         network = build(model.name, classes, seed=self._config.seed, stem=model.stem)
-        retry_until_written(lambda: save_tensors(self._run.init, network.state_dict()), self._waiting)
+        retry_until_written(lambda: save_tensors(init, network.state_dict()), self._waiting)
 
     def mask(self, job: Job) -> tuple[Structured, Mask | None]:
         """Return the job's mask, and its parent's; one that an earlier call left is read from disk.
@@ -59,7 +60,8 @@ class TicketMaker:
         if job.start == "trained":
             assert job.parent is not None
             return self._run.job(job.parent).weights
-        return self._run.init if job.start == "init" else self._run.rewind
+        seed = self._run.seed(self._config.seed)
+        return seed.init if job.start == "init" else seed.rewind
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)

@@ -1,4 +1,4 @@
-"""What a job file comes to with its data set and model: found, and refused, before anything starts."""
+"""Check a job file against its data set and model before anything starts, and size the run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
 from distlth.prune.mask import Mask
 
-# Where hwloc finds the cores. Without it Mt-KaHyPar ends the whole process.
+# hwloc reads the cores from here; without it Mt-KaHyPar aborts the whole process.
 TOPOLOGY = Path("/sys/devices/system/cpu")
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
@@ -21,7 +21,10 @@ PARAMETER_COPIES = 4
 
 @dataclass(frozen=True)
 class Preflight:
-    """The sizes of a run. `memory` is an estimate in bytes per rank, without the allocator's waste."""
+    """The data, the network and the sizes of a run.
+
+    `memory` is an estimate in bytes per rank, without the allocator's overhead.
+    """
 
     dataset: Dataset
     anatomy: Anatomy
@@ -31,7 +34,7 @@ class Preflight:
 
     @property
     def data(self) -> dict[str, Any]:
-        """What a run records about its data set."""
+        """The facts about the data set that a run records."""
         return {"digest": self.dataset.digest, "classes": self.dataset.num_classes}
 
     @property
@@ -41,19 +44,15 @@ class Preflight:
 
 
 def preflight(config: RunConfig) -> Preflight:
-    """Look at what a run would work on.
+    """Load the data set's description, build the model, and return what the run comes to.
 
     Raises:
-        DataError: no built data set where the job file says.
-        ConfigError: an unknown model, one that does not take these images or has nothing to prune, or
-            a batch larger than the train split.
+        DataError: `data.path` holds no built data set.
+        ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
+            larger than the train split; or regroup cannot run on this machine.
     """
     dataset = Dataset.load(config.data.path)
-    count, batch = dataset.split("train").count, config.train.batch_size
-    if batch > count:
-        raise ConfigError(
-            f"train.batch_size: {batch} is larger than the train split of {config.data.path} ({count} images)"
-        )
+    steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
     layers = prunable(body, config.prune.scope)
@@ -64,11 +63,11 @@ def preflight(config: RunConfig) -> Preflight:
         )
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
-    return Preflight(dataset, body, layers, count // batch, _memory(config, body))
+    return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body))
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:
-    """Parameters with their companions, and the activations of a rank's batch."""
+    """Return the bytes of parameters with their companions and of the activations of a rank's batch."""
     activations = body.activation_bytes * (config.train.batch_size // config.cluster.workers)
     if config.train.amp != "off":
         activations //= 2

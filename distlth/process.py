@@ -1,4 +1,4 @@
-"""Telling a process from a later one with the same number."""
+"""Process identity: tell a process from a later one with the same number."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 
 import psutil
 
-# The start of a process is computed from the clock, which may be set while it lives.
+# psutil computes the start of a process from the clock, which may be adjusted later.
 CLOCK_SLACK_SECONDS = 2.0
 
 
 def numbering() -> str:
-    """Where process numbers mean the same: a machine since its last start, or a container on it."""
+    """Return a text that is the same wherever process numbers are: one boot of a machine or container."""
     parts = [socket.gethostname()]
     with suppress(OSError):
         parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
@@ -23,13 +23,13 @@ def numbering() -> str:
 
 
 def identity(pid: int | None = None) -> str:
-    """`PID START` of a process (this one, unless given), START in seconds since the epoch."""
+    """Return `PID START` of a process (by default this one), START in seconds since the epoch."""
     process = psutil.Process(pid)
     return f"{process.pid} {process.create_time()}"
 
 
 def is_alive(identity_text: str) -> bool:
-    """Whether the process of an `identity` lives on this machine; one that waits to be reaped is dead."""
+    """Return whether the process of an `identity` is alive on this machine; a zombie is not."""
     try:
         pid, start = identity_text.split()
         process = psutil.Process(int(pid))

@@ -7,7 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from distlth.config.read import load_site, merge, override, parse_cluster, parse_config, put, read_job
+from distlth.config.documents import merge, override, put
+from distlth.config.read import load_site, parse_cluster, parse_config, read_job
 from distlth.config.schema import ClusterSection, RunConfig
 from distlth.errors import ConfigError, UserError
 from distlth.run.paths import site_file

@@ -18,7 +18,8 @@ from distlth.errors import DataError, RunError, UserError
 from distlth.plan import plan
 from distlth.run.lock import held_by
 from distlth.run.paths import RunPaths, SubmissionPaths
-from distlth.run.store import check_run, load_results
+from distlth.run.results import load_results
+from distlth.run.store import check_run
 from distlth.run.submission import (
     Cluster,
     Submission,
@@ -194,11 +195,7 @@ def check(config: RunConfig, allowed: Sequence[str]) -> None:
     for split in SPLITS:
         if not os.access(dataset.file(split), os.R_OK):
             raise DataError(f"{dataset.file(split)}: you may not read it")
-    if config.train.batch_size > dataset.split("train").count:
-        raise DataError(
-            f"train.batch_size: {config.train.batch_size} is larger than the train split of "
-            f"{config.data.path} ({dataset.split('train').count} images)"
-        )
+    config.steps_per_epoch(dataset.split("train").count)  # refuses a batch that is larger
     check_run(run, config, {"digest": dataset.digest, "classes": dataset.num_classes}, allowed)
     if not run.job_file.exists():
         from distlth.models.zoo import check_name  # loads torch

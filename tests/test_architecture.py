@@ -31,6 +31,22 @@ OWNERS = {
     "yaml": ("distlth/config", "distlth/run/store.py"),
 }
 
+# Rooms that may import nothing but the standard library and what is named here.
+ROOMS = {
+    "distlth/config": (
+        *("distlth.config", "distlth.errors", "distlth.methods", "distlth.options"),
+        *("pydantic", "pydantic_core", "yaml"),
+    ),
+    "distlth/errors.py": (),
+    "distlth/files.py": ("distlth.errors", "safetensors", "torch"),
+    "distlth/options.py": ("pydantic",),
+    "distlth/process.py": ("psutil",),
+    "distlth/run": (
+        *("distlth.config", "distlth.errors", "distlth.files", "distlth.plan", "distlth.process"),
+        *("distlth.prune", "distlth.run", "distlth.ticket", "numpy", "tensorboard", "torch", "yaml"),
+    ),
+}
+
 # The pruning core: functions from values to values, so no other library, no I/O, no clock, no global RNG.
 CORE = "distlth/prune"
 CORE_MAY_IMPORT = ("torch", "numpy", "mtkahypar", "numba", "distlth.prune", "distlth.errors")
@@ -64,6 +80,14 @@ def test_imports_keep_to_the_layout() -> None:
         ),
         ("cluster/a.py", "\nfrom jobs import cli", "cluster/a.py:2: cluster may not import jobs"),
         ("jobs/a.py", "from tests.b import c", "jobs may not import tests.b"),
+        (
+            "distlth/config/a.py",
+            "from distlth.run.paths import x",
+            "distlth/config may not import distlth.run",
+        ),
+        ("distlth/config/a.py", "def f():\n    import torch", "distlth/config may not import torch"),
+        ("distlth/run/a.py", "from distlth.train import x", "distlth/run may not import distlth.train"),
+        ("distlth/files.py", "from distlth.run import x", "distlth/files.py may not import distlth.run"),
         ("distlth/train/a.py", "import ray.train as t", "ray.train belongs to cluster"),
         ("distlth/train/a.py", "def f():\n    import yaml", "a.py:2: yaml belongs to distlth/config"),
         ("distlth/train/a.py", "from torch.utils import tensorboard", "torch.utils.tensorboard belongs to"),
@@ -91,6 +115,7 @@ def test_a_wrong_import_is_named_with_its_line(file: str, source: str, complaint
         ("distlth/data/load/loader.py", "from ffcv.loader import Loader\nimport rich"),
         ("cluster/runtime/lane.py", "import ray\nfrom distlth.run import paths"),
         ("jobs/digits.py", "from sklearn.datasets import load_digits"),
+        ("distlth/config/a.py", "import os\nfrom distlth.methods import METHODS"),
         ("distlth/prune/a.py", "import math\nfrom torch import Tensor\nfrom .mask import Mask"),
     ],
 )
@@ -152,12 +177,25 @@ def violations(file: str, source: str) -> list[str]:
     return [
         f"{file}:{line}: {why}"
         for line, module in _imports(file, source)
-        if (why := _layer_broken(layer, above, module) or _core_broken(file, module) or _owner(file, module))
+        if (
+            why := _layer_broken(layer, above, module)
+            or _room_broken(file, module)
+            or _core_broken(file, module)
+            or _owner(file, module)
+        )
     ]
 
 
 def _layer_broken(layer: str, above: tuple[str, ...], module: str) -> str | None:
     return f"{layer} may not import {module}" if module.split(".")[0] in above else None
+
+
+def _room_broken(file: str, module: str) -> str | None:
+    known = module.split(".")[0] in sys.stdlib_module_names
+    for room, allowed in ROOMS.items():
+        if _is_in(file, room) and not (known or _under(module, allowed)):
+            return f"{room} may not import {module}"
+    return None
 
 
 def _core_broken(file: str, module: str) -> str | None:

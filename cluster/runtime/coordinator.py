@@ -27,8 +27,7 @@ from distlth.plan import Job, plan, ready
 from distlth.preflight import preflight
 from distlth.report.board import RunBoard
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult
-from distlth.run.store import load_results
+from distlth.run.results import JobResult, load_results
 from distlth.train.checkpoint import remove_states
 
 

@@ -29,7 +29,8 @@ from distlth.preflight import preflight
 from distlth.report.console import describe
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
-from distlth.run.store import load_results, open_run, progress
+from distlth.run.results import load_results, run_progress
+from distlth.run.store import open_run
 
 POLL_SECONDS = 0.5
 
@@ -131,7 +132,7 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
         with suppress(OSError):  # a full disk: the command's last line says the same
             append_json(job.paths.log, {"time": time.time(), "event": event, **details})
 
-    sweep_meetings(job.paths.meetings)
+    sweep_meetings(job.paths.rendezvous)
     if watch.lock.taken_from:
         note("taken-over", message=f"from {watch.lock.taken_from}")
     ending = _hold_session(job, show, watch, job.config.cluster.node_wait_seconds)
@@ -141,7 +142,7 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
     if ending["error"]:
         raise RunError(ending["error"])
     done = _is_done(job.config, job.paths)
-    where = f"{progress(job.paths, plan(job.config))}; {AGAIN}"
+    where = f"{run_progress(job.paths, plan(job.config))}; {AGAIN}"
     if ending["lost"] and not (done and _is_shown(job.paths)):
         note("lost", message=ending["lost"])
         show(job.paths)

@@ -29,7 +29,7 @@ from distlth.files import append_json, read_json_lines
 from distlth.plan import plan
 from distlth.report.ending import exit_code
 from distlth.run.paths import RunPaths
-from distlth.run.store import progress
+from distlth.run.results import run_progress
 
 SQUEUE_TRIES = 3
 
@@ -54,7 +54,7 @@ class RunTask:
     def __call__(self) -> None:
         """Take part until the run is over or cannot go on here; exits with its exit code."""
         task = JobEnvironment()
-        meeting = Meeting(self._paths.meetings / attempt_name(task))
+        meeting = Meeting(self._paths.rendezvous / attempt_name(task))
         if task.global_rank == 0:
             self._lead(task, meeting)
         else:
@@ -192,7 +192,7 @@ def check_progress(config: RunConfig, paths: RunPaths, job_id: str) -> None:
     Raises:
         RunError: the last starts of this job, as many as `cluster.retries`, all began where this one does.
     """
-    reached = progress(paths, plan(config))
+    reached = run_progress(paths, plan(config))
     starts = [start for start in read_json_lines(paths.attempts) if start["job"] == job_id]
     stalled = 0
     while stalled < len(starts) and starts[-1 - stalled]["reached"] == reached:

@@ -50,9 +50,10 @@ def bench(*, model: str = "resnet50", resolution: int = 224, density: float = 0.
     with tempfile.TemporaryDirectory() as name:
         run = RunPaths(Path(name))
         rows = [_ticket(run, name, ticket, network) for name, ticket in tickets.items()]
-        save_tensors(run.init, network.state_dict())
-        save_tensors(run.rewind, network.state_dict())
-        return [*rows, _row("init and rewind point, once a run", run.root, True), _checkpoints(run, network)]
+        seed = run.seed(0)
+        for file in seed.files:
+            save_tensors(file, network.state_dict())
+        return [*rows, _row("init and rewind point, once a run", seed.root, True), _checkpoints(run, network)]
 
 
 def _ticket(run: RunPaths, name: str, ticket: Structured, network: nn.Module) -> DiskRow:

@@ -1,4 +1,4 @@
-"""The job file: what may stand in it, how it is read, and what may change under a run."""
+"""The job file: its schema, how it is read, and what may change in it while a run lives."""
 
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig

@@ -1,15 +1,15 @@
-"""What may differ when a run goes on, and what two runs may differ in: pure functions of two job files."""
+"""The differences between two job files, and which of them a run may resume with."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from distlth.errors import ConfigError
 
-# How the work is spread, watched and kept: nothing of it decides a bit of the result.
+# How work is spread, watched and stored: no bit of the result depends on it.
 FREE = (
     *("name", "runs", "log_every", "data.path", "data.threads", "data.cache"),
     *("checkpoint", "cluster.lanes", "cluster.retries"),
@@ -18,13 +18,13 @@ FREE = (
     "versions.ray",
 )
 
-# The same training with sums in another order: as good a result, but not the same bits.
+# The same training with sums in another order: an equally good result, but other bits.
 INEXACT = ("cluster.workers", "cluster.cpus_per_worker")
 
-# What the files of a run are made for: with another one they do not fit.
+# The files of a run do not fit another value of these.
 FIXED = ("model", "prune.scope", "prune.rewind_epoch", "data.classes")
 
-# Other libraries compute other bits, but what they were given to compute is the same.
+# Other libraries and devices compute other bits, but of the same jobs.
 VERSIONS, DEVICE = "versions", "cluster.device"
 
 Kind = Literal["free", "inexact", "guarded", "fixed"]
@@ -32,7 +32,7 @@ Kind = Literal["free", "inexact", "guarded", "fixed"]
 
 @dataclass(frozen=True)
 class Change:
-    """A value that differs: `key` is dotted as in the job file, or `versions.NAME`, or `data.digest`."""
+    """A value that differs: `key` is a dotted key of the job file, `versions.NAME` or `data.digest`."""
 
     key: str
     old: Any
@@ -40,7 +40,7 @@ class Change:
 
     @property
     def kind(self) -> Kind:
-        """`free` and `inexact` changes go on by themselves, `guarded` ones when meant, `fixed` ones never."""
+        """`free` and `inexact` changes pass, `guarded` ones where allowed by name, `fixed` ones never."""
         kinds: tuple[tuple[Kind, tuple[str, ...]], ...] = (
             ("free", FREE),
             ("inexact", INEXACT),
@@ -49,8 +49,8 @@ class Change:
         return next((kind for kind, keys in kinds if covers(keys, self.key)), "guarded")
 
     @property
-    def redoes_jobs(self) -> bool:
-        """Whether a job that is half-way has to start anew, for all of it to be of one config."""
+    def restarts_jobs(self) -> bool:
+        """Whether unfinished jobs must restart, so that no job mixes two configs."""
         return self.kind == "guarded" and not covers((VERSIONS, DEVICE), self.key)
 
     def __str__(self) -> str:
@@ -58,14 +58,14 @@ class Change:
 
 
 def covers(names: Iterable[str], key: str) -> bool:
-    """Whether `key` is one of `names`, or lies in a section that is."""
+    """Return whether `key` is one of `names`, or lies in a section that is."""
     return any(key == name or key.startswith(f"{name}.") for name in names)
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
-    """The values that differ between two job files' flat contents, in their order.
+    """Return the values that differ between two flattened job files, in the order of their keys.
 
-    What only one of them recorded about versions or data is not known to differ.
+    A version or a fact about the data that only one of them recorded does not count as different.
     """
     return tuple(
         Change(key, old.get(key), new.get(key))
@@ -79,22 +79,10 @@ def _is_config(key: str) -> bool:
 
 
 def check_allowed(allowed: Collection[str], known: Iterable[str]) -> None:
-    """Raise ConfigError for a name given to --allow-change that is no key and no section."""
+    """Raise ConfigError for a name given to --allow-change that is neither a key nor a section."""
     names = {".".join(key.split(".")[: depth + 1]) for key in known for depth in range(key.count(".") + 1)}
     for name in allowed:
         if name not in names:
             close = difflib.get_close_matches(name, sorted(names), n=1)
             hint = f"; did you mean {close[0]}?" if close else "; expected a key or a section of the job file"
             raise ConfigError(f"--allow-change {name}: unknown key{hint}")
-
-
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """(dotted key, value) of each leaf of nested mappings and of lists of mappings."""
-    if isinstance(value, Mapping):
-        for key, inner in value.items():
-            yield from flat(inner, f"{prefix}{key}.")
-    elif isinstance(value, list | tuple) and any(isinstance(inner, Mapping) for inner in value):
-        for index, inner in enumerate(value):
-            yield from flat(inner, f"{prefix}{index}.")
-    else:
-        yield prefix.removesuffix("."), value

@@ -31,7 +31,7 @@ def explain(problem: ErrorDetails, root: type[BaseModel]) -> str:
 
 
 def _dotted(location: Sequence[Any]) -> str:
-    """A place in the job file as people write it: without the methods that tell the kinds of branch apart."""
+    """Return a location as a dotted key of the job file; pydantic's also names the method of a branch."""
     return ".".join(str(part) for part in location if part not in METHODS)
 
 

@@ -1,4 +1,4 @@
-"""Reading job files: YAML, a user's defaults and overrides, checked against the schema."""
+"""Reading job files and a user's defaults from disk, and checking them against the schema."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from distlth.config.documents import parse_yaml, read_mapping
+from distlth.config.documents import override, parse_yaml
 from distlth.config.explain import explain
 from distlth.config.schema import ClusterSection, RunConfig
 from distlth.errors import ConfigError
@@ -31,51 +31,41 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def read_job(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A job file's content with overrides applied, not checked yet; ConfigError where it is no mapping."""
+    """Return a job file's document with overrides applied, not checked yet.
+
+    Raises:
+        ConfigError: there is no such file, it holds no mapping, or an override cannot be applied.
+    """
     try:
-        document = read_mapping(path, SECTIONS)
+        document = _read_mapping(path, SECTIONS)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such job file{_similar_files(path)}") from None
     override(document, overrides)
     return document
 
 
-def override(document: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Apply overrides such as `train.epochs=3` to a job file's content; returns their keys."""
-    return tuple(_apply(document, text) for text in overrides)
-
-
-def parse_config(document: Mapping[str, Any], source: str) -> RunConfig:
-    """Check a document; `source` is named in errors."""
-    return _parse(RunConfig, document, source)
-
-
-def parse_cluster(document: Mapping[str, Any], source: str) -> ClusterSection:
-    """Check the content of a `cluster:` section by itself; `source` is named in errors."""
-    return _parse(ClusterSection, document, source)
-
-
 def load_site(path: Path) -> dict[str, Any]:
-    """A user's defaults for the `cluster:` section of every job file; nothing where there is no file.
+    """Return a user's defaults for the `cluster:` section of every job file; empty if the file is missing.
 
     Raises:
         ConfigError: one line that names the file and the key.
     """
     try:
-        document = read_mapping(path, "a mapping of keys of the section cluster")
+        document = _read_mapping(path, "a mapping of keys of the section cluster")
     except FileNotFoundError:
         return {}
     parse_cluster(document, str(path))
     return document
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`, section by section; lists and values are replaced."""
-    merged = {**below, **above}
-    for key in below.keys() & above.keys():
-        if isinstance(below[key], Mapping) and isinstance(above[key], Mapping):
-            merged[key] = merge(below[key], above[key])
-    return merged
+def parse_config(document: Mapping[str, Any], source: str) -> RunConfig:
+    """Return a document as a checked config; ConfigErrors name `source`."""
+    return _parse(RunConfig, document, source)
+
+
+def parse_cluster(document: Mapping[str, Any], source: str) -> ClusterSection:
+    """Return the content of a `cluster:` section as a checked value; ConfigErrors name `source`."""
+    return _parse(ClusterSection, document, source)
 
 
 def _parse(model: type[Model], document: Mapping[str, Any], source: str) -> Model:
@@ -87,48 +77,27 @@ def _parse(model: type[Model], document: Mapping[str, Any], source: str) -> Mode
         raise ConfigError(f"{source}: {explain(problems[0], model)}{more}") from None
 
 
+def _read_mapping(path: Path, content: str) -> dict[str, Any]:
+    """Return the mapping in a YAML file; `content` says in errors what the file should hold.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConfigError: one line that says why the file is not what it should be.
+    """
+    try:
+        document = parse_yaml(path.read_text(encoding="utf8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}), expected {content}") from None
+    if not isinstance(document, dict):
+        raise ConfigError(f"{path}: expected {content}, got {document!r}")
+    return document
+
+
 def _similar_files(path: Path) -> str:
     beside = [file.name for file in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, beside, n=1)
     return f"; did you mean {path.parent / close[0]}?" if close else ""
-
-
-def _apply(document: dict[str, Any], assignment: str) -> str:
-    key, separator, text = assignment.partition("=")
-    if not separator or not key:
-        raise ConfigError(f"override {assignment!r}: expected key=value, such as train.epochs=3")
-    try:
-        value = parse_yaml(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {assignment!r}: the value is not valid YAML") from None
-    put(document, key, value)
-    return key
-
-
-def put(document: dict[str, Any], key: str, value: Any) -> None:
-    """Set the value of a dotted key of a job file's content; ConfigError where no section can hold it."""
-    *parents, last = key.split(".")
-    target: Any = document
-    for parent in parents:
-        target = _descend(target, parent, key)
-    if isinstance(target, list):
-        target[_index(target, last, key)] = value
-    else:
-        target[last] = value
-
-
-def _descend(target: Any, part: str, key: str) -> Any:
-    if isinstance(target, list):
-        return target[_index(target, part, key)]
-    child = target.setdefault(part, {})
-    if child is None:
-        child = target[part] = {}
-    if not isinstance(child, dict | list):
-        raise ConfigError(f"override {key}: {part} is a value, not a section")
-    return child
-
-
-def _index(target: list[Any], part: str, key: str) -> int:
-    if not part.isdigit() or int(part) >= len(target):
-        raise ConfigError(f"override {key}: {part!r} is not an index of a list of {len(target)}")
-    return int(part)

@@ -1,4 +1,4 @@
-"""The reference of the job file, made from the config itself: python -m distlth.config.reference."""
+"""The reference of the job file, generated from the schema: python -m distlth.config.reference."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from distlth.methods import METHODS
 INTRODUCTION = """# The job file
 
 A job file is YAML with the sections below. Any value can be given on the command line instead, by its
-dotted name: `distlth run JOB.yaml train.epochs=30 prune.branches.0.extra=0.1`. A key without a default is
-required. `distlth run JOB.yaml --dry-run` shows what a job file comes to.
+dotted key: `distlth run JOB.yaml train.epochs=30 prune.branches.0.extra=0.1`. A key without a default is
+required. `distlth run JOB.yaml --dry-run` shows the plan and the sizes that a job file leads to.
 
-This page is made from the code: `python -m distlth.config.reference > docs/job-file.md`.
+This page is generated: `python -m distlth.config.reference > docs/job-file.md`.
 """
 
 PLAIN_TYPES = {
@@ -35,7 +35,7 @@ PLAIN_TYPES = {
 
 
 def reference() -> str:
-    """The whole page, as Markdown."""
+    """Return the whole page as Markdown."""
     sections: list[tuple[str, str, type[BaseModel]]] = [("top level", "", RunConfig)]
     sections += _sections(RunConfig, "")
     sections += [(f"prune.branches: {name}", "", model) for name, model in METHODS.items()]

@@ -1,4 +1,4 @@
-"""The schema of the job file: sections, types, bounds, defaults, and which values go together."""
+"""The schema of the job file: sections, types, bounds, defaults, and which values fit together."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from distlth.config.slurm import SlurmSection
+from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
 from distlth.options import Section
 
@@ -16,7 +17,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length
 
 
 class DataSection(Section):
-    """The data set (built by `distlth data build`) and how images reach the model."""
+    """The data set (built by `distlth data build`) and how its images are read."""
 
     path: Path = Field(description="the folder that `distlth data build` made")
     resolution: int = Field(
@@ -35,13 +36,13 @@ class DataSection(Section):
     )
     cache: Literal["os", "process"] = Field(
         "os",
-        description="`os`: files are mapped, the system caches; `process`: read ahead into memory",
+        description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory",
     )
     threads: int = Field(4, ge=1, description="loader threads per rank")
 
 
 class ModelSection(Section):
-    """The network, always trained from its own initialisation."""
+    """The network, always trained from a random initialisation."""
 
     name: Name = Field(description="`resnet20`, or any classifier of torchvision")
     stem: Literal["imagenet", "cifar"] = Field(
@@ -50,13 +51,13 @@ class ModelSection(Section):
 
 
 class ScheduleSection(Section):
-    """The learning rate over a job: warm-up from zero, then `name`. Epochs may be fractions."""
+    """The learning rate over a job: warm-up from zero, then the curve `name`. Epochs may be fractions."""
 
     name: Literal["step", "cosine", "linear", "constant"] = Field(
         "cosine", description="the curve after warm-up"
     )
     warmup_epochs: float = Field(0, ge=0, description="linear rise to `lr`")
-    milestones: tuple[float, ...] = Field((), description="epochs at which `step` multiplies by gamma")
+    milestones: tuple[float, ...] = Field((), description="epochs at which `step` multiplies by `gamma`")
     gamma: float = Field(0.1, gt=0, lt=1, description="factor at each milestone")
 
     @model_validator(mode="after")
@@ -72,24 +73,26 @@ class TrainSection(Section):
     """How one job trains. `batch_size` is global: over all ranks of a lane."""
 
     epochs: int = Field(ge=1, description="of the whole schedule")
-    batch_size: int = Field(ge=1, description="images of a step over all ranks of a lane")
-    lr: float = Field(gt=0, description="the schedule's highest learning rate")
-    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    batch_size: int = Field(ge=1, description="images per step, over all ranks of a lane")
+    lr: float = Field(gt=0, description="peak of the learning rate")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="Nesterov momentum")
     weight_decay: float = Field(1e-4, ge=0, description="L2 decay of weights")
     decay_norm_and_bias: bool = Field(
         False, description="decay BatchNorm parameters and biases too, as the paper does"
     )
     schedule: ScheduleSection = ScheduleSection()
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the training loss")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of all gradients together")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="label smoothing of the training loss")
+    clip_norm: float | None = Field(None, gt=0, description="maximum norm of all gradients together")
     amp: Literal["off", "bf16", "fp16"] = Field(
         "off", description="mixed precision; fp16 with a gradient scaler"
     )
     channels_last: bool = Field(True, description="memory format of images and weights")
     sync_batch_norm: bool = Field(False, description="BatchNorm statistics over all ranks (GPU only)")
-    deterministic: bool = Field(True, description="only deterministic kernels; same bits in every run")
-    eval_every: int = Field(1, ge=1, description="epochs between evaluations; the last one is always made")
+    deterministic: bool = Field(True, description="deterministic kernels only: the same bits in every run")
+    eval_every: int = Field(
+        1, ge=1, description="epochs between evaluations; the last epoch is always evaluated"
+    )
     eval_batch_size: int | None = Field(
         None, ge=1, description="per rank; default: the training batch of a rank"
     )
@@ -110,28 +113,34 @@ class PruneSection(Section):
     Round 0 trains dense; round r of 1..rounds trains the ticket of density (1 - rate)^r.
     """
 
-    rounds: int = Field(ge=0, description="how often to prune; one more ticket is trained, the dense one")
-    rate: float = Field(0.2, gt=0, lt=1, description="share of the remaining weights that a round removes")
-    rewind_epoch: int = Field(0, ge=0, description="tickets start from round 0 after this epoch; 0 = init")
+    rounds: int = Field(ge=0, description="number of prunings; round 0 trains the dense network")
+    rate: float = Field(0.2, gt=0, lt=1, description="fraction of the remaining weights that a round removes")
+    rewind_epoch: int = Field(
+        0, ge=0, description="tickets start from round 0's weights after this epoch; 0 = init"
+    )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
-        description="the whole schedule; the rest from the rewind epoch on; or that rest on trained weights",
+        description="the full schedule; from the rewind epoch on; or from there on, with the trained weights",
     )
     scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
     mode: Literal["branch", "inline"] = Field(
         "branch", description="structured tickets beside the unstructured rounds, or in their place"
     )
     branches: tuple[Branch, ...] = Field((), description="the structured tickets of each round, see below")
-    calibration_images: int = Field(1024, ge=1, description="training images that score channels")
+    calibration_images: int = Field(1024, ge=1, description="training images that channels are scored on")
 
     @model_validator(mode="after")
-    def _combinations(self) -> PruneSection:
+    def _labels_are_unique(self) -> PruneSection:
         labels = [branch.label for branch in self.branches]
         for label in labels:
             if label == "imp":
                 raise ValueError("a branch cannot be called 'imp', which the rounds themselves are called")
             if labels.count(label) > 1:
                 raise ValueError(f"two branches are called {label!r}; give each its own name")
+        return self
+
+    @model_validator(mode="after")
+    def _branches_fit_mode_and_rounds(self) -> PruneSection:
         if self.mode == "inline" and len(self.branches) != 1:
             raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
         for branch in self.branches:
@@ -149,11 +158,11 @@ class PruneSection(Section):
 
 
 class CheckpointSection(Section):
-    """When a job's state is written: every `every_steps` steps, or every `every_minutes` where not given."""
+    """When a job writes checkpoints: every `every_steps` steps if given, else every `every_minutes`."""
 
     every_minutes: float = Field(10.0, gt=0, description="wall time between checkpoints")
-    every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, instead")
-    keep: int = Field(2, ge=1, description="the newest so many are kept")
+    every_steps: int | None = Field(None, ge=1, description="steps between checkpoints, in place of minutes")
+    keep: int = Field(2, ge=1, description="number of newest checkpoints to keep")
 
 
 class ClusterSection(Section):
@@ -164,43 +173,41 @@ class ClusterSection(Section):
         1,
         ge=1,
         description="ranks per lane, over all nodes; `distlth submit --nodes N --gpus-per-node G` sets "
-        "N x G / lanes unless it is given there, too",
+        "N x G / lanes unless this is given as well",
     )
     nodes: int = Field(1, ge=1, description="nodes of an allocation (`distlth submit`)")
     min_nodes: int | None = Field(
         None,
         ge=1,
-        description="nodes with which a submitted run goes on, on fewer ranks, when others are lost; without "
-        "it a run that loses a node is queued again",
+        description="nodes that suffice for a submitted run to resume, on fewer ranks, when others are lost; "
+        "default: a run that loses a node is requeued",
     )
     node_wait_seconds: float = Field(
         300.0, gt=0, description="how long the nodes of a submitted run wait for each other"
     )
-    cpus_per_worker: int = Field(1, ge=1, description="cores, and torch's threads on a CPU")
-    device: Literal["auto", "cpu", "cuda"] = Field(
-        "auto", description="`auto`: GPUs where this machine has some"
-    )
+    cpus_per_worker: int = Field(1, ge=1, description="cores per rank, and torch's threads on a CPU")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="`auto`: GPUs if this machine has any")
     retries: int = Field(
-        3, ge=0, description="restarts of a lane without a step of progress before giving up"
+        3, ge=0, description="restarts of a lane without a new checkpoint or result before the run ends"
     )
     hang_seconds: float = Field(
-        300.0, gt=0, description="a rank without a sign of life, or a step without end, is killed after this"
+        300.0, gt=0, description="a rank without a heartbeat or a finished step for this long is killed"
     )
     answer_seconds: float = Field(
-        300.0, gt=0, description="a coordinator without an answer for this long counts as dead"
+        300.0, gt=0, description="a coordinator that does not answer for this long counts as dead"
     )
     stale_seconds: float = Field(
-        60.0, ge=15, description="a run whose process gave no sign of life for this long may be taken over"
+        60.0, ge=15, description="a run whose process had no heartbeat for this long may be taken over"
     )
     slurm: SlurmSection = SlurmSection()
 
 
 class RunConfig(Section):
-    """A whole job file."""
+    """The whole job file."""
 
-    name: Name = Field(description="of the run, and of its directory")
+    name: Name = Field(description="name of the run and of its directory")
     runs: Path = Field(Path("runs"), description="the folder that holds run directories")
-    seed: int = Field(0, ge=0, lt=2**32, description="of initialisation, order and augmentation")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of initialisation, data order and augmentation")
     log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
     data: DataSection
     model: ModelSection
@@ -217,7 +224,7 @@ class RunConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _combinations(self) -> RunConfig:
+    def _ranks_divide_the_batch(self) -> RunConfig:
         batch, workers = self.train.batch_size, self.cluster.workers
         if batch % workers:
             lower, upper = batch // workers * workers, (batch // workers + 1) * workers
@@ -226,19 +233,41 @@ class RunConfig(Section):
                 f"train.batch_size: {batch} is global and not divisible by cluster.workers = {workers}; "
                 f"use {nearest}"
             )
-        nodes = self.cluster.nodes
-        if self.cluster.lanes * workers < nodes:
+        return self
+
+    @model_validator(mode="after")
+    def _each_node_has_a_rank(self) -> RunConfig:
+        nodes, lanes, workers = self.cluster.nodes, self.cluster.lanes, self.cluster.workers
+        if lanes * workers < nodes:
             raise ValueError(
-                f"cluster.nodes: {nodes} nodes for {self.cluster.lanes} lanes x {workers} workers leave some "
-                f"without a rank; use at most {self.cluster.lanes * workers}"
+                f"cluster.nodes: {nodes} nodes for {lanes} lanes x {workers} workers leave some "
+                f"without a rank; use at most {lanes * workers}"
             )
         if self.cluster.min_nodes is not None and self.cluster.min_nodes > nodes:
             raise ValueError(f"cluster.min_nodes: {self.cluster.min_nodes} is above cluster.nodes = {nodes}")
+        return self
+
+    @model_validator(mode="after")
+    def _rewind_point_is_before_the_end(self) -> RunConfig:
         if self.prune.rewind_epoch >= self.train.epochs:
             rewind, epochs = self.prune.rewind_epoch, self.train.epochs
             raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
         return self
 
+    def steps_per_epoch(self, train_images: int) -> int:
+        """Return the number of whole batches in a train split of `train_images` images.
+
+        Raises:
+            ConfigError: there is not one.
+        """
+        batch = self.train.batch_size
+        if batch > train_images:
+            raise ConfigError(
+                f"train.batch_size: {batch} is larger than the train split of {self.data.path} "
+                f"({train_images} images)"
+            )
+        return train_images // batch
+
     def to_yaml(self) -> str:
-        """The resolved config as YAML, every default written out."""
+        """Return the resolved config as YAML, with every default."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)

@@ -1,4 +1,4 @@
-"""What a run asks SLURM for: the section `cluster.slurm`."""
+"""The section `cluster.slurm`: the resources that a run asks SLURM for."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEMORY = re.compile(r"\d+[KMGT]?", re.ASCII)
 GPUS = re.compile(r"(?:[A-Za-z0-9_.-]+:)?\d+", re.ASCII)
 PARAMETER = re.compile(r"[a-z][a-z0-9-]*", re.ASCII)
 
-# Parameters of sbatch with a key of their own, under the name that sbatch has for them.
+# Parameters of sbatch, by its names, that have a key of their own in the job file.
 OWN_KEYS = {
     **{name: f"cluster.slurm.{name}" for name in ("partition", "account", "qos", "constraint", "time")},
     **{name: f"cluster.slurm.{name}" for name in ("comment", "dependency", "nodelist", "exclude")},
@@ -27,12 +27,12 @@ OWN_KEYS = {
     "job-name": "name",
 }
 
-# Parameters that distlth needs as they are.
+# Parameters that distlth sets itself.
 RESERVED = ("array", "chdir", "error", "ntasks", "ntasks-per-node", "open-mode", "output", "parsable", "wrap")
 
 
 def minutes(text: str) -> int:
-    """A time as SLURM writes it, in whole minutes, rounded up; ValueError for what is none."""
+    """Return a time in SLURM's notation as whole minutes, rounded up; ValueError if it is not a time."""
     match = CLOCK.fullmatch(text)
     if match is None:
         raise ValueError("expected a time such as 24:00:00, 1-12:00 (days-hours:minutes) or 90 (minutes)")
@@ -49,37 +49,41 @@ def minutes(text: str) -> int:
 
 
 class SlurmSection(Section):
-    """What `distlth submit` asks SLURM for; each is sbatch's parameter of that name unless said otherwise."""
+    """What `distlth submit` asks SLURM for; each key is the sbatch parameter of that name unless noted."""
 
-    partition: Line | None = Field(None, description="where to run; default: the cluster's own")
-    account: Line | None = Field(None, description="who pays")
+    partition: Line | None = Field(None, description="partition to run on; default: the cluster's own")
+    account: Line | None = Field(None, description="account to charge")
     qos: Line | None = Field(None, description="quality of service")
     constraint: Line | None = Field(None, description="features that a node must have, such as `a100`")
     time: Text | None = Field(
         None,
-        description="limit of one job, `24:00:00`, `1-00:00:00` or minutes; a run that is longer requeues "
+        description="time limit of one SLURM job, `24:00:00`, `1-00:00:00` or minutes; a longer run requeues "
         "itself; default: the partition's",
     )
-    mem_per_node: Text | None = Field(None, description="memory, such as `64G`; `0` is all (sbatch: mem)")
-    gpus_per_node: Text | None = Field(None, description="GPUs, `8` or with their type `a100:8`")
+    mem_per_node: Text | None = Field(
+        None, description="memory per node, such as `64G`; `0` is all (sbatch: mem)"
+    )
+    gpus_per_node: Text | None = Field(None, description="GPUs per node, `8` or with their type `a100:8`")
     cpus_per_node: int | None = Field(
         None,
         ge=1,
-        description="cores (sbatch: cpus-per-task); default: ranks on a node x `cluster.cpus_per_worker`",
+        description="cores per node (sbatch: cpus-per-task); "
+        "default: ranks per node x `cluster.cpus_per_worker`",
     )
     comment: Line | None = Field(None, description="for administrators")
-    dependency: Line | None = Field(None, description="such as `afterok:1234`")
+    dependency: Line | None = Field(None, description="SLURM jobs to wait for, such as `afterok:1234`")
     nodelist: Line | None = Field(None, description="only these nodes")
     exclude: Line | None = Field(None, description="not these nodes")
-    exclusive: bool = Field(False, description="share nodes with no other job")
+    exclusive: bool = Field(False, description="share nodes with no other SLURM job")
     signal_seconds: int = Field(
-        120, ge=10, le=65535, description="notice ahead of the time limit: a checkpoint must fit in"
+        120, ge=10, le=65535, description="notice before the time limit, enough for a checkpoint"
     )
     extra: dict[str, bool | Text] = Field(
-        {}, description="any other parameter of sbatch, such as `mail-user: me`; true: one without a value"
+        {},
+        description="any other parameter of sbatch, such as `mail-user: me`; `true` for one without a value",
     )
     setup: tuple[str, ...] = Field(
-        (), description="lines of shell to run before, as they are, such as `module load cuda`"
+        (), description="shell lines to run first, verbatim, such as `module load cuda`"
     )
     python: Line | None = Field(
         None,
@@ -90,12 +94,12 @@ class SlurmSection(Section):
 
     @property
     def minutes(self) -> int | None:
-        """The time limit."""
+        """The time limit in minutes; None for the partition's own."""
         return None if self.time is None else minutes(self.time)
 
     @property
     def num_gpus(self) -> int:
-        """GPUs of a node; 0 where none are asked for."""
+        """GPUs per node; 0 where none are asked for."""
         return 0 if self.gpus_per_node is None else int(self.gpus_per_node.rpartition(":")[2])
 
     @field_validator("time")

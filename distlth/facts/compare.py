@@ -90,17 +90,18 @@ def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
     """
     files = load_record(first), load_record(second)
     ids = dict.fromkeys(job.id for file in files for job in plan(file.config))
-    findings = [*compare_records(*files), _compare_files("init", first.init, second.init)]
+    seeds = first.seed(files[0].config.seed), second.seed(files[1].config.seed)
+    findings = [*compare_records(*files), _compare_files("init", seeds[0].init, seeds[1].init)]
     for job_id in ids:
         findings += _compare_job(first, second, job_id)
         if job_id == next(iter(ids)):
-            findings.append(_compare_files("rewind", first.rewind, second.rewind))
+            findings.append(_compare_files("rewind", seeds[0].rewind, seeds[1].rewind))
     return Comparison(first.root, second.root, tuple(findings))
 
 
 def compare_records(first: RunRecord, second: RunRecord) -> list[Finding]:
     """What the runs were asked, and what they ran on and with."""
-    found = changes(first.flat(), second.flat())
+    found = changes(first.flatten(), second.flatten())
     data = [change for change in found if covers(("data.digest", "data.classes"), change.key)]
     versions = [change for change in found if covers((VERSIONS,), change.key)]
     ranks = [change for change in found if change.key == WORLD_SIZE]

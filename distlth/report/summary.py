@@ -13,8 +13,8 @@ from distlth.plan import Job, plan
 from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
 from distlth.report.text import duration, percent, points
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult
-from distlth.run.store import load_record, load_results
+from distlth.run.results import JobResult, load_results
+from distlth.run.store import load_record
 from distlth.run.tickets import load_structured
 
 

@@ -1,1 +1,1 @@
-"""A run on disk: its job file, its plan, its files and what its jobs leave."""
+"""The run directory on disk: file names, opening and checking, lock, event log, results."""

@@ -1,7 +1,7 @@
-"""A run is held by one process at a time: a lock file that lives as long as its heartbeat.
+"""The lock that lets one process at a time hold a run: a file that is valid while its heartbeat lasts.
 
-Made for shared file systems: it needs only exclusive creation and rename, and it compares times of the file
-system with each other, never with the clock of a machine.
+It works on shared file systems: it needs only exclusive creation and rename, and compares file times with
+each other, never with a machine's clock.
 """
 
 from __future__ import annotations
@@ -23,13 +23,17 @@ from distlth.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
 
-# Taking over takes milliseconds: a guard as old as this was left by a process that died in between.
+# A takeover takes milliseconds: an older guard was left by a process that died during one.
 GUARD_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a run. `process` is a pid and its start, which mean something where `pids` is the same."""
+    """The process that holds a run.
+
+    `process` is its `process.identity`, valid where `process.numbering` is `pids`. `since` is seconds since
+    the epoch, `token` is unique to one holding.
+    """
 
     host: str
     pids: str
@@ -39,12 +43,12 @@ class Holder:
 
     @classmethod
     def me(cls) -> Holder:
-        """This process, with a token that is new with each call."""
+        """Return this process as a holder, with a new token."""
         return cls(socket.gethostname(), numbering(), identity(), time.time(), secrets.token_hex(8))
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """The holder that a lock file names; None of one that is not there, or just being written."""
+        """Return the holder in a lock file; None if the file is missing or not fully written yet."""
         try:
             return cls(**json.loads(path.read_text(encoding="utf8")))
         except (FileNotFoundError, ValueError, TypeError):
@@ -54,30 +58,30 @@ class Holder:
         return f"process {self.process.split()[0]} on {self.host}"
 
     def to_json(self) -> str:
-        """The lock file's text."""
+        """Return the text of the lock file."""
         return json.dumps(asdict(self)) + "\n"
 
     @property
     def is_dead(self) -> bool:
-        """Whether it is known from here to have ended."""
+        """Whether the process has ended, as far as this machine can tell."""
         return self.pids == numbering() and not is_alive(self.process)
 
 
 class RunLock:
-    """A run that this process holds, and keeps holding by a heartbeat."""
+    """A run that this process holds, with a heartbeat in the background."""
 
     def __init__(self, path: Path, me: Holder, taken_from: str | None) -> None:
         self._path, self._me = path, me
         self.taken_from = taken_from
-        """Whose stale lock was taken over, and why; None when the run was free."""
+        """The former holder of a stale lock and why it was stale; None if the run was free."""
         self.is_lost = False
-        """Whether another process has taken the run over: this one was silent for too long."""
+        """Whether another process has taken the run over, because this one's heartbeat stopped."""
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, name="lock", daemon=True)
         self._thread.start()
 
     def release(self) -> None:
-        """Let the run go, unless it is another's by now."""
+        """Release the run, unless another process has taken it over."""
         self._ended.set()
         self._thread.join()
         if self._is_mine():
@@ -85,7 +89,7 @@ class RunLock:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT_SECONDS):
-            with suppress(OSError):  # a file system that is away for a moment
+            with suppress(OSError):  # the file system may be unavailable for a moment
                 if not self._is_mine():
                     self.is_lost = True
                     return
@@ -100,9 +104,9 @@ class RunLock:
 def hold(path: Path, stale_seconds: float, patience_seconds: float = 0.0) -> Iterator[RunLock]:
     """Hold the run whose lock file is `path`.
 
-    A lock whose process is known to be dead, or that had no heartbeat for `stale_seconds`, is taken over.
-    One that is alive is waited for, `patience_seconds` long: what nobody watches should not give up because
-    the machine that held the run before was lost a moment ago.
+    A lock is taken over if its process is known to be dead or its heartbeat is `stale_seconds` old. A valid
+    lock is waited for up to `patience_seconds`: an unattended start should not fail because the machine that
+    held the run was lost a moment ago.
 
     Raises:
         RunError: another process holds the run, or the lock cannot be written.
@@ -125,12 +129,12 @@ def hold(path: Path, stale_seconds: float, patience_seconds: float = 0.0) -> Ite
 
 
 def held_by(path: Path, stale_seconds: float) -> Holder | None:
-    """Who holds the run whose lock file is `path`, as far as is known; None where it could be taken."""
+    """Return the holder of the run whose lock file is `path`; None if the run is free or its lock stale."""
     return None if _why_stale(path, stale_seconds) else Holder.read(path)
 
 
 def _take(path: Path, me: Holder, stale_seconds: float) -> str | None:
-    """Take a run that is free, or whose lock is stale; returns whose it was and why."""
+    """Take a run that is free or whose lock is stale; return the former holder and why it was stale."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         return None if _create(path, me) else _take_over(path, me, stale_seconds)
@@ -139,7 +143,7 @@ def _take(path: Path, me: Holder, stale_seconds: float) -> str | None:
 
 
 def _create(path: Path, holder: Holder) -> bool:
-    """Create the file with its content; False when it exists."""
+    """Create a lock file; return False if it exists."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
     except FileExistsError:
@@ -156,9 +160,9 @@ def _create(path: Path, holder: Holder) -> bool:
 
 
 def _take_over(path: Path, me: Holder, stale_seconds: float) -> str | None:
-    """Replace a stale lock, one process at a time; returns whose it was and why it was stale.
+    """Replace a stale lock, one process at a time; return its holder and why it was stale.
 
-    The lock never disappears in between, so that nobody can slip in.
+    The lock file exists throughout, so no other process can create it meanwhile.
     """
     guard = path.with_name(f"{path.name}.taking-over")
     if not _create(guard, me):
@@ -190,7 +194,7 @@ def _why_stale(path: Path, stale_seconds: float) -> str | None:
 
 
 def _age(path: Path) -> float:
-    """Seconds since a file's last heartbeat, by the clock of its file system; 0 when it is not there."""
+    """Return the seconds since a file's last heartbeat by its file system's clock; 0 if it is missing."""
     now = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:
         now.touch()

@@ -1,4 +1,4 @@
-"""Every file name of a run stands here, and nowhere else."""
+"""Every file name of a run and of its submissions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-# A round, or a branch of it. What comes from elsewhere than a plan must not lead out of the run.
+# A round, or a branch of it. An id from outside a plan must not lead out of the run.
 JOB_ID = re.compile(r"[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
 
 
@@ -39,36 +39,31 @@ class JobPaths:
 
     @property
     def metrics(self) -> Path:
-        """One JSON line an epoch."""
+        """One JSON line per epoch."""
         return self.root / "metrics.jsonl"
 
     @property
     def progress(self) -> Path:
-        """Where the job stands now; rewritten every few seconds while it trains."""
+        """The job's current state, rewritten every few seconds while it trains."""
         return self.root / "progress.json"
 
     @property
     def result(self) -> Path:
-        """Written last: a job is done when this exists."""
+        """The job's result, written last: a job is done when this file exists."""
         return self.root / "result.json"
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them; the folder of a round holds its branches' folders besides."""
+        """All files of the job; the folder of a round also holds the folders of its branches."""
         made = (self.mask, self.structure, self.weights, self.activations)
         return (*made, self.metrics, self.progress, self.result)
 
 
 @dataclass(frozen=True)
-class RunPaths:
-    """The files of one run."""
+class SeedPaths:
+    """The files that all jobs of one seed share: `seeds/0`."""
 
     root: Path
-
-    @property
-    def job_file(self) -> Path:
-        """The resolved config with the versions and the data it runs on."""
-        return self.root / "job.yaml"
 
     @property
     def init(self) -> Path:
@@ -81,28 +76,45 @@ class RunPaths:
         return self.root / "rewind.safetensors"
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """All files of the seed."""
+        return (self.init, self.rewind)
+
+
+@dataclass(frozen=True)
+class RunPaths:
+    """The files of one run."""
+
+    root: Path
+
+    @property
+    def job_file(self) -> Path:
+        """The resolved config, with the versions and the data that the run uses."""
+        return self.root / "job.yaml"
+
+    @property
     def log(self) -> Path:
-        """What happened and when: one JSON line an event."""
+        """The event log: one JSON line per event."""
         return self.root / "log.jsonl"
 
     @property
     def lock(self) -> Path:
-        """Which process holds the run; there while one does."""
+        """The process that holds the run; exists only while one does."""
         return self.root / "run.lock"
 
     @property
     def submission(self) -> Path:
-        """What was submitted, where to and when; of a run that waits in a queue it is the only file."""
+        """The run's submissions; the only file of a run that still waits in a queue."""
         return self.root / "submission.json"
 
     @property
     def attempts(self) -> Path:
-        """How often a submitted run was started, and how far it had come: one JSON line a start."""
+        """The starts of a submitted run and its progress at each: one JSON line per start."""
         return self.root / "attempts.jsonl"
 
     @property
-    def meetings(self) -> Path:
-        """Where the nodes of an allocation find each other; nothing is in it while none runs."""
+    def rendezvous(self) -> Path:
+        """The folder in which the nodes of an allocation find each other; absent while none runs."""
         return self.root / "nodes"
 
     @property
@@ -112,7 +124,7 @@ class RunPaths:
 
     @property
     def report(self) -> Path:
-        """Tables and pictures for people."""
+        """The folder of tables and pictures."""
         return self.root / "report"
 
     @property
@@ -122,34 +134,62 @@ class RunPaths:
 
     @property
     def accuracy_picture(self) -> Path:
-        """Accuracy against density, one curve a method."""
+        """Accuracy against density, one curve per method."""
         return self.report / "accuracy.png"
 
     @property
     def masks_picture(self) -> Path:
-        """Structured masks, beside those they were made from."""
+        """Structured masks, each beside the mask that it was made from."""
         return self.report / "masks.png"
 
+    @property
+    def all_seeds(self) -> Path:
+        """The folder of all seeds' weights."""
+        return self.root / "seeds"
+
+    def seed(self, seed: int) -> SeedPaths:
+        """Return the files that the jobs of a seed share."""
+        return SeedPaths(self.all_seeds / str(seed))
+
     def job(self, job_id: str) -> JobPaths:
-        """The files of the job named `03` or `03/refill`; ValueError for what is no job's name."""
+        """Return the files of the job `03` or `03/refill`; ValueError for what is not a job's id."""
         return JobPaths(self.root / "rounds" / _checked(job_id))
 
     @property
     def all_checkpoints(self) -> Path:
-        """The folder of all jobs' mid-job states."""
+        """The folder of all jobs' checkpoints."""
         return self.root / "checkpoints"
 
     def checkpoints(self, job_id: str) -> Path:
-        """The folder of a job's mid-job states."""
-        return self.all_checkpoints / _checked(job_id).replace("/", "-")
+        """Return the folder of a job's checkpoints; ValueError for what is not a job's id."""
+        return self.all_checkpoints / path_component(job_id)
 
     def checkpoint(self, job_id: str, step: int) -> Path:
-        """The state of a job after `step` steps."""
+        """Return the file of a job's checkpoint after `step` steps."""
         return self.checkpoints(job_id) / f"{step:09d}.safetensors"
 
 
+def path_component(job_id: str) -> str:
+    """Return a job's id as one part of a path: `03-refill` for `03/refill`.
+
+    Raises:
+        ValueError: not a job's id.
+    """
+    return _checked(job_id).replace("/", "-")
+
+
+def checkpoint_files(folder: Path) -> list[Path]:
+    """Return the checkpoints in a job's folder, intact or not, the oldest first."""
+    return sorted(folder.glob("[0-9]*.safetensors"))
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint in a job's folder, intact or not."""
+    return next(reversed(checkpoint_files(folder)), None)
+
+
 def runs_in(folder: Path) -> tuple[RunPaths, ...]:
-    """The runs of a folder of runs, those that only wait in a queue included, by name."""
+    """Return the runs in a folder by name, those that still wait in a queue included."""
     runs = [RunPaths(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
     return tuple(run for run in runs if run.job_file.exists() or run.submission.exists())
 
@@ -158,36 +198,36 @@ def runs_in(folder: Path) -> tuple[RunPaths, ...]:
 class SubmissionPaths:
     """The folder of one submission, beside the runs: `runs/.submitit/NAME/3` is the third of NAME.
 
-    No run is called like the folder of submissions, since names do not begin with a dot.
+    No run can have the name of this folder, since names do not begin with a dot.
     """
 
     root: Path
 
     @classmethod
     def next(cls, runs: Path, name: str) -> SubmissionPaths:
-        """The one that a submission of the run `name` would get now."""
+        """Return the folder for the next submission of the run `name`."""
         folder = runs / ".submitit" / name
         taken = [int(path.name) for path in folder.glob("[0-9]*") if path.name.isdigit()]
         return cls(folder / str(max(taken, default=0) + 1))
 
     def pickle(self, index: int) -> Path:
-        """The `index`-th task, until it has a job's number."""
+        """Return the file of the `index`-th task, until it has a SLURM job's number."""
         return self.root / f"{index}.pkl"
 
     def log(self, job_id: str, task: int) -> Path:
-        """What a task printed, in each start of the job after the other, under the name that submitit has."""
+        """Return submitit's log of a task: its output in all starts of the SLURM job, in order."""
         return self.root / f"{job_id}_{task}_log.out"
 
     @property
     def controller_log(self) -> Path:
-        """What the process printed that starts tasks without SLURM."""
+        """The output of the process that starts tasks where there is no SLURM."""
         return self.root / "controller.log"
 
 
 def site_file() -> Path:
-    """A user's own defaults for the section `cluster` of job files."""
+    """Return the path of a user's defaults for the section `cluster` of job files."""
     home = os.environ.get("XDG_CONFIG_HOME", "")
-    # As the XDG specification says, a path that is not absolute counts as none.
+    # The XDG specification ignores relative paths.
     folder = Path(home) if os.path.isabs(home) else Path.home() / ".config"
     return folder / "distlth" / "cluster.yaml"
 
@@ -196,8 +236,3 @@ def _checked(job_id: str) -> str:
     if not JOB_ID.fullmatch(job_id):
         raise ValueError(f"{job_id!r} is not the name of a job, such as 03 or 03/refill")
     return job_id
-
-
-def newest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint in a job's folder, whole or not."""
-    return max(folder.glob("[0-9]*.safetensors"), default=None)

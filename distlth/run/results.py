@@ -1,20 +1,23 @@
-"""What a job leaves: its metrics, its progress while it runs, and its result."""
+"""What jobs write while they train and when they are done, and how far a run has come by it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from distlth.files import read_json, read_json_lines, write_json
-from distlth.run.paths import JobPaths
+from distlth.plan import Job
+from distlth.run.paths import JobPaths, RunPaths, newest_checkpoint
 
 
 @dataclass(frozen=True)
 class EpochMetrics:
-    """One line of `metrics.jsonl`: an epoch of training and, where made, the evaluation after it.
+    """One line of `metrics.jsonl`: an epoch of training and the evaluation after it, if there was one.
 
-    `top1` and `top5` are fractions, `seconds` wall time, `data_wait` the share of the training
-    time spent waiting for the loader (0..1), `step` the job's step count at the epoch's end.
+    `step` is the job's step count at the end of the epoch, `loss` the mean training loss, `seconds` wall
+    time, `data_wait` the fraction of the training time spent waiting for the loader. `top1` and `top5` are
+    fractions.
     """
 
     epoch: int
@@ -31,7 +34,11 @@ class EpochMetrics:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a job stands; `time` is seconds since the epoch, `seconds_left` an estimate for the job."""
+    """The state of a job that trains, at `time` (seconds since the epoch).
+
+    `epoch` of `epochs` counts from 1, `step` of `steps` are done, and `seconds_left` is an estimate of the
+    time that the rest of the job takes.
+    """
 
     job: str
     epoch: int
@@ -46,7 +53,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobResult:
-    """The end of a job. Densities and accuracies are fractions; digests are hex."""
+    """The result of a job that is done.
+
+    `density`, `top1` and `top5` are fractions, `kept` and `total` count weights of prunable layers, `seconds`
+    is wall time, `finished` is seconds since the epoch, digests are hexadecimal.
+    """
 
     job: str
     round: int
@@ -67,27 +78,41 @@ class JobResult:
     finished: float
 
     def save(self, paths: JobPaths) -> None:
-        """Mark the job as done. Everything else of the job must be on disk before."""
+        """Mark the job as done. Everything else of the job must be on disk already."""
         write_json(paths.result, asdict(self))
 
     @classmethod
     def load(cls, paths: JobPaths) -> JobResult | None:
-        """The result of a job that is done, None of one that is not."""
+        """Return a job's result; None if the job is not done."""
         return cls(**read_json(paths.result)) if paths.result.exists() else None
 
 
+def load_results(run: RunPaths, jobs: Sequence[Job]) -> dict[str, JobResult]:
+    """Return the results of those of `jobs` that are done, by job id and in their order."""
+    found = {job.id: JobResult.load(run.job(job.id)) for job in jobs}
+    return {job_id: result for job_id, result in found.items() if result is not None}
+
+
+def run_progress(run: RunPaths, jobs: Sequence[Job]) -> str:
+    """Return in words how far a run has come; they change with every result and every checkpoint."""
+    done = load_results(run, jobs)
+    newest = {job.id: newest_checkpoint(run.checkpoints(job.id)) for job in jobs if job.id not in done}
+    steps = [f", job {job_id} from step {int(path.stem)}" for job_id, path in newest.items() if path]
+    return f"{len(done)} of {len(jobs)} jobs are done{''.join(steps)}"
+
+
 def load_progress(paths: JobPaths) -> Progress | None:
-    """Where a running job stands, None before its first report."""
+    """Return the state of a job that trains; None before its first report."""
     return Progress(**read_json(paths.progress)) if paths.progress.exists() else None
 
 
 def save_progress(paths: JobPaths, progress: Progress) -> None:
-    """Report where a job stands: seen whole by readers, not worth an fsync."""
+    """Write a job's state in one step, without fsync: nothing depends on it."""
     write_json(paths.progress, asdict(progress), durable=False)
 
 
 def load_metrics(paths: JobPaths) -> list[EpochMetrics]:
-    """The epochs of a job so far. Of an epoch that was trained again after an interruption, the last."""
+    """Return the metrics of a job's epochs so far; of an epoch that was trained again, the last ones."""
     lines: list[dict[str, Any]] = read_json_lines(paths.metrics)
     by_epoch = {line["epoch"]: EpochMetrics(**line) for line in lines}
     return [by_epoch[epoch] for epoch in sorted(by_epoch)]

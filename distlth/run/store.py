@@ -1,4 +1,4 @@
-"""The run directory as the one truth: opened once, checked against what is asked, read by everyone."""
+"""`job.yaml`: opening a run, checking what is asked against what is recorded, recording changes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from typing import Any
 
 import yaml
 
-from distlth.config.changes import VERSIONS, Change, changes, check_allowed, covers, flat
+from distlth.config.changes import VERSIONS, Change, changes, check_allowed, covers
+from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
-from distlth.files import append_json, write_text
-from distlth.plan import Job, plan
-from distlth.run.paths import RunPaths, newest_checkpoint
-from distlth.run.results import JobResult
+from distlth.files import replacing, write_text
+from distlth.plan import plan
+from distlth.run.events import EventLog
+from distlth.run.paths import RunPaths, SeedPaths
+from distlth.run.results import load_results
 
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
 
 
 @dataclass(frozen=True)
 class RunRecord:
-    """`job.yaml`: what a run was asked to do, with what, and each change of that since it began.
+    """The content of `job.yaml`: config, library versions and data of a run, and the changes since it began.
 
-    An entry of `history` has a `time`, its `changes` (each with `key`, `old`, `new`) and `allowed`, the
-    names that were given to --allow-change.
+    `data` has the data set's `digest` and number of `classes`, `created` is seconds since the epoch. An entry
+    of `history` has a `time`, its `changes` (each with `key`, `old`, `new`) and `allowed`, the names given to
+    --allow-change.
     """
 
     config: RunConfig
@@ -38,7 +41,7 @@ class RunRecord:
     history: Sequence[Mapping[str, Any]] = ()
 
     def to_yaml(self) -> str:
-        """The file's text."""
+        """Return the text of `job.yaml`."""
         config = self.config.model_dump(mode="json")
         document = {
             "config": config,
@@ -49,14 +52,14 @@ class RunRecord:
         }
         return yaml.safe_dump(document, sort_keys=False)
 
-    def flat(self) -> dict[str, Any]:
-        """Everything that can change, under dotted keys: `train.lr`, `versions.torch`, `data.digest`."""
-        content = flat(self.config.model_dump(mode="json"))
-        return {**dict(content), **dict(flat({VERSIONS: self.versions, "data": self.data}))}
+    def flatten(self) -> dict[str, Any]:
+        """Return all that can change under dotted keys: `train.lr`, `versions.torch`, `data.digest`."""
+        config = flatten(self.config.model_dump(mode="json"))
+        return {**config, **flatten({VERSIONS: self.versions, "data": self.data})}
 
 
 def library_versions() -> dict[str, str]:
-    """The installed versions of the libraries that a result depends on."""
+    """Return the installed versions of the libraries that a result depends on."""
     versions = {}
     for name in LIBRARIES:
         try:
@@ -67,7 +70,12 @@ def library_versions() -> dict[str, str]:
 
 
 def load_record(run: RunPaths) -> RunRecord:
-    """Read a run's job.yaml; RunError when the folder holds no run or the file is damaged."""
+    """Read a run's job.yaml.
+
+    Raises:
+        RunError: the folder is missing or holds no run, or the file is damaged.
+        ConfigError: the config in it is not valid.
+    """
     if not run.root.is_dir():
         raise RunError(f"{run.root}: no such run directory")
     try:
@@ -88,46 +96,46 @@ def load_record(run: RunPaths) -> RunRecord:
 def open_run(
     run: RunPaths, config: RunConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> RunRecord:
-    """Make a new run's job.yaml, or check that an existing run may go on with what is asked.
+    """Write a new run's job.yaml, or check that an existing run may resume with what is asked.
 
-    What changes no bit of the result may change, and so may the number of ranks; any other change must be
-    named in `allowed`, by its key or its section. Changes are recorded in job.yaml and in the log.
+    Changes that leave every bit of the result the same pass, and so does another number of ranks; any other
+    change must be named in `allowed`, by key or section. Changes are recorded in job.yaml and in the log.
 
     Raises:
-        RunError: a change that is not allowed, or that this run's files cannot follow; names each.
-        ConfigError: a name in `allowed` that is no key.
+        RunError: a change is not allowed, or the run's files do not fit it; names each such change.
+        ConfigError: a name in `allowed` is neither a key nor a section.
     """
     asked = RunRecord(config, library_versions(), data, time.time())
     if not run.job_file.exists():
-        check_allowed(allowed, asked.flat())
+        check_allowed(allowed, asked.flatten())
         write_text(run.job_file, asked.to_yaml())
         return asked
     stored = load_record(run)
-    check_allowed(allowed, {**stored.flat(), **asked.flat()})
-    found = changes(stored.flat(), asked.flat())
+    check_allowed(allowed, {**stored.flatten(), **asked.flatten()})
+    found = changes(stored.flatten(), asked.flatten())
     _refuse(run, found, allowed)
     if not found:
         return stored
-    return _go_on(run, stored, asked, found, allowed)
+    return _record_changes(run, stored, asked, found, allowed)
 
 
 def check_run(
     run: RunPaths, config: RunConfig, data: Mapping[str, Any], allowed: Collection[str] = ()
 ) -> None:
-    """Raise what `open_run` would raise, and write nothing: to be asked where the run does not run.
+    """Raise what `open_run` would raise, and write nothing: for a machine other than the one that runs.
 
-    Versions are not compared, since those of the place where the run does run are what counts.
+    Library versions are not compared, since only those on the machine that runs count.
     """
     stored = load_record(run) if run.job_file.exists() else None
     versions = stored.versions if stored else library_versions()
     asked = RunRecord(config, versions, data, time.time())
-    check_allowed(allowed, {**(stored.flat() if stored else {}), **asked.flat()})
+    check_allowed(allowed, {**(stored.flatten() if stored else {}), **asked.flatten()})
     if stored:
-        _refuse(run, changes(stored.flat(), asked.flat()), allowed)
+        _refuse(run, changes(stored.flatten(), asked.flatten()), allowed)
 
 
 def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) -> None:
-    """Raise RunError, with each change that does not go on by itself and is not meant, if there is one."""
+    """Raise RunError if a change is neither harmless nor allowed; name each such change."""
     fixed = [change for change in found if change.kind == "fixed"]
     if fixed:
         raise RunError(
@@ -143,36 +151,34 @@ def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) ->
         )
 
 
-def _go_on(
+def _record_changes(
     run: RunPaths, stored: RunRecord, asked: RunRecord, found: Sequence[Change], allowed: Collection[str]
 ) -> RunRecord:
-    """Record the changes; where they ask for it, jobs that are not done start anew."""
+    """Record changes in job.yaml and the log, and restart jobs that are not done where a change needs it."""
     entry = {
         "time": asked.created,
         "changes": [asdict(change) for change in found],
         "allowed": sorted(allowed),
     }
     merged = replace(asked, created=stored.created, history=(*stored.history, entry))
-    anew = any(change.redoes_jobs for change in found)
-    if anew:
-        _start_anew(run, asked.config)
+    restarts = any(change.restarts_jobs for change in found)
+    if restarts:
+        _restart_jobs(run, stored.config, asked.config)
     write_text(run.job_file, merged.to_yaml())
-    append_json(
-        run.log,
-        {
-            "time": asked.created,
-            "event": "changed",
-            "changes": "; ".join(map(str, found)),
-            "same_bits": all(change.kind == "free" for change in found),
-            "jobs_start_anew": anew,
-        },
+    log = EventLog(run.log)
+    log.note(
+        "changed",
+        changes="; ".join(map(str, found)),
+        same_bits=all(change.kind == "free" for change in found),
+        jobs_start_anew=restarts,
     )
+    log.flush()
     return merged
 
 
-def _start_anew(run: RunPaths, config: RunConfig) -> None:
-    """Remove what jobs that are not done have left, so that each job is of one config. Results stay."""
-    jobs = plan(config)
+def _restart_jobs(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
+    """Remove the files of jobs that are not done, so that no job mixes two configs; keep results."""
+    jobs = plan(asked)
     done = load_results(run, jobs)
     shutil.rmtree(run.all_checkpoints, ignore_errors=True)
     for job in jobs:
@@ -180,30 +186,25 @@ def _start_anew(run: RunPaths, config: RunConfig) -> None:
             for file in run.job(job.id).files:
                 file.unlink(missing_ok=True)
     if not done:
-        for file in (run.init, run.rewind):
-            file.unlink(missing_ok=True)
+        shutil.rmtree(run.all_seeds, ignore_errors=True)
+    elif asked.seed != stored.seed:
+        _copy_weights(run.seed(stored.seed), run.seed(asked.seed))
+
+
+def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
+    """Copy the weights that finished jobs started from to a new seed, for the jobs that are still to come."""
+    for source, target in zip(old.files, new.files, strict=True):
+        if source.exists():
+            with replacing(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def check_data(run: RunPaths, digest: str) -> None:
-    """Raise DataError unless a data set of this digest is what the run trains on."""
+    """Raise DataError unless the run trains on the data set of this digest."""
     stored = load_record(run)
-    meant = stored.data.get("digest", digest)
-    if digest != meant:
+    expected = stored.data.get("digest", digest)
+    if digest != expected:
         raise DataError(
             f"{stored.config.data.path}: another data set ({digest}) took the place of the one that this run "
-            f"trains on ({meant}); put that one back, or start another run (name=...)"
+            f"trains on ({expected}); put that one back, or start another run (name=...)"
         )
-
-
-def load_results(run: RunPaths, jobs: tuple[Job, ...]) -> dict[str, JobResult]:
-    """The results of the jobs that are done, in plan order."""
-    found = {job.id: JobResult.load(run.job(job.id)) for job in jobs}
-    return {job_id: result for job_id, result in found.items() if result is not None}
-
-
-def progress(run: RunPaths, jobs: tuple[Job, ...]) -> str:
-    """How far a run has come, in words; changes with every result and every checkpoint."""
-    done = load_results(run, jobs)
-    newest = {job.id: newest_checkpoint(run.checkpoints(job.id)) for job in jobs if job.id not in done}
-    steps = [f", job {job_id} from step {int(path.stem)}" for job_id, path in newest.items() if path]
-    return f"{len(done)} of {len(jobs)} jobs are done{''.join(steps)}"

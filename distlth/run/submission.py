@@ -1,4 +1,4 @@
-"""What was submitted of a run: `submission.json`, by which it is watched, ended and submitted again."""
+"""`submission.json`: the submissions of a run, to watch, cancel and repeat them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ Cluster = Literal["slurm", "local"]
 class Submission:
     """One submission of a run.
 
-    `job_id` is as SLURM writes it, of a job array's member with its task (`1234_0`); without SLURM it is a
-    process number, and `process` tells that process from later ones. `time` and `cancelled` are seconds
-    since the epoch, `directory` is where it was submitted from, `parameters` is what submitit was given.
+    `job_id` is the SLURM job's id, with its task in a job array (`1234_0`); without SLURM it is a process id,
+    and `process` is the `process.identity` of it. `time` and `cancelled` are seconds since the epoch,
+    `directory` is the working directory of the submission, `folder` holds its logs, `parameters` are
+    submitit's, `config` is the resolved job file.
     """
 
     cluster: Cluster
@@ -40,7 +41,7 @@ class Submission:
 
     @property
     def paths(self) -> SubmissionPaths:
-        """Where its logs are."""
+        """The files of the submission."""
         return SubmissionPaths(Path(self.folder))
 
     def __str__(self) -> str:
@@ -49,14 +50,14 @@ class Submission:
 
 @dataclass(frozen=True)
 class Standing:
-    """How a submission stands: SLURM's state and reason, or `ended`, `cancelled`, `unknown`."""
+    """The state of a submission: SLURM's state and reason, or `ended`, `cancelled`, `unknown`."""
 
     state: str
     reason: str = ""
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits or runs, as far as is known."""
+        """Whether the submission waits or runs, as far as is known."""
         return self.state not in ("ended", "cancelled", "unknown")
 
     def __str__(self) -> str:
@@ -74,12 +75,12 @@ def load_submission(run: RunPaths) -> Submission | None:
 
 
 def record_submission(run: RunPaths, submission: Submission) -> None:
-    """Add a submission to those of a run, whose directory is made if there is none yet."""
+    """Add a submission to those of a run; make the run directory if there is none yet."""
     _save(run, [*_load(run), submission])
 
 
 def record_cancelled(run: RunPaths, seconds: float) -> None:
-    """Note when the newest submission was cancelled."""
+    """Record that the newest submission was cancelled at `seconds` since the epoch."""
     *earlier, newest = _load(run)
     _save(run, [*earlier, replace(newest, cancelled=seconds)])
 

@@ -351,7 +351,8 @@ class JobTraining:
         rewind_step = self.trainer.config.prune.rewind_epoch * self.steps_per_epoch
         if self.job.parent is None and self.step == rewind_step and self.world.is_main:
             weights = snapshot(self.model.state_dict())
-            retry_until_written(lambda: save_tensors(self.run_paths.rewind, weights), self.waiting)
+            rewind = self.run_paths.seed(self.trainer.config.seed).rewind
+            retry_until_written(lambda: save_tensors(rewind, weights), self.waiting)
 
     def checkpoint_if_due(self, lr: float) -> None:
         """Leave a checkpoint where one is due, and end the job where it is asked to stop."""

@@ -130,3 +130,10 @@ def test_defaults_make_a_whole_config() -> None:
     config = RunConfig.model_validate(MINIMAL)
     assert config.cluster.workers == 1
     assert config.prune.mode == "branch"
+
+
+def test_an_epoch_has_whole_batches_and_at_least_one() -> None:
+    config = RunConfig.model_validate(MINIMAL)
+    assert [config.steps_per_epoch(images) for images in (8, 15, 16)] == [1, 1, 2]
+    with pytest.raises(ConfigError, match=r"^train\.batch_size: 8 is larger than .* data \(7 images\)$"):
+        config.steps_per_epoch(7)

@@ -44,7 +44,7 @@ def make_run(root: Path) -> RunPaths:
     }
     file = RunRecord(parse_config(document, "test"), {"torch": "2.0", "ray": "1"}, {"digest": "d"}, 0.0)
     write_text(run.job_file, file.to_yaml())
-    for path in (run.init, run.rewind):
+    for path in run.seed(0).files:
         save_tensors(path, {"conv.weight": LAYER})
     for job in JOBS:
         fill_job(run, job)
@@ -125,8 +125,8 @@ Edit = Callable[[RunPaths], object]
 EDITS: list[tuple[Edit, str, str, str]] = [
     (lambda run: edit_config(run, "train", "lr", 0.2), "run", "config", "train.lr: 0.1 | 0.2"),
     (lambda run: edit_config(run, "data", "digest", "e"), "run", "data", "data.digest: 'd' | 'e'"),
-    (lambda run: edit_weights(run.init), "run", "init", "conv.weight: 1 of 12 values"),
-    (lambda run: edit_weights(run.rewind), "run", "rewind", "conv.weight: 1 of 12 values"),
+    (lambda run: edit_weights(run.seed(0).init), "run", "init", "conv.weight: 1 of 12 values"),
+    (lambda run: edit_weights(run.seed(0).rewind), "run", "rewind", "conv.weight: 1 of 12 values"),
     (lambda run: edit_mask(run.job("01")), "01", "mask", "conv"),
     (lambda run: edit_metrics(run.job("01/refill")), "01/refill", "metrics", "epoch 2 (up to step 20): loss"),
     (lambda run: edit_curve(run, "01"), "01", "metrics", "the loss first differs in steps 11 to 15"),

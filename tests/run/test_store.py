@@ -47,7 +47,7 @@ def run(tmp_path: Path) -> RunPaths:
     """A run whose round 0 is done and whose round 1 is half-way."""
     paths = RunPaths(tmp_path / "tiny")
     open_run(paths, config(), DATA)
-    for file in (paths.init, paths.rewind, paths.checkpoint("01", 3), paths.job("00").weights):
+    for file in (*paths.seed(0).files, paths.checkpoint("01", 3), paths.job("00").weights):
         save_tensors(file, TENSORS)
     for job in ("00", "01"):
         save_tensors(paths.job(job).mask, TENSORS)
@@ -126,7 +126,7 @@ def test_a_change_that_is_meant_starts_unfinished_jobs_anew(run: RunPaths, allow
     assert not run.checkpoint("01", 3).exists()
     assert not list(run.job("01").root.iterdir())
     assert run.job("00").result.exists()
-    assert run.rewind.exists()
+    assert run.seed(0).rewind.exists()
     with pytest.raises(RunError, match=r"train\.lr: 0\.2 -> 0\.1"):
         open_run(run, config(), DATA)
 
@@ -134,8 +134,13 @@ def test_a_change_that_is_meant_starts_unfinished_jobs_anew(run: RunPaths, allow
 def test_before_the_first_result_the_first_weights_are_made_anew_too(run: RunPaths) -> None:
     run.job("00").result.unlink()
     open_run(run, config(seed=1), DATA, allowed=["seed"])
-    assert not run.init.exists()
-    assert not run.rewind.exists()
+    assert not run.all_seeds.exists()
+
+
+def test_after_the_first_result_another_seed_starts_from_the_same_weights(run: RunPaths) -> None:
+    open_run(run, config(seed=1), DATA, allowed=["seed"])
+    for old, new in zip(run.seed(0).files, run.seed(1).files, strict=True):
+        assert new.read_bytes() == old.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from distlth.config.schema import RunConfig
 from distlth.errors import ConfigError, RunError
 from distlth.plan import plan
 from distlth.run.paths import RunPaths
-from distlth.run.store import progress
+from distlth.run.results import run_progress
 
 RECIPE = Path(__file__).parent.parent.parent / "jobs" / "recipes" / "quickstart.yaml"
 LIGHT = (
@@ -127,7 +127,7 @@ class TestProgress:
             paths.checkpoint("00", step).parent.mkdir(parents=True, exist_ok=True)
             paths.checkpoint("00", step).touch()
             check_progress(config, paths, "7")
-        assert progress(paths, plan(config)) == "0 of 10 jobs are done, job 00 from step 3"
+        assert run_progress(paths, plan(config)) == "0 of 10 jobs are done, job 00 from step 3"
 
 
 def test_a_node_is_reached_by_the_address_that_leads_to_the_head() -> None:

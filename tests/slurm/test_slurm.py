@@ -110,7 +110,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_bits(
     interrupt_in_every_way(cluster)
     compared = compare_runs(cluster.without_slurm(tmp_path / "undisturbed"), cluster.paths)
     assert (compared.first_difference, compared.jobs_compared) == (None, len(JOBS))
-    assert not cluster.paths.meetings.exists()
+    assert not cluster.paths.rendezvous.exists()
     assert not cluster.paths.lock.exists()
     assert "run done" in cluster.log()
 

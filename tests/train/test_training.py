@@ -230,7 +230,7 @@ class TestJob:
         assert (resumed.weights_digest, resumed.train_loss) == (dense.weights_digest, dense.train_loss)
         assert (resumed.top1, resumed.eval_loss) == (dense.top1, dense.eval_loss)
         assert self.losses(parts) == self.losses(whole)
-        assert parts.rewind.read_bytes() == whole.rewind.read_bytes()
+        assert parts.seed(0).rewind.read_bytes() == whole.seed(0).rewind.read_bytes()
         assert not parts.checkpoints("00").exists()
 
     def test_a_checkpoint_of_two_ranks_keeps_its_sums_on_one(
@@ -265,11 +265,11 @@ class TestJob:
         prune = config.prune.model_copy(update={"rewind_epoch": 0})
         one = long.model_copy(update={"train": constant.model_copy(update={"epochs": 1}), "prune": prune})
         self.train(one, digits, short, job, None)
-        rewind, _ = load_tensors(run.rewind)
+        rewind, _ = load_tensors(run.seed(0).rewind)
         trained, _ = load_tensors(short.job("00").weights)
         assert rewind.keys() == trained.keys()
         assert all(torch.equal(rewind[name], trained[name]) for name in rewind)
-        init, _ = load_tensors(short.rewind)
+        init, _ = load_tensors(short.seed(0).rewind)
         fresh = build("resnet20", 10, seed=config.seed, stem="cifar").state_dict()
         assert all(torch.equal(init[name], fresh[name]) for name in fresh)
 
