@@ -12,7 +12,8 @@ from contextlib import chdir
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cluster.slurm.squeue import cancel, find, has
+from cluster.slurm.squeue import has
+from cluster.slurm.standing import cancel, find
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError, UserError
 from distlth.plan import plan
@@ -29,7 +30,7 @@ from distlth.run.submission import (
 from jobs.request import add_allow_change, add_options, find_run, requested, requested_again, seed_list
 
 if TYPE_CHECKING:
-    from cluster.slurm.submit import Batch
+    from cluster.slurm.batch import Batch
 
 NO_SBATCH = (
     "there is no sbatch on PATH, so this is no login node of a SLURM cluster; "
@@ -113,7 +114,7 @@ def _near(root: Path, submission: Submission) -> Path:
 
 
 def _batch(name: str, configs: tuple[RunConfig, ...], directory: Path, allowed: Sequence[str]) -> Batch:
-    from cluster.slurm.submit import Batch
+    from cluster.slurm.batch import Batch
 
     folder = SubmissionPaths.next(configs[0].runs.absolute(), name).root
     return Batch(name, configs, folder, directory, tuple(allowed))
@@ -121,7 +122,8 @@ def _batch(name: str, configs: tuple[RunConfig, ...], directory: Path, allowed: 
 
 def _hand_in(batch: Batch, options: argparse.Namespace, usual: Cluster | str) -> int:
     """Submit, or show what would be submitted."""
-    from cluster.slurm.submit import PARAMETERS, SUBMIT, sbatch_text
+    from cluster.slurm.batch import PARAMETERS, sbatch_text
+    from cluster.slurm.submit import SUBMIT
 
     cluster = _cluster(options.cluster if options.cluster != "auto" else usual, options.dry_run)
     if options.dry_run:

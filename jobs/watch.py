@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from cluster.slurm.squeue import find, read_queue, standing
+from cluster.slurm.squeue import read_queue
+from cluster.slurm.standing import find, standing
 from distlth.errors import UserError
 from distlth.run.paths import RunPaths, runs_in
 from distlth.run.submission import Standing, Submission, load_submission

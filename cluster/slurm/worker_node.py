@@ -1,8 +1,7 @@
-"""A further node of an allocation, which joins the head's Ray: python -m cluster.slurm.worker_node."""
+"""A worker node of an allocation, which joins the head node's Ray: python -m cluster.slurm.worker_node."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -15,17 +14,18 @@ from pathlib import Path
 from cluster.runtime.rendezvous import POLL_SECONDS, Call, Rendezvous
 from cluster.runtime.session import environment, join_command, resolve_device, session_folder
 from cluster.runtime.signals import shielded
-from distlth.config.schema import ClusterSection, RunConfig
+from cluster.slurm.order import Order
+from distlth.config.schema import ClusterSection
 from distlth.report.ending import exit_code
 
 
 def main() -> int:
-    """Join each Ray that the head starts, one after the other, until the head is done."""
-    order = json.loads(sys.stdin.readline())
+    """Join every Ray that the head node starts, one after the other, until the run is over."""
+    order = Order.parse(sys.stdin.readline())
     threading.Thread(target=_end_with_task, name="task", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    cluster = RunConfig.model_validate(order["config"]).cluster
-    return exit_code(lambda: _follow(Rendezvous(Path(order["rendezvous"])), cluster))
+    rendezvous = Rendezvous(order.allocation.rendezvous)
+    return exit_code(lambda: _follow(rendezvous, order.config.cluster))
 
 
 def _follow(rendezvous: Rendezvous, cluster: ClusterSection) -> int:
@@ -41,7 +41,7 @@ def _follow(rendezvous: Rendezvous, cluster: ClusterSection) -> int:
 
 
 def _join(call: Call, rendezvous: Rendezvous, cluster: ClusterSection, device: str) -> None:
-    """Be a node of a Ray until the head calls for another one, or goes home, or is lost."""
+    """Run a Ray worker node until the head restarts, finishes, or is lost."""
     head, _, port = call.head.rpartition(":")
     address = own_address(head)
     with session_folder(call.token) as folder:
@@ -52,7 +52,7 @@ def _join(call: Call, rendezvous: Rendezvous, cluster: ClusterSection, device: s
 
 
 def _hold(command: list[str], log: Path, env: dict[str, str], rendezvous: Rendezvous, call: Call) -> None:
-    """Run Ray until it ends, as it does when its head is lost or this machine is too slow to start it."""
+    """Run Ray until the call is withdrawn, or it ends: its head was lost, or it took too long to start."""
     with open(log, "wb") as output, shielded():
         ray = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env
@@ -67,7 +67,7 @@ def _hold(command: list[str], log: Path, env: dict[str, str], rendezvous: Rendez
 
 
 def own_address(head: str) -> str:
-    """This node's address, as the head reaches it: the one that leads there."""
+    """Return this node's address as the head node reaches it: that of the interface which leads there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
         route.connect((head, 9))  # sends nothing
         address: str = route.getsockname()[0]
@@ -75,7 +75,7 @@ def own_address(head: str) -> str:
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether someone listens there."""
+    """Return whether something listens there."""
     try:
         socket.create_connection((host, port), timeout=10.0).close()
     except OSError:
@@ -84,13 +84,13 @@ def answers(host: str, port: int) -> bool:
 
 
 def say(text: str) -> None:
-    """Print, if anybody hears: with the head node, the log of this task may be lost, too."""
+    """Print, if that is possible: where the head node is lost, this task's output may be lost, too."""
     with suppress(OSError):
         print(text, flush=True)
 
 
 def _end_with_task() -> None:
-    """The end of the input is the end of the task that started this process."""
+    """Interrupt this process at the end of the input: the task that started it is gone."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGINT)
 

@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.runtime.allocation import Allocation
 from cluster.runtime.placement import fewest_nodes, ranks_per_node, sized
 from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
-from cluster.slurm.task import check_progress
+from cluster.slurm.attempts import check_progress
+from cluster.slurm.order import Order
 from cluster.slurm.worker_node import own_address
 from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
@@ -25,6 +27,7 @@ from distlth.run.store import progress
 RECIPE = Path(__file__).parent.parent.parent / "jobs" / "recipes" / "quickstart.yaml"
 LIGHT = (
     "cluster.slurm.task",
+    "cluster.slurm.order",
     "cluster.runtime.head",
     "cluster.slurm.worker_node",
     "cluster.slurm.submit",
@@ -70,6 +73,14 @@ class TestLayout:
             job("cluster.nodes=3", "cluster.workers=2")
         with pytest.raises(ConfigError, match=r"cluster\.min_nodes: 3 is above cluster\.nodes = 2"):
             job("cluster.nodes=2", "cluster.workers=2", "cluster.min_nodes=3")
+
+
+class TestOrder:
+    def test_it_comes_back_from_json_on_one_line(self) -> None:
+        allocation = Allocation(Path("runs/a b/nodes/7-0"), "10.0.0.1")
+        order = Order(job("cluster.nodes=2", "cluster.workers=2"), allocation, ("train.epochs",))
+        assert Order.parse(order.to_json()) == order
+        assert "\n" not in order.to_json()
 
 
 class TestRendezvous:

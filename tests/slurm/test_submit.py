@@ -14,8 +14,11 @@ import pytest
 import yaml
 from submitit.core.utils import JobPaths
 
-from cluster.slurm.squeue import own_words, parse_queue, standing
-from cluster.slurm.submit import Batch, cpus_per_node, outside_of_jobs, refusal, sbatch_text
+from cluster.slurm.advice import refusal
+from cluster.slurm.batch import Batch, cpus_per_node, sbatch_text
+from cluster.slurm.squeue import own_words, parse_queue
+from cluster.slurm.standing import standing
+from cluster.slurm.submit import outside_of_jobs
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
 from distlth.config.slurm import minutes
