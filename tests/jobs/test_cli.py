@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from distlth.data.dataset import Dataset
-from jobs.benchmarks import BENCHES
 from jobs.cli import main
+from jobs.commands.bench import BENCHES
 
 ROOT = Path(__file__).parent.parent.parent
 
