@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from distlth.data.digest import split_digest
 from distlth.data.layouts.folders import Sample, Source, scan
 from distlth.data.pack.writer import Packed, Packer
 from distlth.errors import DataError
+from distlth.files import replacing_folder, write_text
 
 WriteMode = Literal["smart", "jpg", "raw"]
 WRITE_MODES: tuple[WriteMode, ...] = ("smart", "jpg", "raw")
@@ -88,30 +88,26 @@ def build(
         hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
         raise DataError(f"{out}: exists already; {hint}")
     found = scan(source, options.val_fraction, options.seed)
-    with _building(out) as folder:
-        dataset = _pack_all(found, folder, options, progress)
-        _write_durably(folder / MANIFEST, dataset.to_json())
-        _publish(folder, out)
+    try:
+        with _locked(out), replacing_folder(out) as folder:
+            dataset = _pack_all(found, folder, options, progress)
+            write_text(folder / MANIFEST, dataset.to_json())
+    except OSError as error:
+        raise DataError(f"{out}: cannot be built ({error})") from error
     return Dataset.load(out)
 
 
 @contextmanager
-def _building(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, gone afterwards unless renamed; only one process builds `out` at a time."""
-    folder, lock_file = out.parent / f".{out.name}.building", out.parent / f".{out.name}.lock"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(lock_file, "w") as lock:
-            _lock(lock, out)
-            shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                lock_file.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be built ({error})") from error
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock file of `out`, beside it; DataError while another process holds it."""
+    lock_file = out.with_name(f".{out.name}.lock")
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_file, "w") as lock:
+        _lock(lock, out)
+        try:
+            yield
+        finally:
+            lock_file.unlink(missing_ok=True)
 
 
 def _lock(lock: TextIO, out: Path) -> None:
@@ -209,25 +205,3 @@ def _split(file: Path, source: Source, samples: tuple[Sample, ...], packed: Pack
 def _versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("distlth", "ffcv", "numpy", "pillow")}
     return {"python": sys.version.split()[0], **packages}
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(folder: Path, out: Path) -> None:
-    """Give the finished folder its name; an old data set there goes only once the new one is complete."""
-    old = out.parent / f".{out.name}.old"
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
-    os.replace(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(out.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
