@@ -1,4 +1,4 @@
-"""The loader: what it yields, that it is reproducible, and that what goes wrong is heard of."""
+"""The loader: what it yields, that it is reproducible, and that errors reach the consumer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a run is spread over nodes, and how its starts are counted: without any node."""
+"""How a run is spread over nodes, how they find each other, and how its starts are counted."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class TestOrder:
 
 
 class TestRendezvous:
-    def test_nodes_hear_the_newest_call_until_the_head_goes_home(self, tmp_path: Path) -> None:
+    def test_nodes_hear_the_newest_call_until_the_head_closes(self, tmp_path: Path) -> None:
         head, node = Rendezvous(tmp_path / "nodes" / "7-0"), Rendezvous(tmp_path / "nodes" / "7-0")
         assert node.wait(None, 0) is None
         head.open()
@@ -99,7 +99,7 @@ class TestRendezvous:
         assert node.heard() is None
         assert not (tmp_path / "nodes").exists()
 
-    def test_what_a_killed_head_left_goes_and_who_waits_stays(self, tmp_path: Path) -> None:
+    def test_what_a_killed_head_left_is_removed_and_a_waiting_one_stays(self, tmp_path: Path) -> None:
         dead, waits = Rendezvous(tmp_path / "nodes" / "7-0"), Rendezvous(tmp_path / "nodes" / "8-0")
         dead.open()
         dead.call(Call("10.0.0.1:1", "a"))

@@ -1,4 +1,4 @@
-"""Builds a packed data set from a folder of images: all of it, under its name, or nothing."""
+"""Build a packed data set from a folder of images, whole or not at all."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class BuildOptions:
     max_resolution: the longer side, in pixels, to which larger images are reduced; None keeps all.
     jpeg_quality: 1..100, for images stored as JPEG.
     write_mode: 'raw' pixels, 'jpg', or 'smart': raw up to 64 KiB of pixels (147 x 147), jpg above.
-    workers: processes that read and encode; 0 for one a core.
+    workers: processes that read and encode; 0 for one per core.
     skip_broken: leave out images that cannot be read, instead of stopping.
     val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.folders.scan`.
     """
@@ -62,7 +62,7 @@ class BuildOptions:
 
 
 def progress_bar() -> Progress:
-    """The bar that `build` and `check` fill: images done, of how many, and the time that is left."""
+    """Return the progress bar of `build` and `check`: images done, of how many, and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns)
 
@@ -78,9 +78,9 @@ def build(
     """Pack the images under `source` (see `distlth.data.layouts.folders`) into the new folder `out`.
 
     It is built beside `out` under a hidden name and renamed when complete; what a killed build left there is
-    removed first. `overwrite` replaces a data set that is there. Raises DataError, and leaves no folder
-    behind, when `out` exists, another build of it is running, a worker dies, or images cannot be read;
-    the error lists those.
+    removed first. `overwrite` replaces an existing data set. Raises DataError, and leaves no folder behind,
+    when `out` exists, another build of it is running, a worker dies, or images cannot be read: the error
+    lists those.
     """
     options = options or BuildOptions()
     out = Path(out)
@@ -172,7 +172,7 @@ def _broken_text(broken: list[tuple[str, str]], total: int) -> str:
 
 
 def _statistics(packed: Packed) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel in units of 0..1, from exact integer sums."""
+    """Return mean and standard deviation of each channel in units of 0..1, from exact integer sums."""
     mean, std = [], []
     for counts in packed.histogram.tolist():
         pixels = sum(counts)

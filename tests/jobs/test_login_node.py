@@ -88,7 +88,7 @@ def test_a_run_that_waits_can_be_asked_for_by_name(runs: Path, capsys: pytest.Ca
 
 
 def test_logs_begin_with_the_newest_start(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SLURM appends what a requeued job prints."""
+    """SLURM appends the output of a requeued job to the same file."""
     start = "submitit INFO (2026-01-01) - Starting with JobEnvironment(job_id=13_1)\n"
     log = runs / ".submitit" / "b" / "1" / "13_1_0_log.out"
     log.write_text(f"module loaded\n{start}old\nslurmstepd: CANCELLED DUE TO PREEMPTION\n{start}new\n")
