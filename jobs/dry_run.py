@@ -9,7 +9,7 @@ from distlth.report.console import PlannedJob, layers_table, plan_table, show
 
 
 def show_plan(config: RunConfig) -> None:
-    """Print what a run would do, from its job file and data set alone: nothing is started or written."""
+    """Print what a run would do, from its job file and data set alone; start and write nothing."""
     found = preflight(config)
     show(layers_table(found.layers))
     show(plan_table(planned_jobs(config, found)))
@@ -23,7 +23,7 @@ def show_plan(config: RunConfig) -> None:
 
 
 def planned_jobs(config: RunConfig, found: Preflight) -> list[PlannedJob]:
-    """A line for each job of a run."""
+    """Return a line for each job of a run."""
     lines = []
     for job in plan(config):
         epochs = config.train.epochs - job.first_epoch

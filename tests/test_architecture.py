@@ -47,6 +47,9 @@ ROOMS = {
     ),
 }
 
+# Walls inside a layer: a folder, and what nothing in it may import.
+WALLS = {"cluster/runtime": ("cluster.slurm",)}
+
 # The pruning core: functions from values to values, so no other library, no I/O, no clock, no global RNG.
 CORE = "distlth/prune"
 CORE_MAY_IMPORT = ("torch", "numpy", "mtkahypar", "numba", "distlth.prune", "distlth.errors")
@@ -79,6 +82,8 @@ def test_imports_keep_to_the_layout() -> None:
             "distlth/run/a.py:1: distlth may not import cluster.runtime.lane",
         ),
         ("cluster/a.py", "\nfrom jobs import cli", "cluster/a.py:2: cluster may not import jobs"),
+        ("cluster/runtime/a.py", "from cluster.slurm.order import Order", "cluster/runtime may not import"),
+        ("cluster/runtime/a.py", "from ..slurm import order", "cluster/runtime may not import cluster.slurm"),
         ("jobs/a.py", "from tests.b import c", "jobs may not import tests.b"),
         (
             "distlth/config/a.py",
@@ -114,6 +119,7 @@ def test_a_wrong_import_is_named_with_its_line(file: str, source: str, complaint
     [
         ("distlth/data/load/loader.py", "from ffcv.loader import Loader\nimport rich"),
         ("cluster/runtime/lane.py", "import ray\nfrom distlth.run import paths"),
+        ("cluster/slurm/order.py", "from cluster.runtime.allocation import Allocation"),
         ("jobs/digits.py", "from sklearn.datasets import load_digits"),
         ("distlth/config/a.py", "import os\nfrom distlth.methods import METHODS"),
         ("distlth/prune/a.py", "import math\nfrom torch import Tensor\nfrom .mask import Mask"),
@@ -180,6 +186,7 @@ def violations(file: str, source: str) -> list[str]:
         if (
             why := _layer_broken(layer, above, module)
             or _room_broken(file, module)
+            or _wall_broken(file, module)
             or _core_broken(file, module)
             or _owner(file, module)
         )
@@ -195,6 +202,13 @@ def _room_broken(file: str, module: str) -> str | None:
     for room, allowed in ROOMS.items():
         if _is_in(file, room) and not (known or _under(module, allowed)):
             return f"{room} may not import {module}"
+    return None
+
+
+def _wall_broken(file: str, module: str) -> str | None:
+    for folder, behind in WALLS.items():
+        if _is_in(file, folder) and _under(module, behind):
+            return f"{folder} may not import {module}"
     return None
 
 

@@ -81,8 +81,8 @@ _ALL = (
     # While a data set is built.
     Point("mid-build, in a worker", "distlth.data.pack.writer:_encode", "build", "after"),
     Point("images packed, no index", "distlth.data.pack.writer:Packer._finish", "build"),
-    Point("packed, no manifest", "distlth.data.pack.build:_write_durably", "build"),
-    Point("built, not published", "distlth.data.pack.build:_publish", "build"),
+    Point("packed, no manifest", "distlth.files:write_text", "build", path="/dataset.json"),
+    Point("built, not published", "distlth.files:_publish", "build"),
 )
 
 POINTS = {point.name: point for point in _ALL}

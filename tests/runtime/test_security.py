@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.slurm.submit import Batch, sbatch_text
+from cluster.slurm.batch import Batch, sbatch_text
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import ConfigError
