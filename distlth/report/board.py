@@ -22,7 +22,8 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[im
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
 from distlth.config.schema import RunConfig
-from distlth.plan import Job
+from distlth.facts.rows import ResultRow, derive_results
+from distlth.plan import Job, plan
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block
 from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
@@ -95,11 +96,12 @@ class RunBoard:
             if len(results) <= self._num_results:
                 return
             self._num_results = len(results)
-            for method in dict.fromkeys(result.method for result in results):
-                self._curve(method, [result for result in results if result.method == method])
-            for result in results:
-                _write_hparams(self._run, result, config)
-            figure = _image(FIGURE, png(accuracy_figure(results)))
+            shown = derive_results(plan(config), results)
+            for method, curve in shown.curves.items():
+                self._draw_curve(method, curve)
+            for row in shown.rows:
+                _write_hparams(self._run, row, config)
+            figure = _image(FIGURE, png(accuracy_figure(shown)))
             self._rewrite("accuracy", len(results), {len(results): [figure]})
 
     def close(self) -> None:
@@ -109,12 +111,12 @@ class RunBoard:
                 writer.close()
             self._writers.clear()
 
-    def _curve(self, method: str, results: Sequence[JobResult]) -> None:
+    def _draw_curve(self, method: str, curve: Sequence[ResultRow]) -> None:
         # Ascending: TensorBoard drops the later steps of a curve that goes back.
-        ascending = sorted(results, key=lambda result: result.density)
+        ascending = sorted(curve, key=lambda row: row.density)
         points = {
-            round(1000 * result.density): scalars({TOP1_CURVE: result.top1, TOP5_CURVE: result.top5})
-            for result in ascending
+            round(1000 * row.density): scalars({TOP1_CURVE: row.top1, TOP5_CURVE: row.top5})
+            for row in ascending
         }
         self._rewrite(f"accuracy/{method}", 0, points)
 
@@ -164,17 +166,17 @@ def _image(tag: str, encoded: bytes) -> Summary.Value:
     return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded))
 
 
-def _write_hparams(run: RunPaths, result: JobResult, config: RunConfig) -> None:
-    folder = job_folder(run, result.job)
+def _write_hparams(run: RunPaths, row: ResultRow, config: RunConfig) -> None:
+    folder = job_folder(run, row.job)
     if _holds(folder, HPARAMS_SUFFIX):
         return
     values = {
-        "density": result.density,
-        "method": result.method,
+        "density": row.density,
+        "method": row.method,
         "model.name": config.model.name,
         "prune.rate": config.prune.rate,
         "prune.rewind_epoch": config.prune.rewind_epoch,
-        "round": result.round,
+        "round": row.round,
         "seed": config.seed,
         "train.batch_size": config.train.batch_size,
         "train.epochs": config.train.epochs,
@@ -183,5 +185,5 @@ def _write_hparams(run: RunPaths, result: JobResult, config: RunConfig) -> None:
     }
     metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
     columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
-    session = hparams.hparams_pb(values, trial_id=result.job)
+    session = hparams.hparams_pb(values, trial_id=row.job)
     _write_once(run, folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})

@@ -16,10 +16,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from distlth.facts.rows import Results, read_results
 from distlth.facts.status import JobStatus, RunStatus, read_events, read_status
-from distlth.report.text import count, duration, memory, percent, points
+from distlth.report.cells import DIGEST_COLUMNS, RESULT_COLUMNS, digest_cells, result_cells
+from distlth.report.text import count, duration, memory, percent
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult, Progress
+from distlth.run.results import Progress
 
 if TYPE_CHECKING:  # torch and matplotlib, which a login node should not have to load
     from distlth.facts.compare import Comparison, Finding
@@ -64,32 +66,23 @@ class PlannedJob:
     memory_bytes: float
 
 
-def results_table(results: Sequence[JobResult]) -> Table:
-    """Round, method, density, top-1 (and its distance from dense), top-5 and time of each finished job."""
+def results_table(results: Results) -> Table:
+    """Draw a line for each finished job, with a rule between rounds."""
     table = _table("results")
-    _add_columns(table, left=("round", "method"), right=("density", "top-1", "vs dense", "top-5", "time"))
-    dense = next((result.top1 for result in results if result.round == 0), None)
-    for previous, result in zip([None, *results], results, strict=False):
-        if previous is not None and previous.round != result.round:
+    _add_columns(table, left=RESULT_COLUMNS[:2], right=RESULT_COLUMNS[2:])
+    for previous, row in zip([None, *results.rows], results.rows, strict=False):
+        if previous is not None and previous.round != row.round:
             table.add_section()
-        table.add_row(
-            str(result.round),
-            result.method,
-            percent(result.density),
-            percent(result.top1),
-            "" if dense is None or result.round == 0 else points(result.top1 - dense),
-            percent(result.top5),
-            duration(result.seconds),
-        )
+        table.add_row(*result_cells(row))
     return table
 
 
-def digests_table(results: Sequence[JobResult]) -> Table:
-    """What each ticket's mask and trained weights are, to the bit: equal digests are equal bits."""
+def digests_table(results: Results) -> Table:
+    """Draw the digests of each ticket's mask and trained weights: equal digests are equal bits."""
     table = _table("digests")
-    _add_columns(table, left=("job", "mask", "weights"), right=())
-    for result in results:
-        table.add_row(result.job, result.mask_digest, result.weights_digest)
+    _add_columns(table, left=DIGEST_COLUMNS, right=())
+    for row in results.rows:
+        table.add_row(*digest_cells(row))
     return table
 
 
@@ -286,7 +279,7 @@ class RunView:
 
         self.close()
         written = write_report(run)
-        results = read_status(run).results
+        results = read_results(run)
         self._console.print(results_table(results))
         self._console.print(digests_table(results))
         places = {"run": run.root, "tensorboard": run.tensorboard, "report": written[0].parent}

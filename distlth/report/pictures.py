@@ -16,10 +16,10 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 from torch import Tensor
 
+from distlth.facts.rows import Results
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block, row_order
 from distlth.report.text import density_percent
-from distlth.run.results import JobResult
 
 Cells = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.intp]
@@ -65,26 +65,16 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def accuracy_figure(results: Sequence[JobResult]) -> Figure:
-    """Top-1 against density on a logarithmic axis, dense at the left, one curve a method."""
+def accuracy_figure(results: Results) -> Figure:
+    """Draw top-1 against density on a logarithmic axis, dense at the left, one curve a method."""
     figure, axes = _figure(6.4, 3.9)
-    dense = next((result for result in results if result.round == 0), None)
-    if dense is not None:
-        axes.axhline(100 * dense.top1, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
-        axes.annotate(
-            f"dense {dense.top1:.2%}",
-            (0.005, 100 * dense.top1),
-            xycoords=("axes fraction", "data"),
-            xytext=(2, 4),
-            textcoords="offset points",
-            color=MUTED,
-            fontsize=9,
-        )
-    for method, colour, marker in _styles(results):
-        curve = sorted((r for r in results if r.method == method), key=lambda r: -r.density)
+    if results.dense is not None:
+        _draw_dense(axes, results.dense.top1)
+    for method, colour, marker in _styles(results.methods):
+        curve = results.curves[method]
         axes.plot(
-            [100 * r.density for r in curve],
-            [100 * r.top1 for r in curve],
+            [100 * row.density for row in curve],
+            [100 * row.top1 for row in curve],
             label=method,
             color=colour,
             marker=marker,
@@ -93,12 +83,25 @@ def accuracy_figure(results: Sequence[JobResult]) -> Figure:
             markeredgecolor="white",
             zorder=3,
         )
-    _density_axis(axes, results)
+    _density_axis(axes, [row.density for row in results.rows if row.is_trunk])
     axes.yaxis.set_major_formatter(PercentFormatter())
     axes.set_xlabel("density (kept weights)")
     axes.set_ylabel("validation top-1")
     axes.legend(frameon=False, loc="lower left", handlelength=1.6)
     return figure
+
+
+def _draw_dense(axes: Axes, top1: float) -> None:
+    axes.axhline(100 * top1, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    axes.annotate(
+        f"dense {top1:.2%}",
+        (0.005, 100 * top1),
+        xycoords=("axes fraction", "data"),
+        xytext=(2, 4),
+        textcoords="offset points",
+        color=MUTED,
+        fontsize=9,
+    )
 
 
 def masks_figure(pictures: Sequence[LayerPicture]) -> Figure:
@@ -191,25 +194,18 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _styles(results: Sequence[JobResult]) -> list[tuple[str, str, str]]:
-    methods = list(dict.fromkeys(result.method for result in results))
-    others = [method for method in methods if _known(method) is None]
-    styles = []
-    for index, method in enumerate(methods):
-        colour = _known(method) or OTHER_COLOURS[others.index(method) % len(OTHER_COLOURS)]
-        styles.append((method, colour, MARKERS[index % len(MARKERS)]))
-    return styles
+def _styles(methods: Sequence[str]) -> list[tuple[str, str, str]]:
+    """(method, colour, marker) of each curve; the known methods have colours of their own."""
+    others = [method for method in methods if method not in METHOD_COLOURS]
+    fallbacks = {method: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, method in enumerate(others)}
+    colours = {**fallbacks, **METHOD_COLOURS}
+    return [(method, colours[method], MARKERS[i % len(MARKERS)]) for i, method in enumerate(methods)]
 
 
-def _known(method: str) -> str | None:
-    return METHOD_COLOURS.get(method)
-
-
-def _density_axis(axes: Axes, results: Sequence[JobResult]) -> None:
-    trunk = [result.density for result in results if "/" not in result.job]
+def _density_axis(axes: Axes, ticks: Sequence[float]) -> None:
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(FixedLocator([100 * density for density in _spread(trunk)]))
+    axes.xaxis.set_major_locator(FixedLocator([100 * density for density in _spread(ticks)]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: density_percent(value / 100)))
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from distlth.errors import RunError
+from distlth.facts.rows import Results, derive_results
 from distlth.files import replacing, write_text
 from distlth.plan import Job, plan
+from distlth.report.cells import DIGEST_COLUMNS, RESULT_COLUMNS, digest_cells, result_cells
 from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
-from distlth.report.text import duration, percent, points
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult
 from distlth.run.store import load_record, load_results
 from distlth.run.tickets import load_structured
 
@@ -26,14 +26,14 @@ def write_report(run: RunPaths) -> list[Path]:
     """
     config = load_record(run).config
     jobs = plan(config)
-    results = load_results(run, jobs)
-    if not results:
+    found = load_results(run, jobs)
+    if not found:
         raise RunError(f"{run.root}: no job of this run is done yet, so there is nothing to report")
     table, accuracy = run.results_table, run.accuracy_picture
-    done = [job for job in jobs if job.id in results]
-    text = results_markdown(config.name, list(results.values())) + _ungrouped_markdown(run, done)
-    write_text(table, text)
-    _write_figure(accuracy, accuracy_figure(list(results.values())))
+    done = [job for job in jobs if job.id in found]
+    results = derive_results(jobs, found.values())
+    write_text(table, results_markdown(config.name, results) + _ungrouped_markdown(run, done))
+    _write_figure(accuracy, accuracy_figure(results))
     written = [table, accuracy]
     if pictures := _pictures(run, done):
         _write_figure(run.masks_picture, masks_figure(pictures))
@@ -41,40 +41,33 @@ def write_report(run: RunPaths) -> list[Path]:
     return written
 
 
-def results_markdown(name: str, results: Sequence[JobResult]) -> str:
+def results_markdown(name: str, results: Results) -> str:
     """The results as a Markdown table, with the distance from the dense network in percentage points."""
-    dense = next((result.top1 for result in results if result.round == 0), None)
     lines = [
         f"# {name}",
         "",
-        "| round | method | density | top-1 | vs dense | top-5 | time |",
+        _line(RESULT_COLUMNS),
         "| ---: | :--- | ---: | ---: | ---: | ---: | ---: |",
+        *[_line(result_cells(row)) for row in results.rows],
     ]
-    for result in results:
-        cells = (
-            str(result.round),
-            result.method,
-            percent(result.density),
-            percent(result.top1),
-            "" if dense is None or result.round == 0 else points(result.top1 - dense),
-            percent(result.top5),
-            duration(result.seconds),
-        )
-        lines.append(f"| {' | '.join(cells)} |")
-    notes = "1 seed, no verdict on winning. `vs dense` is in percentage points of top-1."
+    notes = f"{results.verdict}. `vs dense` is in percentage points of top-1."
     return "\n".join([*lines, "", notes, "", *_digest_lines(results), ""])
 
 
-def _digest_lines(results: Sequence[JobResult]) -> list[str]:
+def _digest_lines(results: Results) -> list[str]:
     """A table of what each ticket is to the bit."""
-    rows = [f"| {result.job} | `{result.mask_digest}` | `{result.weights_digest}` |" for result in results]
+    rows = [digest_cells(row) for row in results.rows]
     return [
         "Digests: equal ones are equal bits.",
         "",
-        "| job | mask | weights |",
+        _line(DIGEST_COLUMNS),
         "| :-- | :-- | :-- |",
-        *rows,
+        *[_line((job, *[f"`{digest}`" for digest in digests])) for job, *digests in rows],
     ]
+
+
+def _line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _ungrouped_markdown(run: RunPaths, done: Sequence[Job]) -> str:

@@ -25,6 +25,7 @@ from distlth.report.text import density_percent, duration, memory, percent
 from distlth.run.paths import RunPaths
 from distlth.run.results import Progress, save_progress
 from distlth.run.store import RunRecord
+from tests.facts.test_rows import derive
 from tests.report.test_report import make_result
 
 
@@ -84,7 +85,9 @@ def test_numbers_for_people() -> None:
 
 
 def test_results_table() -> None:
-    results = [make_result("00", 1.0, 0.9, seconds=75.0), make_result("01/refill", 0.789, 0.885, seconds=8.0)]
+    results = derive(
+        make_result("00", 1.0, 0.9, seconds=75.0), make_result("01/refill", 0.789, 0.885, seconds=8.0)
+    )
     table = cells(results_table(results))
     assert ["0", "imp", "100.00%", "90.00%", "99.00%", "1:15"] in table
     assert ["1", "refill", "78.90%", "88.50%", "-1.50", "99.00%", "8.0 s"] in table

@@ -19,6 +19,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
+from distlth.facts.rows import derive_results
 from distlth.facts.status import read_status
 from distlth.files import append_json, write_text
 from distlth.method import Structured
@@ -233,9 +234,9 @@ def test_ordered_cells_say_what_became_of_each_weight() -> None:
     assert second.tolist() == [[KEPT, KEPT, ADDED], [EMPTY] * 3, [EMPTY] * 3]
 
 
-def test_accuracy_figure_has_a_curve_for_each_method() -> None:
+def test_accuracy_figure_has_a_curve_for_each_method(config: RunConfig) -> None:
     results = [make_result("00"), make_result("01", 0.8, 0.89), make_result("01/refill", 0.79, 0.88)]
-    (axes,) = accuracy_figure(results).axes
+    (axes,) = accuracy_figure(derive_results(plan(config), results)).axes
     curves = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert set(curves) == {"imp", "refill"}
     assert np.allclose(curves["imp"].get_xydata(), [(100, 90), (80, 89)])
