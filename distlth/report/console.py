@@ -316,7 +316,7 @@ def _bars(status: RunStatus) -> Table:
     for job in status.running:
         if job.progress is not None:
             grid.add_row(job.id, _bar(job.progress.step, job.progress.steps), _job_words(job, job.progress))
-    done = sum(_share(job) for job in status.jobs)
+    done = sum(job.share_done for job in status.jobs)
     grid.add_row(Text(status.name, style="bold"), _bar(done, len(status.jobs)), _run_words(status))
     return grid
 
@@ -347,12 +347,6 @@ def _position(progress: Progress) -> str:
     return f"epoch {progress.epoch}/{progress.epochs} step {progress.step:,}/{progress.steps:,}"
 
 
-def _share(job: JobStatus) -> float:
-    if job.state == "done":
-        return 1.0
-    return job.progress.step / max(job.progress.steps, 1) if job.progress else 0.0
-
-
 def _status_row(job: JobStatus) -> tuple[RenderableType, ...]:
     result, progress = job.result, job.progress
     return (
@@ -360,7 +354,7 @@ def _status_row(job: JobStatus) -> tuple[RenderableType, ...]:
         job.method,
         percent(job.density),
         Text(job.state, style=STATE_STYLES[job.state]),
-        f"{_share(job):.0%}" if progress else "",
+        f"{job.share_done:.0%}" if progress else "",
         percent(result.top1) if result else "",
         percent(result.top5) if result else "",
         duration(result.seconds) if result else "",
