@@ -22,11 +22,12 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[im
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
 from distlth.config.schema import RunConfig
+from distlth.facts.masks import layer_masks, representative_layers
 from distlth.facts.rows import ResultRow, derive_results
 from distlth.plan import Job, plan
 from distlth.prune.mask import Mask
 from distlth.prune.regroup import Block
-from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
+from distlth.report.pictures import accuracy_figure, masks_figure, png
 from distlth.run.curves import Writer, flat, job_folder, scalars
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
@@ -138,9 +139,8 @@ def _mask_values(
     yield from scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
     if job.structure is not None:
         for layer in representative_layers(mask):
-            old = None if before is None else before[layer]
-            picture = LayerPicture(job.method, layer, old, mask[layer], blocks.get(layer, ()))
-            yield _image(f"masks/{layer}", png(masks_figure([picture])))
+            shown = layer_masks(job.method, layer, mask, before, blocks)
+            yield _image(f"masks/{layer}", png(masks_figure([shown])))
 
 
 def _write_once(

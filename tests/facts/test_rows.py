@@ -4,23 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from distlth.config.read import parse_config
 from distlth.facts.rows import Results, derive_results
 from distlth.plan import plan
 from distlth.run.results import JobResult
-from tests.report.test_report import make_result
+from tests.report.test_report import make_config, make_result
 
 
 def derive(*results: JobResult) -> Results:
-    """The rows of results that belong to a plan of two rounds with a branch of refill each."""
-    document = {
-        "name": "tiny",
-        "data": {"path": "data"},
-        "model": {"name": "resnet20"},
-        "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
-        "prune": {"rounds": 2, "branches": [{"method": "refill"}]},
-    }
-    return derive_results(plan(parse_config(document, "test")), results)
+    """The rows of results that belong to the plan of `make_config`."""
+    return derive_results(plan(make_config()), results)
 
 
 def test_a_row_is_a_result_beside_the_dense_network() -> None:
