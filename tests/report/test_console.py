@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from distlth.config.read import parse_config
+from distlth.facts.planned import PlannedJob
 from distlth.facts.status import JobStatus, RunStatus
 from distlth.files import append_json, write_text
 from distlth.models import anatomy, build
 from distlth.report.console import (
-    PlannedJob,
     RunView,
     describe,
     layers_table,
