@@ -6,7 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-from distlth.config.schema import Refill, Regroup, RunConfig
+from distlth.config import RunConfig
+from distlth.methods import Measurement, Method
 
 TRUNK = "imp"
 
@@ -17,7 +18,8 @@ class Job:
 
     `parent` is the job whose result this one's mask is made from; `start` says which weights it trains
     from (`init`, `rewind`, or the parent's `trained` ones), `first_epoch` where in the schedule it starts.
-    `structure` is how a magnitude mask becomes this job's mask; None leaves it unstructured.
+    `method` is its name in tables and curves, `structure` what makes its mask from the magnitude mask (None
+    leaves that as it is). `density` is the planned one, a fraction; structured masks come close to it.
     """
 
     id: str
@@ -26,22 +28,24 @@ class Job:
     parent: str | None
     start: Literal["init", "rewind", "trained"]
     first_epoch: int
-    structure: Refill | Regroup | None
+    structure: Method | None
+    seed: int
+    density: float
 
     @property
     def is_trunk(self) -> bool:
         """Whether the chain of rounds runs through this job."""
         return "/" not in self.id
 
-
-def trunk_id(number: int) -> str:
-    """The id of a round's trunk job."""
-    return f"{number:02d}"
+    @property
+    def removes_channels(self) -> bool:
+        """Whether a channel that keeps no weight is removed from the network."""
+        return self.structure is not None and self.structure.removes_channels
 
 
 def plan(config: RunConfig) -> tuple[Job, ...]:
-    """All jobs of a run, in the order in which one lane takes them."""
-    jobs = [Job(trunk_id(0), 0, TRUNK, None, "init", 0, None)]
+    """Return all jobs of a run, in the order in which one lane takes them."""
+    jobs = [Job(trunk_id(0), 0, TRUNK, None, "init", 0, None, config.seed, 1.0)]
     for number in range(1, config.prune.rounds + 1):
         jobs.append(_trunk(config, number))
         if config.prune.mode == "branch":
@@ -53,43 +57,47 @@ def plan(config: RunConfig) -> tuple[Job, ...]:
     return tuple(jobs)
 
 
+def trunk_id(number: int) -> str:
+    """Return the id of a round's trunk job."""
+    return f"{number:02d}"
+
+
+def ready(jobs: Collection[Job], done: Collection[str]) -> list[Job]:
+    """Return the jobs whose parent is done and that are not done themselves, in plan order."""
+    return [job for job in jobs if job.id not in done and (job.parent is None or job.parent in done)]
+
+
+def measurements(jobs: Collection[Job], job: Job) -> tuple[Measurement, ...]:
+    """Return what the methods of tickets that are made from `job` need measured on it, each once."""
+    children = [child.structure for child in jobs if child.parent == job.id and child.structure]
+    needed = [measurement for method in children for measurement in method.measurements()]
+    return tuple({measurement.name: measurement for measurement in needed}.values())
+
+
 def _trunk(config: RunConfig, number: int) -> Job:
     structure = config.prune.branches[0] if config.prune.mode == "inline" else None
     method = f"{TRUNK}-{structure.label}" if structure else TRUNK
     return _ticket(config, trunk_id(number), number, method, trunk_id(number - 1), structure)
 
 
-def _branch(config: RunConfig, number: int, branch: Refill | Regroup) -> Job:
-    trunk = trunk_id(number)
-    return _ticket(config, f"{trunk}/{branch.label}", number, branch.label, trunk, branch)
+def _branch(config: RunConfig, number: int, branch: Method) -> Job:
+    job_id = f"{trunk_id(number)}/{branch.label}"
+    if branch.prunes_untrained:
+        density = planned_density(config, number)
+        return Job(job_id, number, branch.label, trunk_id(0), "init", 0, branch, config.seed, density)
+    return _ticket(config, job_id, number, branch.label, trunk_id(number), branch)
 
 
 def _ticket(
-    config: RunConfig, job_id: str, number: int, method: str, parent: str, structure: Refill | Regroup | None
+    config: RunConfig, job_id: str, number: int, method: str, parent: str, structure: Method | None
 ) -> Job:
     prune = config.prune
     start: Literal["rewind", "trained"] = "trained" if prune.after_rewind == "lr-rewind" else "rewind"
     first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
-    return Job(job_id, number, method, parent, start, first_epoch, structure)
+    density = planned_density(config, number)
+    return Job(job_id, number, method, parent, start, first_epoch, structure, config.seed, density)
 
 
-def ready(jobs: Collection[Job], done: Collection[str]) -> list[Job]:
-    """The jobs whose parent is done and that are not done themselves, in plan order."""
-    return [job for job in jobs if job.id not in done and (job.parent is None or job.parent in done)]
-
-
-def criteria_needed(jobs: Collection[Job], job: Job) -> tuple[str, ...]:
-    """The activation criteria by which tickets made from `job` choose channels, each once."""
-    criteria = [
-        child.structure.criterion
-        for child in jobs
-        if child.parent == job.id
-        and isinstance(child.structure, Refill)
-        and child.structure.needs_activations
-    ]
-    return tuple(dict.fromkeys(criteria))
-
-
-def planned_density(job: Job, rate: float) -> float:
-    """The density that the schedule gives a job, a fraction; structured masks come close to it."""
-    return float((1 - rate) ** job.round)
+def planned_density(config: RunConfig, number: int) -> float:
+    """Return the density that round `number` trains at, a fraction."""
+    return float((1 - config.prune.rate) ** number)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
@@ -27,6 +28,11 @@ class Preflight:
     layers: tuple[ConvLayer, ...]
     steps_per_epoch: int
     memory: int
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What a run records about its data set."""
+        return {"digest": self.dataset.digest, "classes": self.dataset.num_classes}
 
     @property
     def dense(self) -> Mask:

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.architecture import PICTURE, draw, modules, room_of, wrong_way
+
 ROOT = Path(__file__).parent.parent
 LAYERS = ("distlth", "cluster", "jobs")  # each may import itself and those before it
 
@@ -17,7 +19,7 @@ OWNERS = {
     "ffcv": ("distlth/data", "distlth/bench"),
     "matplotlib": ("distlth/report",),
     "mtkahypar": ("distlth/prune",),
-    "pydantic": ("distlth/options.py", "distlth/config"),
+    "pydantic": ("distlth/options.py", "distlth/methods", "distlth/config"),
     "ray": ("cluster",),
     "rich": ("distlth/report", "distlth/data", "jobs"),
     "safetensors": ("distlth/files.py",),
@@ -94,6 +96,20 @@ def test_a_wrong_import_is_named_with_its_line(file: str, source: str, complaint
 )
 def test_a_right_import_is_let_through(file: str, source: str) -> None:
     assert violations(file, source) == []
+
+
+def test_rooms_import_only_those_below_them() -> None:
+    broken = wrong_way()
+    assert not broken, "\n".join(broken)
+
+
+def test_every_module_has_a_room() -> None:
+    homeless = [name for name, path in modules() if room_of(name) is None and path.name != "__init__.py"]
+    assert homeless == []
+
+
+def test_the_picture_of_the_rooms_is_the_codes() -> None:
+    assert PICTURE.read_text() == draw(), "make it again: python -m tests.architecture"
 
 
 def test_no_file_names_a_path_of_some_machine() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from distlth.config.schema import RunConfig
-from distlth.plan import criteria_needed, plan, planned_density, ready
+from distlth.plan import measurements, plan, ready
 from tests.config.test_config import MINIMAL
 
 
@@ -71,10 +71,13 @@ def test_channel_scores_are_asked_of_the_jobs_whose_children_use_them() -> None:
         {"method": "refill", "name": "m"},
     ]
     jobs = plan(config(branches=branches))
-    needed = {job.id: criteria_needed(jobs, job) for job in jobs if criteria_needed(jobs, job)}
-    assert needed == {"01": ("l1", "saliency"), "02": ("l1", "saliency")}
+    needed = {job.id: [each.name for each in measurements(jobs, job)] for job in jobs}
+    assert {job: names for job, names in needed.items() if names} == {
+        "01": ["l1", "saliency"],
+        "02": ["l1", "saliency"],
+    }
 
 
 def test_planned_density_falls_by_the_rate() -> None:
     jobs = plan(config(rate=0.2))
-    assert [planned_density(job, 0.2) for job in jobs] == pytest.approx([1, 0.8, 0.64])
+    assert [job.density for job in jobs] == pytest.approx([1, 0.8, 0.64])

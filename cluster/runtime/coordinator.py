@@ -21,17 +21,14 @@ from cluster.runtime.heartbeat import Beat, HangWatch, kill
 from cluster.runtime.messages import Assignment
 from distlth.config.schema import RunConfig
 from distlth.errors import UserError
-from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors
-from distlth.method import Structured, Trained, next_mask
-from distlth.models import build
-from distlth.plan import Job, criteria_needed, plan, ready
+from distlth.files import append_json, remove_temporaries
+from distlth.maker import TicketMaker
+from distlth.plan import Job, plan, ready
 from distlth.preflight import preflight
-from distlth.prune.mask import Mask
 from distlth.report.board import RunBoard
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
 from distlth.run.store import load_results
-from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.train.checkpoint import remove_states
 
 
@@ -79,7 +76,7 @@ class Coordinator:
 
     def __init__(self, config: RunConfig, run: RunPaths) -> None:
         self.config, self.run = config, run
-        self.found = preflight(config)
+        self.maker = TicketMaker(config, preflight(config), run, self.waiting, map_on_head)
         self.jobs = plan(config)
         self.results = load_results(run, self.jobs)
         self.tickets: dict[str, Assignment] = {}
@@ -104,7 +101,7 @@ class Coordinator:
         self.note("run-start", done=len(self.results), jobs=len(self.jobs))
         await asyncio.to_thread(self.tidy)
         await self.draw(self.board.config, self.config.to_yaml())
-        await asyncio.to_thread(retry_until_written, self.write_init, self.waiting)
+        await asyncio.to_thread(self.maker.write_init)
         if self.results:  # an earlier coordinator may have been killed before it drew the last of them
             self.keep(self.draw(self.board.results, list(self.results.values()), self.config))
         self.advance()
@@ -290,7 +287,7 @@ class Coordinator:
         """Make a job's ticket and offer it."""
         try:
             start = time.perf_counter()
-            structured, before = await asyncio.to_thread(self.mask_of, job)
+            structured, before = await asyncio.to_thread(self.maker.mask, job)
             seconds = time.perf_counter() - start
             self.note("mask", job=job.id, density=structured.mask.density, seconds=seconds)
             for layer, reason in structured.ungrouped.items():
@@ -300,7 +297,6 @@ class Coordinator:
                 mask_digest=structured.mask.digest(),
                 mask=await asyncio.to_thread(lambda: hand_out(self.run.job(job.id).mask.read_bytes())),
                 weights=await asyncio.to_thread(self.weights_of, job),
-                criteria=criteria_needed(self.jobs, job),
             )
             async with self.changed:
                 self.tickets[job.id] = ticket
@@ -311,20 +307,6 @@ class Coordinator:
         except Exception as error:
             await self.fail(f"making the mask of job {job.id} failed: {error!r}")
             raise
-
-    def mask_of(self, job: Job) -> tuple[Structured, Mask | None]:
-        """The job's mask and the one it was made from; read from disk where an earlier call left it."""
-        parent = load_trained(self.run.job(job.parent)) if job.parent is not None else None
-        structured = load_structured(self.run.job(job.id))
-        if structured is None:
-            structured = Structured(self.found.dense) if parent is None else self.pruned(job, parent)
-            made = structured
-            retry_until_written(lambda: save_structured(self.run.job(job.id), made), self.waiting)
-        return structured, parent.mask if parent else None
-
-    def pruned(self, job: Job, parent: Trained) -> Structured:
-        """The mask that the method makes from a trained parent."""
-        return next_mask(job, parent, self.config.prune.rate, map_on_head)
 
     def tidy(self) -> None:
         """Remove what earlier processes of the run left half-done when they were killed."""
@@ -337,19 +319,12 @@ class Coordinator:
         with suppress(OSError):
             remove_states(self.run.checkpoints(job_id))
 
-    def write_init(self) -> None:
-        """Write the weights before the first step, once."""
-        if not self.run.init.exists():
-            model, classes = self.config.model, self.found.dataset.num_classes
-            network = build(model.name, classes, seed=self.config.seed, stem=model.stem)
-            save_tensors(self.run.init, network.state_dict())
-
     def weights_of(self, job: Job) -> Pieces:
         """The bytes of the weights that a job starts from: put once, fetched once per node."""
+        path = self.maker.start(job)
         if job.start == "trained":
-            return hand_out(self.run.job(job.parent or "").weights.read_bytes())
+            return hand_out(path.read_bytes())
         if job.start not in self.weights:
-            path = self.run.init if job.start == "init" else self.run.rewind
             self.weights[job.start] = hand_out(path.read_bytes())
         return self.weights[job.start]
 

@@ -29,4 +29,3 @@ class Assignment:
     mask_digest: str
     mask: Pieces
     weights: Pieces
-    criteria: tuple[str, ...]

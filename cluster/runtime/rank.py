@@ -16,11 +16,11 @@ from cluster.runtime.session import NAMESPACE
 from distlth.data.dataset import Dataset
 from distlth.errors import UserError
 from distlth.files import parse_tensors
-from distlth.plan import Job
+from distlth.plan import measurements, plan
 from distlth.prune.mask import Mask
 from distlth.run.store import check_data
+from distlth.ticket import Ticket
 from distlth.train.loop import train_job
-from distlth.train.masking import Ticket
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
@@ -76,7 +76,8 @@ def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator
     def note(event: str, **details: Any) -> None:
         coordinator.note.remote(event, lane=spec.index, **details)
 
-    train_job(trainer, job, ticket, spec.run, note, criteria=assignment.criteria, pulse=pulse)
+    needed = measurements(plan(spec.config), job)
+    train_job(trainer, job, ticket, spec.run, note, needed=needed, pulse=pulse)
     if trainer.world.is_main:
         ray.get(coordinator.job_done.remote(job.id))
     trainer.world.barrier()
@@ -90,8 +91,4 @@ def fetch_ticket(assignment: Assignment) -> Ticket:
             f"job {assignment.job.id}: mask {mask.digest()} arrived, not {assignment.mask_digest}"
         )
     weights = parse_tensors(fetch(assignment.weights))
-    return Ticket(mask, weights, remove_channels=_removes_channels(assignment.job))
-
-
-def _removes_channels(job: Job) -> bool:
-    return job.structure is not None and job.structure.method == "refill" and job.structure.bn == "mask"
+    return Ticket(mask, weights, remove_channels=assignment.job.removes_channels)

@@ -62,8 +62,7 @@ def run(
     with StopSignals() as stop:
         found = preflight(config)
         paths = RunPaths(config.runs.absolute() / config.name)
-        data = {"digest": found.dataset.digest, "classes": found.dataset.num_classes}
-        job = _Job(config, paths, resolve_device(config.cluster), data, allowed_changes, allocation)
+        job = _Job(config, paths, resolve_device(config.cluster), found.data, allowed_changes, allocation)
         if _is_done(config, paths) and _is_shown(paths):
             job.open(config)
         else:

@@ -25,8 +25,8 @@ from distlth.models import prunable
 from distlth.plan import plan
 from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
+from distlth.ticket import Ticket
 from distlth.train.loop import JobTraining
-from distlth.train.masking import Ticket
 from distlth.train.pulse import Pulse
 from distlth.train.trainer import Trainer
 from distlth.train.world import World

@@ -10,14 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from distlth.config.schema import CheckpointSection, Refill, Regroup
+from distlth.config.schema import CheckpointSection
 from distlth.files import save_tensors
-from distlth.method import Structured, Trained, refilled, regrouped
+from distlth.methods import Source
+from distlth.methods.refill import Refill
+from distlth.methods.regroup import Regroup
 from distlth.models import anatomy, build, prunable
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import save_structured
+from distlth.ticket import Structured, Trained
 from distlth.train.checkpoint import CheckpointWriter, JobState, snapshot
 
 
@@ -38,10 +41,11 @@ def bench(*, model: str = "resnet50", resolution: int = 224, density: float = 0.
     dense = Mask.dense({conv.name: conv.weight_shape for conv in convs})
     weights = {name: network.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
     trained = Trained(prune_magnitude(weights, dense, 1 - density), weights)
+    source = Source(trained.mask, trained, density, seed=0)
     tickets = {
         "round": Structured(trained.mask),
-        "branch: refill": refilled(Refill(method="refill"), trained.mask, trained),
-        "branch: regroup": regrouped(Regroup(method="regroup"), trained.mask, trained, map),
+        "branch: refill": Refill(method="refill").make(source),
+        "branch: regroup": Regroup(method="regroup").make(source),
     }
     with tempfile.TemporaryDirectory() as name:
         run = RunPaths(Path(name))

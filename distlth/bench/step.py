@@ -14,7 +14,8 @@ from distlth.config.schema import TrainSection
 from distlth.models import anatomy, build
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
-from distlth.train.masking import Masking, Ticket, parameter_masks
+from distlth.ticket import Ticket
+from distlth.train.masking import Masking, parameter_masks
 from distlth.train.optim import make_optimizer
 
 

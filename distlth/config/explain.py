@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel
 from pydantic_core import ErrorDetails
 
-from distlth.config.schema import METHODS
+from distlth.methods import METHODS
 
 
 def explain(problem: ErrorDetails, root: type[BaseModel]) -> str:

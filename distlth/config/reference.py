@@ -12,7 +12,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from distlth.config.schema import METHODS, RunConfig
+from distlth.config.schema import RunConfig
+from distlth.methods import METHODS
 
 INTRODUCTION = """# The job file
 

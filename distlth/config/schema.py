@@ -9,11 +9,10 @@ import yaml
 from pydantic import Field, field_validator, model_validator
 
 from distlth.config.slurm import SlurmSection
+from distlth.methods import Branch, Method
 from distlth.options import Section
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
-# A branch is a folder beside its round's files, whose names all have a dot.
-BranchName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=64)]
 
 
 class DataSection(Section):
@@ -105,75 +104,6 @@ class TrainSection(Section):
         return self
 
 
-class Structure(Section):
-    """Common to the ways to turn a round's mask into a structured one."""
-
-    method: str
-    name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
-    rounds: tuple[int, ...] | None = Field(
-        None, description="which rounds get this branch; default: all from 1"
-    )
-
-    @property
-    def label(self) -> str:
-        """The branch's name in folders, tables and curves."""
-        return self.name or self.default_label
-
-    @property
-    def default_label(self) -> str:
-        """The name of a branch that the job file gives none."""
-        return self.method
-
-
-class Refill(Structure):
-    """Whole channels: keep the best, make them dense, empty the others."""
-
-    method: Literal["refill"] = Field(description="whole channels")
-    criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = Field(
-        "magnitude",
-        description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
-        "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
-    )
-    extra: float = Field(
-        0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
-    )
-    bn: Literal["mask", "keep"] = Field(
-        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
-    )
-
-    @property
-    def default_label(self) -> str:
-        """`refill`, or `refill+` where extra channels are kept."""
-        return "refill+" if self.extra > 0 else "refill"
-
-    @property
-    def needs_activations(self) -> bool:
-        """Whether channels are scored on the calibration set."""
-        return self.criterion in ("l1", "l2", "saliency")
-
-
-class Regroup(Structure):
-    """Dense blocks: rows grouped by the columns they share."""
-
-    method: Literal["regroup"] = Field(description="dense blocks")
-    columns: Literal["budget", "paper"] = Field(
-        "budget",
-        description="`budget`: the most magnitude in the layer's number of weights; `paper`: its rule",
-    )
-    min_rows: int = Field(16, ge=1, description="rows that a block should have; small layers may have half")
-    t1: float = Field(1.5, gt=0, description="bound on the weights left outside blocks (`paper`)")
-
-    @property
-    def needs_activations(self) -> bool:
-        """Never: blocks are chosen by weights alone."""
-        return False
-
-
-METHODS: dict[str, type[Structure]] = {"refill": Refill, "regroup": Regroup}
-
-Branch = Annotated[Refill | Regroup, Field(discriminator="method")]
-
-
 class PruneSection(Section):
     """Iterative magnitude pruning and the structured tickets made on the way.
 
@@ -208,7 +138,7 @@ class PruneSection(Section):
             self._check_rounds(branch)
         return self
 
-    def _check_rounds(self, branch: Structure) -> None:
+    def _check_rounds(self, branch: Method) -> None:
         if branch.rounds is None:
             return
         if self.mode == "inline":

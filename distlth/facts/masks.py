@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from distlth.prune.blocks import Block, row_order
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block, row_order
 
 Cells = npt.NDArray[np.uint8]
 Order = npt.NDArray[np.intp]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from distlth.config.schema import RunConfig
-from distlth.plan import plan, planned_density
+from distlth.plan import plan
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,6 @@ def planned_jobs(config: RunConfig, steps_per_epoch: int, memory_bytes: float) -
     rows = []
     for job in plan(config):
         epochs = config.train.epochs - job.first_epoch
-        density = planned_density(job, config.prune.rate)
         steps = epochs * steps_per_epoch
-        rows.append(PlannedJob(job.id, job.round, job.method, density, epochs, steps, memory_bytes))
+        rows.append(PlannedJob(job.id, job.round, job.method, job.density, epochs, steps, memory_bytes))
     return rows

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypeVar
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
-from distlth.plan import Job, plan, planned_density
+from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, Progress, load_progress
 from distlth.run.store import load_record
@@ -147,7 +147,7 @@ def _job_status(run: RunPaths, config: RunConfig, job: Job, now: float, ended: b
         id=job.id,
         round=job.round,
         method=job.method,
-        density=result.density if result else planned_density(job, config.prune.rate),
+        density=result.density if result else job.density,
         state=_job_state(result, progress, now, ended),
         progress=progress,
         result=result,

@@ -17,17 +17,16 @@ columns. Density is not controlled.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
+from distlth.prune.blocks import Block, block_mask
 from distlth.prune.columns import Rows, budget_pairs, dense_prefix, group_sums
 from distlth.prune.exchange import exchange_rows
-from distlth.prune.mask import Mask, check_weight, check_weights
+from distlth.prune.mask import check_weight
 from distlth.prune.partition import partition_rows
 
 COLUMN_CHOICES = ("budget", "paper")
@@ -36,29 +35,6 @@ ROW_MULTIPLE = 32
 # Row exchange makes up for a coarse start: a sample of the columns costs no magnitude that could be measured.
 START_HYPEREDGES = 64
 PAPER_HYPEREDGES = 512
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """One dense block of a layer's C_out x F matrix: all cells of these rows and columns.
-
-    Both are non-empty, strictly ascending int64 arrays of indices; ValueError otherwise.
-    """
-
-    rows: Rows
-    columns: Rows
-
-    def __post_init__(self) -> None:
-        for name, indices in (("rows", self.rows), ("columns", self.columns)):
-            if indices.dtype != np.int64 or indices.ndim != 1 or not len(indices):
-                raise ValueError(f"block {name} must be a non-empty one-dimensional int64 array")
-            if indices[0] < 0 or (np.diff(indices) <= 0).any():
-                raise ValueError(f"block {name} must be ascending indices, each once")
-
-    @property
-    def num_cells(self) -> int:
-        """The number of weights in the block."""
-        return len(self.rows) * len(self.columns)
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,15 +48,6 @@ class LayerRegroup:
     mask: Tensor
     blocks: tuple[Block, ...]
     reason: str | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Regrouped:
-    """A whole mask, regrouped: blocks by layer, and the layers left unchanged with the reason for each."""
-
-    mask: Mask
-    blocks: dict[str, tuple[Block, ...]]
-    ungrouped: dict[str, str]
 
 
 def regroup_layer(
@@ -117,60 +84,7 @@ def regroup_layer(
     if not blocks:
         return LayerRegroup(mask, (), f"the partition gave no group of {min_rows} rows")
     placed = tuple(Block(rows[block.rows], block.columns) for block in blocks)
-    return LayerRegroup(_block_mask(placed, mask.shape), placed)
-
-
-def regroup(
-    mask: Mask,
-    weights: Mapping[str, Tensor],
-    *,
-    columns: str = "budget",
-    min_rows: int = 16,
-    t1: float = 1.5,
-    threads: int = 1,
-) -> Regrouped:
-    """All layers of a mask by `regroup_layer`, one after the other. Raises ValueError as that does."""
-    _check_parameters(columns, min_rows, t1, threads)
-    check_weights(mask, weights)
-    return assemble(
-        mask,
-        {
-            name: regroup_layer(
-                weights[name], kept, columns=columns, min_rows=min_rows, t1=t1, threads=threads
-            )
-            for name, kept in mask.items()
-        },
-    )
-
-
-def assemble(mask: Mask, layers: Mapping[str, LayerRegroup]) -> Regrouped:
-    """The regrouped network from its regrouped layers, in the order of `mask`.
-
-    Raises ValueError if a layer is missing, unknown or of another shape.
-    """
-    missing = [name for name in mask if name not in layers]
-    if missing:
-        raise ValueError(f"regrouped layers missing: {', '.join(missing)}")
-    return Regrouped(
-        mask.replace({name: layer.mask for name, layer in layers.items()}),
-        {name: layers[name].blocks for name in mask},
-        {name: reason for name in mask if (reason := layers[name].reason) is not None},
-    )
-
-
-def row_order(blocks: Sequence[Block], num_rows: int) -> Rows:
-    """All rows of a layer, those of the same block together and rows of no block last: for pictures."""
-    in_blocks = np.concatenate([np.empty(0, dtype=np.int64), *(block.rows for block in blocks)])
-    return np.concatenate([in_blocks, np.setdiff1d(np.arange(num_rows), in_blocks)])
-
-
-def retained_magnitude(weights: Mapping[str, Tensor], before: Mask, after: Mask) -> float:
-    """The share of the magnitude kept by `before` that `after` keeps too, a fraction; 1 if there was none."""
-    check_weights(before, weights)
-    kept = {name: weights[name].detach().abs().double() * before[name] for name in before}
-    total = sum(float(magnitudes.sum()) for magnitudes in kept.values())
-    retained = sum(float((magnitudes * after[name]).sum()) for name, magnitudes in kept.items())
-    return retained / total if total else 1.0
+    return LayerRegroup(block_mask(placed, mask.shape), placed)
 
 
 def _check_parameters(columns: str, min_rows: int, t1: float, threads: int) -> None:
@@ -242,10 +156,3 @@ def _paper_group_blocks(rows: Rows, kept: npt.NDArray[np.bool_], t1: float) -> l
     columns = dense_prefix(kept[rows], t1)
     full = len(rows) // ROW_MULTIPLE * ROW_MULTIPLE
     return [Block(part, columns) for part in (rows[:full], rows[full:]) if len(part)]
-
-
-def _block_mask(blocks: Sequence[Block], shape: torch.Size) -> Tensor:
-    kept = np.zeros((shape[0], shape.numel() // shape[0]), dtype=np.bool_)
-    for block in blocks:
-        kept[np.ix_(block.rows, block.columns)] = True
-    return torch.from_numpy(kept).view(shape)

@@ -25,8 +25,8 @@ from distlth.config.schema import RunConfig
 from distlth.facts.masks import layer_masks, representative_layers
 from distlth.facts.rows import ResultRow, derive_results
 from distlth.plan import Job, plan
+from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block
 from distlth.report.pictures import accuracy_figure, masks_figure, png
 from distlth.run.curves import Writer, flat, job_folder, scalars
 from distlth.run.paths import RunPaths

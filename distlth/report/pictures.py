@@ -15,7 +15,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 
 from distlth.facts.masks import ADDED, DROPPED, KEPT, Cells, LayerMasks, kept_share
 from distlth.facts.rows import ResultRow, Results
-from distlth.prune.regroup import Block
+from distlth.prune.blocks import Block
 from distlth.report.text import density_percent
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from distlth.errors import RunError
 from distlth.files import load_tensors, read_json, save_tensors, write_json
-from distlth.method import Structured, Trained
+from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block
 from distlth.run.paths import JobPaths
+from distlth.ticket import Measured, Structured, Trained
 
 
 def save_structured(paths: JobPaths, structured: Structured) -> None:
@@ -45,15 +45,28 @@ def load_structured(paths: JobPaths) -> Structured | None:
 
 
 def load_trained(paths: JobPaths) -> Trained:
-    """A finished job's mask, the trained weights of its masked layers, and channel scores where there are."""
+    """A finished job's mask, the trained weights of its masked layers, and what was measured on it."""
     mask = _load_mask(paths.mask)
     state, _ = load_tensors(paths.weights)
-    activations: dict[str, dict[str, Tensor]] = {}
-    if paths.activations.exists():
-        for name, scores in load_tensors(paths.activations)[0].items():
-            criterion, _, layer = name.partition("/")
-            activations.setdefault(criterion, {})[layer] = scores
-    return Trained(mask, {layer: state[f"{layer}.weight"] for layer in mask}, activations)
+    measured = load_measured(paths.activations)
+    return Trained(mask, {layer: state[f"{layer}.weight"] for layer in mask}, measured)
+
+
+def save_measured(path: Path, measured: Measured) -> None:
+    """Write what was measured on a network."""
+    tensors = {f"{name}/{layer}": tensor for name in measured for layer, tensor in measured[name].items()}
+    save_tensors(path, tensors)
+
+
+def load_measured(path: Path) -> Measured:
+    """Return what `save_measured` wrote, nothing where it has not."""
+    if not path.exists():
+        return {}
+    measured: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in load_tensors(path)[0].items():
+        name, _, layer = key.partition("/")
+        measured.setdefault(name, {})[layer] = tensor
+    return measured
 
 
 def _load_mask(path: Path) -> Mask:

@@ -14,13 +14,16 @@ from torch.nn import functional
 
 from distlth.errors import TrainingError
 from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors, tensors_digest
+from distlth.methods import Measurement
 from distlth.plan import Job
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress, save_progress
+from distlth.run.tickets import save_measured
+from distlth.ticket import Measured, Ticket
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
-from distlth.train.masking import Masking, Ticket, parameter_masks
+from distlth.train.masking import Masking, parameter_masks
 from distlth.train.optim import load_momentum, make_optimizer, momentum_of, set_learning_rate
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.schedule import learning_rate
@@ -50,20 +53,20 @@ def train_job(
     run: RunPaths,
     note: EventSink,
     *,
-    criteria: tuple[str, ...] = (),
+    needed: tuple[Measurement, ...] = (),
     pulse: Pulse | None = None,
 ) -> JobResult:
     """Train a job on this rank, from its newest checkpoint where there is one, and leave its files.
 
-    The trained weights' channels are scored by each of `criteria` on the calibration set. Rank 0 writes;
-    the result is the same on every rank. `pulse` is shared with whoever watches.
+    What is `needed` by the tickets to be made from this job is measured on the calibration set. Rank 0
+    writes; the result is the same on every rank. `pulse` is shared with whoever watches.
 
     Raises:
         TrainingError: a loss that is not finite.
         DataError: a sample that does not decode.
         StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
     """
-    return JobTraining(trainer, job, ticket, run, note, criteria, pulse or Pulse()).run()
+    return JobTraining(trainer, job, ticket, run, note, needed, pulse or Pulse()).run()
 
 
 @dataclass
@@ -101,11 +104,11 @@ class JobTraining:
         ticket: Ticket,
         run: RunPaths,
         note: EventSink,
-        criteria: tuple[str, ...],
+        needed: tuple[Measurement, ...],
         pulse: Pulse,
     ) -> None:
         self.trainer, self.job, self.ticket, self.run_paths, self.note = trainer, job, ticket, run, note
-        self.criteria, self.pulse = criteria, pulse
+        self.needed, self.pulse = needed, pulse
         self.config, self.world, self.model = trainer.config.train, trainer.world, trainer.model
         self.paths = run.job(job.id)
         self.steps_per_epoch = trainer.loader.steps_per_epoch
@@ -426,23 +429,19 @@ class JobTraining:
         digest = tensors_digest(weights)
         self.world.agree(f"trained weights {digest}")
         layers = list(self.ticket.mask.names)
-        scores = {
-            f"{criterion}/{layer}": score
-            for criterion in self.criteria
-            for layer, score in self.trainer.score_channels(criterion, layers, self.pulse).items()
-        }
+        measured = {each.name: self.trainer.measure(each, layers, self.pulse) for each in self.needed}
         result = self.result(evaluation, digest)
         if self.world.is_main:
-            retry_until_written(lambda: self.write_result(result, weights, scores), self.waiting)
+            retry_until_written(lambda: self.write_result(result, weights, measured), self.waiting)
             with suppress(OSError):  # of a job that is done nobody reads them
                 self.writer.clear()
         return result
 
-    def write_result(self, result: JobResult, weights: dict[str, Tensor], scores: dict[str, Tensor]) -> None:
+    def write_result(self, result: JobResult, weights: dict[str, Tensor], measured: Measured) -> None:
         """Write all that the job leaves, and last the result."""
         self.write_curves()
-        if scores:
-            save_tensors(self.paths.activations, scores)
+        if measured:
+            save_measured(self.paths.activations, measured)
         save_tensors(self.paths.weights, weights)
         result.save(self.paths)
 

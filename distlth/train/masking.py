@@ -3,27 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from distlth.models import Anatomy
-from distlth.prune.mask import Mask
-
-
-@dataclass(frozen=True)
-class Ticket:
-    """What a job trains: a mask and the weights it starts from.
-
-    `weights` is a whole state dict (BatchNorm buffers included). With `remove_channels` a channel that keeps
-    no weight is gone: its bias and its BatchNorm's weight and bias are masked too, so that nothing leaks
-    into the next layer and physical removal does not change the network.
-    """
-
-    mask: Mask
-    weights: Mapping[str, Tensor]
-    remove_channels: bool = False
+from distlth.ticket import Ticket
 
 
 def parameter_masks(ticket: Ticket, anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,8 +12,9 @@ from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
+from distlth.methods import Measurement
 from distlth.models import Anatomy, anatomy, build
-from distlth.train.evaluate import score_channels
+from distlth.train.calibration import CalibrationRun
 from distlth.train.pulse import Pulse
 from distlth.train.world import World
 
@@ -63,14 +64,15 @@ class Trainer:
         dtype = torch.float16 if amp == "fp16" else torch.bfloat16
         return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
 
-    def score_channels(self, criterion: str, layers: list[str], pulse: Pulse) -> dict[str, Tensor]:
-        """Score the model's channels on the calibration set: the first images of a seeded order."""
+    def measure(self, measurement: Measurement, layers: list[str], pulse: Pulse) -> dict[str, Tensor]:
+        """Measure the model on the calibration set: the first images of a seeded order, in eval mode."""
         count = self._dataset.split("train").count
         order = epoch_order(count, self.config.seed, epoch=0)
         indices = sorted(order[: self.config.prune.calibration_images].tolist())
         loader = self._eval_loader(self._dataset, split="train", indices=indices)
+        self.model.eval()
         try:
-            return score_channels(self.model, pulse.watched(loader), layers, criterion, self.world)
+            return measurement.measure(CalibrationRun(self.model, layers, loader, self.world, pulse))
         finally:
             loader.close()
 

@@ -72,10 +72,10 @@ _ALL = (
     Point("result written, not told", "distlth.run.results:JobResult.save", "job", "after"),
     Point("job told, not drawn", "distlth.report.board:RunBoard.results", "job"),
     # Once a job that has a parent, when the parent is done.
-    Point("mid-prune", "distlth.method:prune_magnitude", "mask", "after"),
-    Point("mid-refill", "distlth.method:refill", "mask"),
-    Point("mid-regroup", "distlth.method:_regroup_layer", "mask"),
-    Point("mask made, not written", "distlth.method:next_mask", "mask", "after"),
+    Point("mid-prune", "distlth.imp:prune_magnitude", "mask", "after"),
+    Point("mid-refill", "distlth.prune.refill:refill", "mask"),
+    Point("mid-regroup", "distlth.methods.regroup:_regroup_layer", "mask"),
+    Point("mask made, not written", "distlth.maker:next_mask", "mask", "after"),
     Point("mid-write of mask", WRITE, "mask", path=".mask.safetensors.", torn=True),
     Point("mask written, not offered", "distlth.run.tickets:save_structured", "mask", "after"),
     # While a data set is built.

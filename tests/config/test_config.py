@@ -8,8 +8,10 @@ import pytest
 import yaml
 
 from distlth.config.read import load_config, parse_config
-from distlth.config.schema import Refill, Regroup, RunConfig
+from distlth.config.schema import RunConfig
 from distlth.errors import ConfigError
+from distlth.methods.refill import Refill
+from distlth.methods.regroup import Regroup
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
 MINIMAL = {

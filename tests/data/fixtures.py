@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from distlth.data.pack.build import BuildOptions, build
 from distlth.data.dataset import Dataset
+from distlth.data.pack.build import BuildOptions, build
 
 VAL_FRACTION = 0.25
 

@@ -11,18 +11,18 @@ from typing import Any
 import pytest
 import torch
 
+from distlth.config.read import load_config
+from distlth.config.schema import RunConfig
 from distlth.data.beton import FIELD, FIELDS, HEADER, SAMPLE, read_beton
 from distlth.data.dataset import Dataset
 from distlth.errors import DataError
 from distlth.models import prunable
-from distlth.prune.mask import Mask
-from distlth.config.read import load_config
-from distlth.config.schema import RunConfig
-from distlth.run.paths import RunPaths
 from distlth.plan import plan
+from distlth.prune.mask import Mask
+from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
+from distlth.ticket import Ticket
 from distlth.train.loop import train_job
-from distlth.train.masking import Ticket
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
 from tests.chaos.harness import Chaos, command, events

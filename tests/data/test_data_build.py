@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from distlth.data.beton import read_beton
-from distlth.data.pack.build import BuildOptions, build
-from distlth.data.pack.check import check
 from distlth.data.dataset import MANIFEST, Dataset
 from distlth.data.layouts.folders import scan
+from distlth.data.pack.build import BuildOptions, build
+from distlth.data.pack.check import check
 from distlth.data.pack.writer import read_image
 from distlth.errors import DataError
 from tests.data.fixtures import image_folder, picture, small_dataset

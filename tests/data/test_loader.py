@@ -19,14 +19,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from distlth.data.load import decode
 from distlth.data.beton import read_beton
-from distlth.data.pack.build import BuildOptions, build
 from distlth.data.dataset import Dataset
+from distlth.data.layouts.folders import scan
+from distlth.data.load import decode
 from distlth.data.load.loader import Cache, Crop, EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
-from distlth.data.layouts.folders import scan
 from distlth.data.load.stream import Stream
+from distlth.data.pack.build import BuildOptions, build
 from distlth.errors import DataError
 from tests.data.fixtures import VAL_FRACTION, image_folder, small_dataset
 

@@ -18,13 +18,13 @@ from distlth.config.read import parse_config
 from distlth.errors import RunError
 from distlth.facts.compare import Comparison, Finding, compare_runs, step_difference, tensor_differences
 from distlth.files import append_json, load_tensors, save_tensors, write_text
-from distlth.method import Structured
 from distlth.prune.mask import Mask
 from distlth.run.curves import JobBoard
 from distlth.run.paths import JobPaths, RunPaths
 from distlth.run.results import JobResult
 from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
+from distlth.ticket import Structured
 from jobs.cli import main
 from tests.report.test_report import make_result
 

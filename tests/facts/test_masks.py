@@ -15,8 +15,8 @@ from distlth.facts.masks import (
     ordered_cells,
     representative_layers,
 )
+from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.prune.regroup import Block
 
 
 def test_ordered_cells_show_planted_blocks_as_rectangles() -> None:

@@ -12,21 +12,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distlth.methods import Source
+from distlth.methods.regroup import Regroup
+from distlth.prune.blocks import Block, row_order
 from distlth.prune.columns import budget_pairs, dense_prefix, group_sums
 from distlth.prune.exchange import exchange_rows
 from distlth.prune.mask import Mask
 from distlth.prune.partition import partition_rows
 from distlth.prune.regroup import (
     COLUMN_CHOICES,
-    Block,
-    LayerRegroup,
-    assemble,
     group_sizes,
-    regroup,
     regroup_layer,
-    retained_magnitude,
-    row_order,
 )
+from distlth.ticket import Trained
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 
@@ -176,9 +174,8 @@ def test_keeps_more_magnitude_than_random_groups(noise: float) -> None:
     flips = torch.rand(mask.shape, generator=torch.Generator().manual_seed(5)) < noise / 2
     mask = mask ^ flips
     weight = torch.randn(mask.shape, generator=torch.Generator().manual_seed(4))
-    retained = retained_magnitude(
-        {"a": weight}, Mask({"a": mask}), Mask({"a": regroup_layer(weight, mask).mask})
-    )
+    magnitudes = weight.abs().double() * mask
+    retained = float((magnitudes * regroup_layer(weight, mask).mask).sum() / magnitudes.sum())
     assert retained > max(random_retained(weight, mask, seed) for seed in range(5))
 
 
@@ -244,15 +241,11 @@ def test_network_is_regrouped_layer_by_layer_and_reports_the_rest() -> None:
     parts = {"conv": layer_of((32, 4, 3, 3), 0.4, seed=0), "depthwise": layer_of((32, 1, 3, 3), 0.4, seed=1)}
     mask = Mask({name: kept for name, (_, kept) in parts.items()})
     weights = {name: weight for name, (weight, _) in parts.items()}
-    result = regroup(mask, weights)
+    result = Regroup(method="regroup").make(Source(mask, Trained(mask, weights), mask.density, seed=0))
     assert list(result.ungrouped) == ["depthwise"]
     assert torch.equal(result.mask["depthwise"], mask["depthwise"])
     assert torch.equal(result.mask["conv"], regroup_layer(weights["conv"], mask["conv"]).mask)
     assert sum(block.num_cells for block in result.blocks["conv"]) == result.mask.kept_in("conv")
-    assert 0 < retained_magnitude(weights, mask, result.mask) < 1
-    assert retained_magnitude(weights, mask, mask) == 1
-    with pytest.raises(ValueError, match="missing: depthwise"):
-        assemble(mask, {"conv": LayerRegroup(mask["conv"], ())})
 
 
 def digests(threads: int) -> list[str]:
@@ -260,9 +253,13 @@ def digests(threads: int) -> list[str]:
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": (16, 3, 3, 3), "b": (128, 20, 3, 3), "c": (256, 100, 1, 1)}
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-    mask = Mask({name: weight.abs() > 0.9 for name, weight in weights.items()})
     return [
-        regroup(mask, weights, columns=columns, threads=threads).mask.digest()
+        Mask(
+            {
+                name: regroup_layer(weight, weight.abs() > 0.9, columns=columns, threads=threads).mask
+                for name, weight in weights.items()
+            }
+        ).digest()
         for columns in ("budget", "paper", "budget")
     ]
 

@@ -18,7 +18,6 @@ from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.facts.rows import derive_results
 from distlth.files import write_text
-from distlth.method import Structured
 from distlth.plan import plan
 from distlth.prune.mask import Mask
 from distlth.report.board import TOP1_CURVE, RunBoard
@@ -29,6 +28,7 @@ from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
 from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
+from distlth.ticket import Structured
 
 NOW = 1_000_000.0
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -21,8 +21,8 @@ from distlth.plan import plan
 from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, load_metrics
+from distlth.ticket import Ticket
 from distlth.train.loop import train_job
-from distlth.train.masking import Ticket
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
 

@@ -18,6 +18,7 @@ from distlth.config.schema import RunConfig, ScheduleSection, TrainSection
 from distlth.data.dataset import Dataset
 from distlth.errors import TrainingError
 from distlth.files import load_tensors
+from distlth.methods.channel_scores import channel_scores
 from distlth.models import anatomy, build, prunable
 from distlth.plan import Job, plan
 from distlth.prune.magnitude import prune_magnitude
@@ -25,11 +26,14 @@ from distlth.prune.mask import Mask
 from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, load_metrics
+from distlth.ticket import Ticket
+from distlth.train.calibration import CalibrationRun
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state
-from distlth.train.evaluate import evaluate, score_channels
+from distlth.train.evaluate import evaluate
 from distlth.train.loop import train_job
-from distlth.train.masking import Masking, Ticket, parameter_masks
+from distlth.train.masking import Masking, parameter_masks
 from distlth.train.optim import decayed, make_optimizer
+from distlth.train.pulse import Pulse
 from distlth.train.schedule import learning_rate
 from distlth.train.trainer import Trainer
 from distlth.train.world import World
@@ -158,7 +162,8 @@ def test_channel_scores_are_what_they_are_called() -> None:
     images, labels = torch.randn(6, 3, 5, 5), torch.randint(0, 4, (6,))
     batches = [(images[:4], labels[:4]), (images[4:], labels[4:])]
     maps = model[0](images)
-    scores = {c: score_channels(model, batches, ["0"], c, WORLD)["0"] for c in ("l1", "l2", "saliency")}
+    calibration = CalibrationRun(model.eval(), ["0"], batches, WORLD, Pulse())
+    scores = {c: channel_scores(c)(calibration)["0"] for c in ("l1", "l2", "saliency")}
     assert torch.allclose(scores["l1"], maps.abs().sum((2, 3)).mean(0).double())
     assert torch.allclose(scores["l2"], maps.flatten(2).norm(dim=2).mean(0).double())
     (gradient,) = torch.autograd.grad(

@@ -1,0 +1,57 @@
+"""A whole experiment in one process, as the method says; `cluster.runtime` does the same on lanes."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from typing import Any
+
+from distlth.config import RunConfig
+from distlth.files import load_tensors
+from distlth.maker import TicketMaker
+from distlth.plan import Job, measurements, plan
+from distlth.preflight import preflight
+from distlth.run.paths import RunPaths
+from distlth.run.store import open_run
+from distlth.ticket import Ticket
+from distlth.train.loop import train_job
+from distlth.train.trainer import Trainer
+from distlth.train.world import World
+
+
+def run_experiment(config: RunConfig, world: World) -> RunPaths:
+    """Run every job of a plan, one after the other; pass over those that are done. Return the run's files.
+
+    Every rank of `world` calls this; rank 0 writes.
+    """
+    run = RunPaths(config.runs.absolute() / config.name)
+    found = preflight(config)
+    maker = TicketMaker(config, found, run, _waiting)
+    if world.is_main:
+        open_run(run, config, found.data)
+        maker.write_init()
+    jobs = plan(config)
+    with closing(Trainer(config, found.dataset, world)) as trainer:
+        for job in jobs:
+            if not run.job(job.id).result.exists():
+                ticket = make_ticket(maker, job, world)
+                train_job(trainer, job, ticket, run, _note, needed=measurements(jobs, job))
+            world.barrier()
+    return run
+
+
+def make_ticket(maker: TicketMaker, job: Job, world: World) -> Ticket:
+    """Prune the parent's network, make its mask structured, rewind its weights."""
+    if world.is_main:
+        maker.mask(job)
+    world.barrier()
+    structured, _ = maker.mask(job)
+    weights, _ = load_tensors(maker.start(job))
+    return Ticket(structured.mask, weights, job.removes_channels)
+
+
+def _note(event: str, **details: Any) -> None:
+    print(event, *(f"{key} {value}" for key, value in details.items()), flush=True)
+
+
+def _waiting(error: OSError, seconds: float) -> None:
+    _note("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")

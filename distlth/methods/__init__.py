@@ -1,0 +1,24 @@
+"""The ways to make a ticket, one file each. To register one, add its line to METHODS."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Union
+
+from pydantic import Field
+
+from distlth.methods.base import Calibration, Map, Measurement, Method, Source
+from distlth.methods.refill import Refill
+from distlth.methods.regroup import Regroup
+
+__all__ = ["METHODS", "Branch", "Calibration", "Map", "Measurement", "Method", "Source"]
+
+# `method:` in a branch of the job file -> its options and what they come to.
+METHODS: dict[str, type[Method]] = {
+    "refill": Refill,
+    "regroup": Regroup,
+}
+
+if TYPE_CHECKING:
+    Branch = Method
+else:
+    Branch = Annotated[Union[tuple(METHODS.values())], Field(discriminator="method")]  # noqa: UP007

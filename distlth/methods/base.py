@@ -1,0 +1,110 @@
+"""What a method is: options, what it needs measured, and one pure function from a trained parent to a mask.
+
+Job files are read on login nodes, which should not wait for torch: a method's module imports what computes
+inside the functions that do.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+
+from pydantic import Field
+
+from distlth.options import Section
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from distlth.prune.mask import Mask
+    from distlth.ticket import Structured, Trained
+
+# A branch is a folder beside its round's files, whose names all have a dot.
+BranchName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=64)]
+
+# Runs a function on each item, as `map` does; the caller decides where and how many at a time.
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
+
+
+class Calibration(Protocol):
+    """A network in eval mode with the calibration images, as one of the ranks that measure together."""
+
+    @property
+    def model(self) -> nn.Module:
+        """The network; a measurement leaves its weights and gradients as they were."""
+
+    @property
+    def layers(self) -> Sequence[str]:
+        """The names of the prunable layers."""
+
+    def batches(self) -> Iterable[tuple[Tensor, Tensor]]:
+        """Iterate over this rank's images and labels, from the start."""
+
+    def total(self, values: Tensor) -> Tensor:
+        """Return the sum of `values` over the ranks, on every rank."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Something measured on a network with data, which a method makes its mask from.
+
+    `measure` runs on every rank and returns the same on each: layer -> CPU tensor. `untrained` measures the
+    dense network before its first step instead of the trained parent. Equal names are equal measurements.
+    """
+
+    name: str
+    measure: Callable[[Calibration], dict[str, Tensor]]
+    untrained: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a method makes its mask from.
+
+    `mask` is the unstructured mask to restructure, `trained` the parent's result, `density` the planned
+    density of the ticket (a fraction), `run_map` a `map` for work on many layers.
+    """
+
+    mask: Mask
+    trained: Trained
+    density: float
+    seed: int
+    run_map: Map = map
+
+
+class Method(Section):
+    """A way to make a ticket: the options of a branch in the job file, and what they come to."""
+
+    method: str
+    name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
+    rounds: tuple[int, ...] | None = Field(
+        None, description="which rounds get this branch; default: all from 1"
+    )
+
+    prunes_untrained: ClassVar[bool] = False
+    """Whether tickets are made from the untrained network, and train from its initial weights."""
+
+    @property
+    def label(self) -> str:
+        """The branch's name in folders, tables and curves."""
+        return self.name or self.default_label
+
+    @property
+    def default_label(self) -> str:
+        """The name of a branch that the job file gives none."""
+        return self.method
+
+    @property
+    def removes_channels(self) -> bool:
+        """Whether a channel that keeps no weight loses its bias and its BatchNorm's parameters too."""
+        return False
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return what must be measured on the parent before a mask can be made."""
+        return ()
+
+    @abstractmethod
+    def make(self, source: Source) -> Structured:
+        """Return the mask. A pure function: the same source gives the same bits."""

@@ -1,0 +1,63 @@
+"""Refill: whole channels in place of scattered weights (arXiv 2202.04736, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from distlth.methods.base import Measurement, Method, Source
+
+if TYPE_CHECKING:
+    from distlth.ticket import Structured
+
+
+class Refill(Method):
+    """Whole channels: keep the best, make them dense, empty the others."""
+
+    method: Literal["refill"] = Field(description="whole channels")
+    criterion: Literal["remain", "magnitude", "l1", "l2", "saliency"] = Field(
+        "magnitude",
+        description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
+        "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
+    )
+    extra: float = Field(
+        0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
+    )
+    bn: Literal["mask", "keep"] = Field(
+        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
+    )
+
+    @property
+    def default_label(self) -> str:
+        """`refill`, or `refill+` where extra channels are kept."""
+        return "refill+" if self.extra > 0 else "refill"
+
+    @property
+    def removes_channels(self) -> bool:
+        """Whether removed channels put out exact zeros."""
+        return self.bn == "mask"
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return the channel scores of criteria that look at feature maps."""
+        if self.criterion in ("remain", "magnitude"):
+            return ()
+        from distlth.methods.channel_scores import channel_scores
+
+        return (Measurement(self.criterion, channel_scores(self.criterion)),)
+
+    def make(self, source: Source) -> Structured:
+        """Return the refilled mask."""
+        from distlth.prune.refill import refill
+        from distlth.ticket import Structured
+
+        trained = source.trained
+        return Structured(
+            refill(
+                source.mask,
+                trained.weights,
+                criterion=self.criterion,
+                extra=self.extra,
+                activations=trained.measured.get(self.criterion),
+            )
+        )
