@@ -28,8 +28,8 @@ from distlth.plan import Job, plan
 from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
 from distlth.report.pictures import accuracy_figure, masks_figure, png
-from distlth.run.curves import Writer, flat, job_folder, scalars
-from distlth.run.paths import RunPaths
+from distlth.run.curves import Writer, job_folder, scalars
+from distlth.run.paths import RunPaths, path_component
 from distlth.run.results import JobResult
 
 HPARAMS_SUFFIX = ".hparams"
@@ -82,7 +82,7 @@ class RunBoard:
         `before` is the magnitude mask that it was made from, `blocks` the dense blocks of the layers that
         were regrouped. A mask that is shown already is passed over.
         """
-        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{flat(job.id)}"
+        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{path_component(job.id)}"
         with self._turn:
             if not _holds(folder, suffix):
                 points = {job.round: _mask_values(job, mask, before, blocks)}

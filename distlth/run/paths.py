@@ -141,11 +141,20 @@ class RunPaths:
 
     def checkpoints(self, job_id: str) -> Path:
         """The folder of a job's mid-job states."""
-        return self.all_checkpoints / _checked(job_id).replace("/", "-")
+        return self.all_checkpoints / path_component(job_id)
 
     def checkpoint(self, job_id: str, step: int) -> Path:
         """The state of a job after `step` steps."""
         return self.checkpoints(job_id) / f"{step:09d}.safetensors"
+
+
+def path_component(job_id: str) -> str:
+    """Return a job's id as one part of a path: `03-refill` for `03/refill`.
+
+    Raises:
+        ValueError: not a job's id.
+    """
+    return _checked(job_id).replace("/", "-")
 
 
 def runs_in(folder: Path) -> tuple[RunPaths, ...]:
