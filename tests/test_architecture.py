@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tests.architecture import PICTURE, draw, modules, room_of, wrong_way
+from tests.architecture import PICTURE, ROOMS, draw, modules, room_of, wrong_way
 
 ROOT = Path(__file__).parent.parent
 LAYERS = ("distlth", "cluster", "jobs")  # each may import itself and those before it
@@ -67,6 +67,9 @@ def test_imports_keep_to_the_layout() -> None:
         ("distlth/train/a.py", "import ray.train as t", "ray.train belongs to cluster"),
         ("distlth/train/a.py", "def f():\n    import yaml", "a.py:2: yaml belongs to distlth/config"),
         ("distlth/train/a.py", "from torch.utils import tensorboard", "torch.utils.tensorboard belongs to"),
+        ("distlth/facts/a.py", "from rich.table import Table", "rich.table belongs to distlth/report"),
+        ("distlth/facts/a.py", "def f():\n    import matplotlib", "matplotlib belongs to distlth/report"),
+        ("distlth/facts/a.py", "import tensorboard", "tensorboard belongs to distlth/report"),
         ("jobs/a.py", "import sklearn", "sklearn belongs to jobs/digits.py"),
         ("distlth/data_too/a.py", "import ffcv", "ffcv belongs to"),
         ("distlth/prune/a.py", "import time", "the pruning core may not import time"),
@@ -101,6 +104,11 @@ def test_a_right_import_is_let_through(file: str, source: str) -> None:
 def test_rooms_import_only_those_below_them() -> None:
     broken = wrong_way()
     assert not broken, "\n".join(broken)
+
+
+@pytest.mark.parametrize("room", ["distlth.train", "distlth.facts"])
+def test_neither_training_nor_facts_import_drawing(room: str) -> None:
+    assert ROOMS.index(room) < ROOMS.index("distlth.report")
 
 
 def test_every_module_has_a_room() -> None:
@@ -211,5 +219,5 @@ def _first_party_files() -> list[Path]:
     return [
         path
         for path in files
-        if path.is_file() and path.suffix in TEXT_SUFFIXES and "__pycache__" not in path.parts
+        if path.is_file() and path.suffix in TEXT_SUFFIXES and not {"__pycache__", ".git"} & set(path.parts)
     ]
