@@ -1,4 +1,4 @@
-"""TensorBoard: what a run shows over all its jobs; the curves of one while it trains are in `curves`.
+"""TensorBoard: the curves, pictures and texts of a run over all its jobs; `run.curves` has those of one job.
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
@@ -56,10 +56,10 @@ Curves over few points are plain to read with the smoothing at 0.
 
 
 class RunBoard:
-    """The curves, pictures and texts of a whole run, written by the coordinator.
+    """The TensorBoard pages of a whole run, written by the coordinator.
 
-    All of it is derived from masks and results: made again on a resumed run, nothing doubles. Each call
-    is on disk when it returns; calls from several threads take turns.
+    They are drawn from masks and results alone, so that a resumed run can draw them again: nothing doubles.
+    Each call has written to disk when it returns; calls from several threads take turns.
     """
 
     def __init__(self, run: RunPaths) -> None:
@@ -77,10 +77,10 @@ class RunBoard:
     def mask(
         self, job: Job, mask: Mask, before: Mask | None, blocks: Mapping[str, tuple[Block, ...]]
     ) -> None:
-        """Show a job's mask: the density of each layer, and pictures where it is a structured one.
+        """Show a job's mask: the density of each layer and, if the mask is structured, pictures.
 
-        `before` is the magnitude mask that it was made from, `blocks` the dense blocks of the layers that
-        were regrouped. A mask that is shown already is passed over.
+        `before` is the magnitude mask that it was made from, `blocks` has the dense blocks of each layer that
+        was regrouped. A mask that is already shown is skipped.
         """
         folder, suffix = self._run.tensorboard / "masks" / job.method, f".{path_component(job.id)}"
         with self._turn:
@@ -91,7 +91,7 @@ class RunBoard:
     def results(self, results: Sequence[JobResult], config: RunConfig) -> None:
         """Show all results so far: curves over density, the figure, and each job's hyperparameters.
 
-        Passed over when an earlier call showed more of them.
+        Skipped if an earlier call has shown as many.
         """
         with self._turn:
             if len(results) <= self._num_results:
@@ -113,7 +113,7 @@ class RunBoard:
             self._writers.clear()
 
     def _draw_curve(self, method: str, curve: Sequence[ResultRow]) -> None:
-        # Ascending: TensorBoard drops the later steps of a curve that goes back.
+        # Ascending: where steps go back, TensorBoard drops those that came before.
         ascending = sorted(curve, key=lambda row: row.density)
         points = {
             round(1000 * row.density): scalars({TOP1_CURVE: row.top1, TOP5_CURVE: row.top5})
@@ -122,7 +122,7 @@ class RunBoard:
         self._rewrite(f"accuracy/{method}", 0, points)
 
     def _rewrite(self, folder: str, first_step: int, points: Mapping[int, Iterable[Summary.Value]]) -> None:
-        """Replace all points of a folder from `first_step` on."""
+        """Replace the folder's points from `first_step` on."""
         if folder not in self._writers:
             self._writers[folder] = Writer(self._run.tensorboard / folder)
         writer = self._writers[folder]
@@ -146,7 +146,7 @@ def _mask_values(
 def _write_once(
     run: RunPaths, folder: Path, suffix: str, points: Mapping[int, Iterable[Summary.Value]]
 ) -> None:
-    """Write an event file whole or not at all, elsewhere first: an empty one would count as written."""
+    """Write an event file whole or not at all: a file without its events would count as written."""
     run.root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=run.root) as temporary:
         writer = Writer(Path(temporary), suffix)

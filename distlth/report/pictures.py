@@ -46,8 +46,9 @@ def accuracy_figure(results: Results) -> Figure:
     figure, axes = _figure(6.4, 3.9)
     if results.dense is not None:
         _draw_dense(axes, results.dense.top1)
+    curves = results.curves
     for method, colour, marker in _styles(results.methods):
-        _draw_curve(axes, results.curves[method], method, colour, marker)
+        _draw_curve(axes, curves[method], method, colour, marker)
     _density_axis(axes, [row.density for row in results.rows if row.is_trunk])
     axes.yaxis.set_major_formatter(PercentFormatter())
     axes.set_xlabel("density (kept weights)")

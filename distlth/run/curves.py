@@ -58,7 +58,7 @@ class JobBoard:
         self._writer.add(step, scalars({"eval/loss": loss, "eval/top1": top1, "eval/top5": top5}))
 
     def flush(self) -> None:
-        """Write all points so far to disk: before a checkpoint, since a resume from it does not repeat them."""
+        """Write all points to disk: before a checkpoint, since a resume from it does not repeat them."""
         self._writer.flush()
 
     def close(self) -> None:

@@ -54,7 +54,7 @@ class RunView:
         events, self._log_offset = read_events(run.log, self._log_offset)
         for event in events:
             if event["time"] >= self._since and event["event"] not in QUIET_EVENTS:
-                self.event(describe(event), event["time"])
+                self._print_line(describe(event), event["time"])
         self.update(read_status(run))
 
     def update(self, status: RunStatus) -> None:
@@ -63,11 +63,6 @@ class RunView:
             self._update_bars(status)
         else:
             self._update_lines(status)
-
-    def event(self, line: str, seconds: float | None = None) -> None:
-        """Print a line that stays, with its time (seconds since the epoch; now, unless given)."""
-        when = clock(time.time() if seconds is None else seconds)
-        self._console.print(f"{when}  {line}", markup=False, soft_wrap=True)
 
     def summary(self, run: RunPaths) -> None:
         """Write the run's report; print its results and where everything is."""
@@ -88,6 +83,10 @@ class RunView:
             self._live.stop()
             self._live = None
 
+    def _print_line(self, line: str, seconds: float) -> None:
+        """Print a line that stays, with its time (seconds since the epoch)."""
+        self._console.print(f"{clock(seconds)}  {line}", markup=False, soft_wrap=True)
+
     def _update_bars(self, status: RunStatus) -> None:
         if self._live is None:
             self._live = Live(console=self._console, auto_refresh=False, transient=True)
@@ -101,7 +100,7 @@ class RunView:
             pause = QUIET_SECONDS if job.progress.epoch == epoch else BUSY_SECONDS
             if status.time - shown >= pause:
                 self._shown[job.id] = (job.progress.epoch, status.time)
-                self.event(_line(status, job, job.progress))
+                self._print_line(_line(status, job, job.progress), time.time())
 
 
 def _bars(status: RunStatus) -> Table:
