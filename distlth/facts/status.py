@@ -120,7 +120,7 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     last_event = _last_event(run.log)
     ended = last_event is not None and last_event["event"] in ENDINGS
     planned = plan(config)
-    jobs = tuple(_job_status(run, config, job, now, ended) for job in planned)
+    jobs = tuple(_job_status(run, job, now, ended) for job in planned)
     return RunStatus(
         name=config.name,
         path=run.root,
@@ -139,7 +139,7 @@ def _config(run: RunPaths) -> RunConfig:
     return parse_config(submission.config, source=str(run.submission))
 
 
-def _job_status(run: RunPaths, config: RunConfig, job: Job, now: float, ended: bool) -> JobStatus:
+def _job_status(run: RunPaths, job: Job, now: float, ended: bool) -> JobStatus:
     paths = run.job(job.id)
     result = _tolerant(lambda: JobResult.load(paths))
     progress = None if result else _tolerant(lambda: load_progress(paths))
