@@ -116,7 +116,7 @@ class _Events:
         return _lines(self._read())
 
     def _read(self) -> Sequence[Mapping[str, object]]:
-        from distlth.facts.status import read_events
+        from distlth.run.events import read_events
 
         events, self._offset = read_events(self._log, self._offset)
         return events

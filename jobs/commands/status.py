@@ -69,8 +69,8 @@ def _document(submission: Submission | None, standing: Standing | None) -> Mappi
 
 
 def _status_of_all(options: argparse.Namespace) -> int:
-    from distlth.report.console import show
-    from distlth.report.overview import RunRow, no_runs, overview_table, read_row, rows_to_json, watch_rows
+    from distlth.facts.overview import RunRow, no_runs, read_row, rows_to_json
+    from distlth.report.console import overview_table, show, watch_rows
 
     standings = Standings()
 

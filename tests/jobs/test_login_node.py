@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from distlth.facts.overview import read_row
 from distlth.files import append_json
-from distlth.report.overview import overview_table, read_row
+from distlth.report.console import overview_table
 from distlth.run.paths import RunPaths, runs_in
 from distlth.run.results import save_progress
 from distlth.run.store import RunRecord

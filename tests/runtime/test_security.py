@@ -25,8 +25,9 @@ from distlth.config.schema import RunConfig
 from distlth.errors import ConfigError
 from distlth.plan import plan
 from distlth.run.paths import RunPaths
+from tests.architecture import ROOT
 from tests.facts.test_compare import make_run
-from tests.test_architecture import LAYERS, ROOT
+from tests.test_architecture import LAYERS
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", re.ASCII)
 HOSTILE = ["..", "../up", "/etc/passwd", "a/../../b", "a\n", "a\nb", "a\0", "-rf", "--out=x", "$(id)", "`id`"]
