@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import psutil
 
 from cluster.runtime.placement import fewest_nodes
-from cluster.runtime.rendezvous import Meeting
+from cluster.runtime.rendezvous import Rendezvous
 from cluster.runtime.session import NAMESPACE, NODE_LABEL, end_processes, start_ray
 from distlth.config.schema import ClusterSection, RunConfig
 from distlth.files import append_json
@@ -52,12 +52,12 @@ class Ending:
 
 @dataclass(frozen=True)
 class Order:
-    """A job, and how many nodes are to train it. `meeting` is None where this machine is the only one."""
+    """A job, and how many nodes are to train it. `rendezvous` is None where this machine is the only one."""
 
     config: RunConfig
     run: RunPaths
     device: str
-    meeting: Meeting | None
+    rendezvous: Rendezvous | None
     node_wait_seconds: float
 
     @classmethod
@@ -67,7 +67,7 @@ class Order:
             config=RunConfig.model_validate(order["config"]),
             run=RunPaths(Path(order["run"])),
             device=order["device"],
-            meeting=Meeting(Path(order["meeting"])) if order["meeting"] else None,
+            rendezvous=Rendezvous(Path(order["rendezvous"])) if order["rendezvous"] else None,
             node_wait_seconds=order["node_wait_seconds"],
         )
 
@@ -127,7 +127,7 @@ def _run(orders: Orders, address: str, reply: Reply) -> Ending:
 
     try:
         watch = RayWatch()
-        if order.meeting:
+        if order.rendezvous:
             cluster = order.config.cluster
             reply("started", ray.get_runtime_context().gcs_address)
             watch.gather(cluster.nodes, order.node_wait_seconds, lambda: orders.stop is not None)
@@ -229,7 +229,7 @@ class _Head:
         specs = [
             LaneSpec(index, name, config, order.run, order.device) for index in range(config.cluster.lanes)
         ]
-        shared = order.meeting.lanes if order.meeting else orders.folder / "lanes"
+        shared = order.rendezvous.lanes if order.rendezvous else orders.folder / "lanes"
         self.lanes = [_Lane(spec, shared) for spec in specs]
         self.told_to_stop = False
 

@@ -23,17 +23,7 @@ class Call:
     token: str
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """What the run's process on the head node knows of the others."""
-
-    meeting: Path
-    """The folder in which the nodes meet."""
-    address: str
-    """This node's address, as the others reach it."""
-
-
-class Meeting:
+class Rendezvous:
     """The head calls, the nodes listen. Only the user may look into the folder."""
 
     def __init__(self, folder: Path) -> None:
@@ -82,13 +72,13 @@ class Meeting:
         return call
 
 
-def sweep_meetings(meetings: Path) -> None:
+def sweep_rendezvous(folders: Path) -> None:
     """Remove what allocations left that were killed while they held the run; only who holds it may call this.
 
     One that waits for the run has not called its nodes yet, and stays.
     """
-    for folder in meetings.glob("*"):
-        if Meeting(folder).heard() is not None:
+    for folder in folders.glob("*"):
+        if Rendezvous(folder).heard() is not None:
             shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # there is none, or somebody waits
-        meetings.rmdir()
+        folders.rmdir()

@@ -17,8 +17,9 @@ from typing import Any
 
 import psutil
 
+from cluster.runtime.allocation import Allocation
 from cluster.runtime.placement import sized
-from cluster.runtime.rendezvous import Allocation, Call, Meeting, sweep_meetings
+from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
 from cluster.runtime.session import LOOPBACK, environment, new_token, resolve_device, session_folder
 from cluster.runtime.signals import StopSignals, shielded
 from distlth.config.schema import RunConfig
@@ -131,7 +132,7 @@ def _go_on(job: _Job, show: Callable[[RunPaths], None], watch: _Watch) -> None:
         with suppress(OSError):  # a full disk: the command's last line says the same
             append_json(job.paths.log, {"time": time.time(), "event": event, **details})
 
-    sweep_meetings(job.paths.meetings)
+    sweep_rendezvous(job.paths.meetings)
     if watch.lock.taken_from:
         note("taken-over", message=f"from {watch.lock.taken_from}")
     ending = _hold_session(job, show, watch, job.config.cluster.node_wait_seconds)
@@ -211,7 +212,7 @@ class _HeadProcess:
             "config": config.model_dump(mode="json"),
             "run": str(self._job.paths.root),
             "device": self._job.device,
-            "meeting": str(allocation.meeting) if allocation else None,
+            "rendezvous": str(allocation.rendezvous) if allocation else None,
         }
         self.send(order)
 
@@ -260,7 +261,7 @@ class _HeadProcess:
     def _call_nodes(self, head: str) -> None:
         """Have the other nodes of the allocation join Ray."""
         if self._job.allocation:
-            Meeting(self._job.allocation.meeting).call(Call(head, self._token))
+            Rendezvous(self._job.allocation.rendezvous).call(Call(head, self._token))
 
     def ending(self) -> dict[str, Any]:
         """How it ended: what it said, or that it died without a word."""

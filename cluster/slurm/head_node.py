@@ -9,7 +9,7 @@ import sys
 import threading
 from pathlib import Path
 
-from cluster.runtime.rendezvous import Allocation
+from cluster.runtime.allocation import Allocation
 from cluster.runtime.service import run
 from distlth.config.schema import RunConfig
 from distlth.report.console import RunView
@@ -20,7 +20,7 @@ def main() -> int:
     """Run what the first line asks for; each further line is a signal."""
     order = json.loads(sys.stdin.readline())
     threading.Thread(target=_pass_signals_on, name="signals", daemon=True).start()
-    allocation = Allocation(Path(order["meeting"]), order["address"])
+    allocation = Allocation(Path(order["rendezvous"]), order["address"])
 
     def follow() -> int:
         config = RunConfig.model_validate(order["config"])

@@ -20,7 +20,7 @@ from typing import Any
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
-from cluster.runtime.rendezvous import Meeting
+from cluster.runtime.rendezvous import Rendezvous
 from cluster.runtime.session import LOOPBACK
 from cluster.runtime.signals import shielded
 from distlth.config.schema import RunConfig
@@ -54,11 +54,11 @@ class RunTask:
     def __call__(self) -> None:
         """Take part until the run is over or cannot go on here; exits with its exit code."""
         task = JobEnvironment()
-        meeting = Meeting(self._paths.meetings / attempt_name(task))
+        rendezvous = Rendezvous(self._paths.meetings / attempt_name(task))
         if task.global_rank == 0:
-            self._lead(task, meeting)
+            self._lead(task, rendezvous)
         else:
-            self._join(meeting)
+            self._join(rendezvous)
 
     def checkpoint(self) -> DelayedSubmission:
         """Have the run leave a checkpoint and end; what is to be submitted next is the same again."""
@@ -72,23 +72,23 @@ class RunTask:
 
     # -- the first node -------------------------------------------------------------------------------
 
-    def _lead(self, task: JobEnvironment, meeting: Meeting) -> None:
+    def _lead(self, task: JobEnvironment, rendezvous: Rendezvous) -> None:
         signal.signal(signal.SIGTERM, self._terminate)
         try:
-            code = exit_code(lambda: self._run(task, meeting))
+            code = exit_code(lambda: self._run(task, rendezvous))
         finally:
-            meeting.close()
+            rendezvous.close()
         if code == os.EX_TEMPFAIL:
             submit_again()
         sys.exit(code)
 
-    def _run(self, task: JobEnvironment, meeting: Meeting) -> int:
+    def _run(self, task: JobEnvironment, rendezvous: Rendezvous) -> int:
         check_progress(self.config, self._paths, task.job_id)
-        meeting.open()
+        rendezvous.open()
         order = {
             "config": self.config.model_dump(mode="json"),
             "allowed_changes": self.allowed_changes,
-            "meeting": str(meeting.folder),
+            "rendezvous": str(rendezvous.folder),
             "address": head_address(),
         }
         return self._run_child("cluster.slurm.head_node", order)
@@ -112,9 +112,9 @@ class RunTask:
 
     # -- the others -----------------------------------------------------------------------------------
 
-    def _join(self, meeting: Meeting) -> None:
+    def _join(self, rendezvous: Rendezvous) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first node says when it is over
-        order = {"config": self.config.model_dump(mode="json"), "meeting": str(meeting.folder)}
+        order = {"config": self.config.model_dump(mode="json"), "rendezvous": str(rendezvous.folder)}
         code = self._run_child("cluster.slurm.worker_node", order)
         if code == os.EX_TEMPFAIL:
             requeue(JobEnvironment().job_id)

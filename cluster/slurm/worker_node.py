@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.runtime.rendezvous import POLL_SECONDS, Call, Meeting
+from cluster.runtime.rendezvous import POLL_SECONDS, Call, Rendezvous
 from cluster.runtime.session import environment, join_command, resolve_device, session_folder
 from cluster.runtime.signals import shielded
 from distlth.config.schema import ClusterSection, RunConfig
@@ -25,39 +25,39 @@ def main() -> int:
     threading.Thread(target=_end_with_task, name="task", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     cluster = RunConfig.model_validate(order["config"]).cluster
-    return exit_code(lambda: _follow(Meeting(Path(order["meeting"])), cluster))
+    return exit_code(lambda: _follow(Rendezvous(Path(order["rendezvous"])), cluster))
 
 
-def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
+def _follow(rendezvous: Rendezvous, cluster: ClusterSection) -> int:
     device = resolve_device(cluster)
-    call = meeting.wait(None, cluster.node_wait_seconds)
+    call = rendezvous.wait(None, cluster.node_wait_seconds)
     while call is not None:
-        _join(call, meeting, cluster, device)
-        if meeting.heard() is None:
+        _join(call, rendezvous, cluster, device)
+        if rendezvous.heard() is None:
             return 0
-        call = meeting.wait(call, cluster.node_wait_seconds)
+        call = rendezvous.wait(call, cluster.node_wait_seconds)
     say(f"no call from the head node in {cluster.node_wait_seconds:g} s; it may be lost")
     return os.EX_TEMPFAIL
 
 
-def _join(call: Call, meeting: Meeting, cluster: ClusterSection, device: str) -> None:
+def _join(call: Call, rendezvous: Rendezvous, cluster: ClusterSection, device: str) -> None:
     """Be a node of a Ray until the head calls for another one, or goes home, or is lost."""
     head, _, port = call.head.rpartition(":")
     address = own_address(head)
     with session_folder(call.token) as folder:
         command = join_command(cluster, device, folder, address, call.head)
-        while meeting.heard() == call and answers(head, int(port)):
+        while rendezvous.heard() == call and answers(head, int(port)):
             say(f"joining {call.head}")
-            _hold(command, folder / "ray.log", environment(folder, address, alone=False), meeting, call)
+            _hold(command, folder / "ray.log", environment(folder, address, alone=False), rendezvous, call)
 
 
-def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, call: Call) -> None:
+def _hold(command: list[str], log: Path, env: dict[str, str], rendezvous: Rendezvous, call: Call) -> None:
     """Run Ray until it ends, as it does when its head is lost or this machine is too slow to start it."""
     with open(log, "wb") as output, shielded():
         ray = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env
         )
-    while meeting.heard() == call:
+    while rendezvous.heard() == call:
         try:
             ray.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
