@@ -29,6 +29,9 @@ OWNERS = {
     "yaml": ("distlth/config", "distlth/run/store.py"),
 }
 
+# Walls inside a layer: a folder, and what nothing in it may import.
+WALLS = {"cluster/runtime": ("cluster.slurm",)}
+
 # The pruning core: functions from values to values, so no other library, no I/O, no clock, no global RNG.
 CORE = "distlth/prune"
 CORE_MAY_IMPORT = ("torch", "numpy", "mtkahypar", "numba", "distlth.prune", "distlth.errors")
@@ -61,6 +64,8 @@ def test_imports_keep_to_the_layout() -> None:
             "distlth/run/a.py:1: distlth may not import cluster.runtime.lane",
         ),
         ("cluster/a.py", "\nfrom jobs import cli", "cluster/a.py:2: cluster may not import jobs"),
+        ("cluster/runtime/a.py", "from cluster.slurm.order import Order", "cluster/runtime may not import"),
+        ("cluster/runtime/a.py", "from ..slurm import order", "cluster/runtime may not import cluster.slurm"),
         ("jobs/a.py", "from tests.b import c", "jobs may not import tests.b"),
         ("distlth/train/a.py", "import ray.train as t", "ray.train belongs to cluster"),
         ("distlth/train/a.py", "def f():\n    import yaml", "a.py:2: yaml belongs to distlth/config"),
@@ -88,6 +93,7 @@ def test_a_wrong_import_is_named_with_its_line(file: str, source: str, complaint
     [
         ("distlth/data/load/loader.py", "from ffcv.loader import Loader\nimport rich"),
         ("cluster/runtime/lane.py", "import ray\nfrom distlth.run import paths"),
+        ("cluster/slurm/order.py", "from cluster.runtime.allocation import Allocation"),
         ("jobs/digits.py", "from sklearn.datasets import load_digits"),
         ("distlth/prune/a.py", "import math\nfrom torch import Tensor\nfrom .mask import Mask"),
     ],
@@ -136,12 +142,24 @@ def violations(file: str, source: str) -> list[str]:
     return [
         f"{file}:{line}: {why}"
         for line, module in _imports(file, source)
-        if (why := _layer_broken(layer, above, module) or _core_broken(file, module) or _owner(file, module))
+        if (
+            why := _layer_broken(layer, above, module)
+            or _wall_broken(file, module)
+            or _core_broken(file, module)
+            or _owner(file, module)
+        )
     ]
 
 
 def _layer_broken(layer: str, above: tuple[str, ...], module: str) -> str | None:
     return f"{layer} may not import {module}" if module.split(".")[0] in above else None
+
+
+def _wall_broken(file: str, module: str) -> str | None:
+    for folder, behind in WALLS.items():
+        if _is_in(file, folder) and _under(module, behind):
+            return f"{folder} may not import {module}"
+    return None
 
 
 def _core_broken(file: str, module: str) -> str | None:
