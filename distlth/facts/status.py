@@ -14,6 +14,7 @@ from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.plan import Job, plan
+from distlth.run.events import read_events as read_events
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, Progress, load_progress
 from distlth.run.store import load_record
@@ -164,21 +165,6 @@ def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, 
     return "running" if fresh else "stopped"
 
 
-def read_events(log: Path, offset: int = 0) -> tuple[list[Mapping[str, Any]], int]:
-    """The events of a run's log from byte `offset` on, and the offset at which the next call goes on.
-
-    Each has a `time` (seconds since the epoch) and an `event` (its kind); half-written lines are left out.
-    """
-    try:
-        with open(log, "rb") as file:
-            file.seek(offset)
-            text = file.read()
-    except FileNotFoundError:
-        return [], offset
-    whole = text[: text.rfind(b"\n") + 1]
-    return [event for line in whole.splitlines() if (event := _event(line))], offset + len(whole)
-
-
 def _last_event(log: Path) -> Mapping[str, Any] | None:
     try:
         start = max(0, log.stat().st_size - LOG_TAIL_BYTES)
@@ -186,16 +172,6 @@ def _last_event(log: Path) -> Mapping[str, Any] | None:
         return None
     events, _ = read_events(log, start)
     return events[-1] if events else None
-
-
-def _event(line: bytes) -> Mapping[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
-        return None
-    return event if isinstance(event.get("time"), int | float) else None
 
 
 def _seconds_left(config: RunConfig, jobs: Sequence[JobStatus]) -> float | None:

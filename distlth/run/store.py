@@ -15,8 +15,9 @@ from distlth.config.changes import VERSIONS, Change, changes, check_allowed, cov
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
-from distlth.files import append_json, write_text
+from distlth.files import write_text
 from distlth.plan import Job, plan
+from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, newest_checkpoint
 from distlth.run.results import JobResult
 
@@ -157,16 +158,14 @@ def _go_on(
     if anew:
         _start_anew(run, asked.config)
     write_text(run.job_file, merged.to_yaml())
-    append_json(
-        run.log,
-        {
-            "time": asked.created,
-            "event": "changed",
-            "changes": "; ".join(map(str, found)),
-            "same_bits": all(change.kind == "free" for change in found),
-            "jobs_start_anew": anew,
-        },
+    log = EventLog(run.log)
+    log.note(
+        "changed",
+        changes="; ".join(map(str, found)),
+        same_bits=all(change.kind == "free" for change in found),
+        jobs_start_anew=anew,
     )
+    log.flush()
     return merged
 
 
