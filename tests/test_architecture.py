@@ -30,7 +30,13 @@ OWNERS = {
 }
 
 # Walls inside a layer: a folder, and what nothing in it may import.
-WALLS = {"cluster/runtime": ("cluster.slurm",)}
+WALLS = {
+    "cluster/runtime": ("cluster.slurm",),
+    "cluster/runtime/schedule.py": (
+        *("ray", "asyncio", "threading", "time", "io", "os", "pathlib"),
+        *("distlth.files", "distlth.run", "cluster"),
+    ),
+}
 
 # The pruning core: functions from values to values, so no other library, no I/O, no clock, no global RNG.
 CORE = "distlth/prune"
@@ -66,6 +72,7 @@ def test_imports_keep_to_the_layout() -> None:
         ("cluster/a.py", "\nfrom jobs import cli", "cluster/a.py:2: cluster may not import jobs"),
         ("cluster/runtime/a.py", "from cluster.slurm.order import Order", "cluster/runtime may not import"),
         ("cluster/runtime/a.py", "from ..slurm import order", "cluster/runtime may not import cluster.slurm"),
+        ("cluster/runtime/schedule.py", "import asyncio", "schedule.py may not import asyncio"),
         ("jobs/a.py", "from tests.b import c", "jobs may not import tests.b"),
         ("distlth/train/a.py", "import ray.train as t", "ray.train belongs to cluster"),
         ("distlth/train/a.py", "def f():\n    import yaml", "a.py:2: yaml belongs to distlth/config"),
