@@ -241,7 +241,7 @@ class _Head:
         self.wait(started, START_SECONDS)
         while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
             self.tell_to_stop()
-            self.say_unlogged(outcome.unlogged)
+            self.say_unlogged(outcome.unwritten)
             for lane in self.lanes:
                 if lane.error is not None:
                     self.watch.check()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from cluster.runtime.broadcast import Pieces
 from distlth.config.schema import RunConfig
 from distlth.plan import Job
+from distlth.run.events import Event
 from distlth.run.paths import RunPaths
 
 
@@ -29,3 +30,17 @@ class Assignment:
     mask_digest: str
     mask: Pieces
     weights: Pieces
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Where a run stands.
+
+    `finished` says that it is over, `error` what ended it early. With `quiet` it is stopping, and no rank
+    has anything left to do. `unwritten` are the events that its log has not taken yet.
+    """
+
+    finished: bool
+    error: str | None
+    quiet: bool = False
+    unwritten: tuple[Event, ...] = ()

@@ -57,7 +57,7 @@ SIGNALS = {
 ROLES = {
     "ray::RayTrainWorker": "one rank",
     "ray::Coordinator": "coordinator",
-    "ray::_nicely": "regroup's process",
+    "ray::_at_low_priority": "regroup's process",
 }
 ITSELF = ("KILL",) * 5 + ("STOP",)
 

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.runtime.coordinator import Coordinator
 from cluster.runtime.heartbeat import Beat, HangWatch
+from cluster.runtime.schedule import Ask
 from cluster.runtime.service import _is_shown
 from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
@@ -82,14 +83,16 @@ class TestRetries:
 
         async def die() -> str | None:
             coordinator = Coordinator.__ray_metadata__.modified_class(config, paths)  # type: ignore[attr-defined]
-            coordinator.taken["00"] = 0
+            coordinator.schedule.start_lane(0, "first")
+            coordinator.schedule.offer("00")
+            coordinator.schedule.answer(Ask(0, "first", 0))
             for step, moved in enumerate(progress):
                 if moved:
                     path = paths.checkpoint("00", step)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
                 await coordinator.lane_failed(0, "killed")
-            error: str | None = coordinator.error
+            error: str | None = coordinator.schedule.error
             return error
 
         return asyncio.run(die())
