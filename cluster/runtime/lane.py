@@ -12,6 +12,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
+from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
 from cluster.runtime.session import NAMESPACE
 
@@ -30,15 +31,11 @@ class _ReportDeaths(UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         ranks = ", ".join(
-            f"rank {rank}: {_first_line(error)}" for rank, error in sorted(worker_exceptions.items())
+            f"rank {rank}: {last_line(str(error)) or repr(error)}"
+            for rank, error in sorted(worker_exceptions.items())
         )
         coordinator = ray.get_actor(self.spec.coordinator, NAMESPACE)
         coordinator.lane_failed.remote(self.spec.index, ranks)
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
 
 
 def run_lane(spec: LaneSpec, storage: Path) -> None:
