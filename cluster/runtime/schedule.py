@@ -87,13 +87,13 @@ class Schedule:
 
     def can_answer(self, ask: Ask) -> bool:
         """Return whether `answer` has a job for this ask, or none will come."""
-        return ask in self._answers or self.is_closed or self._first_open() is not None
+        return ask in self._answers or self.is_closed or self._open_for(ask) is not None
 
     def answer(self, ask: Ask) -> str | None:
         """Return the id of the lane's next job, None when no job is left. Equal asks get equal answers."""
         self._forget_earlier_turns(ask)
         if ask not in self._answers:
-            job = None if self.is_closed else self._first_open()
+            job = None if self.is_closed else self._open_for(ask)
             self._answers[ask] = job
             if job is not None:
                 self._taken[job] = ask.lane
@@ -137,8 +137,14 @@ class Schedule:
         """Whether lanes get no more jobs: the run is over, or is stopping."""
         return self.is_stopping or self.is_over
 
-    def _first_open(self) -> str | None:
-        """Return the first job in plan order that is offered and that no lane has taken."""
+    def _open_for(self, ask: Ask) -> str | None:
+        """Return the first job in plan order that is offered and that no lane has taken.
+
+        None for an attempt that is not current: its dead ranks' asks may still wait, and must not take the
+        job of those that live.
+        """
+        if not self.is_current(ask.lane, ask.attempt):
+            return None
         ids = (job.id for job in self.jobs)
         return next((job for job in ids if job in self._offered and job not in self._taken), None)
 

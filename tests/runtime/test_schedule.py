@@ -159,6 +159,22 @@ class TestLanes:
         assert not schedule.is_current(0, "first")
 
 
+    def test_asks_of_ranks_that_died_take_no_job(self) -> None:
+        schedule = started(new())
+        schedule.lane_died(0, "", "killed while its ranks waited for a job")
+        schedule.start_lane(0, "second")
+        offered(schedule, "00")
+        assert not schedule.can_answer(ask(attempt="first"))
+        assert schedule.answer(ask(attempt="second")) == "00"
+
+    def test_asks_of_ranks_that_died_end_with_the_run(self) -> None:
+        schedule = started(new())
+        schedule.start_lane(0, "second")
+        schedule.stop()
+        assert schedule.can_answer(ask(attempt="first"))
+        assert schedule.answer(ask(attempt="first")) is None
+
+
 class TestDeaths:
     """What counts is deaths without progress between them, not deaths."""
 
