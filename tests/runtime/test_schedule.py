@@ -158,7 +158,6 @@ class TestLanes:
         assert schedule.is_current(0, "second")
         assert not schedule.is_current(0, "first")
 
-
     def test_asks_of_ranks_that_died_take_no_job(self) -> None:
         schedule = started(new())
         schedule.lane_died(0, "", "killed while its ranks waited for a job")
@@ -176,7 +175,7 @@ class TestLanes:
 
 
 class TestDeaths:
-    """What counts is deaths without progress between them, not deaths."""
+    """Only deaths without progress between them are bounded."""
 
     def died(self, schedule: Schedule, *checkpoints: str, lane: int = 0) -> list[str | None]:
         return [schedule.lane_died(lane, checkpoint, "killed") for checkpoint in checkpoints]
