@@ -13,8 +13,8 @@ from distlth.preflight import preflight
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
-from distlth.train.loop import train_job
-from distlth.train.trainer import Trainer
+from distlth.train.trainer import train_job
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 
@@ -30,11 +30,11 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
         open_run(run, config, found.data)
         maker.write_init()
     jobs = plan(config)
-    with closing(Trainer(config, found.dataset, world)) as trainer:
+    with closing(WarmRank(config, found.dataset, world)) as rank:
         for job in jobs:
             if not run.job(job.id).result.exists():
                 ticket = make_ticket(maker, job, world)
-                train_job(trainer, job, ticket, run, _note, needed=measurements(jobs, job))
+                train_job(rank, job, ticket, run, _note, needed=measurements(jobs, job))
             world.barrier()
     return run
 

@@ -26,9 +26,9 @@ from distlth.plan import plan
 from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.ticket import Ticket
-from distlth.train.loop import JobTraining
 from distlth.train.pulse import Pulse
 from distlth.train.trainer import Trainer
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 CLASSES = 10
@@ -71,7 +71,7 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         training = _training(folder, model, images)
-        with closing(training.trainer), closing(_batches(training)) as batches:
+        with closing(training.rank), closing(_batches(training)) as batches:
             _segment(training, batches, min(steps, 20), checkpoint=True)
             rows = []
             for index in range(pairs):
@@ -99,7 +99,7 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
 
 
 def _segment(
-    training: JobTraining, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
+    training: Trainer, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
 ) -> tuple[float, float]:
     """Seconds of `steps` steps, and of the loop's part in the checkpoint after the first of them."""
     training.writer.wait()
@@ -114,21 +114,21 @@ def _segment(
     return time.perf_counter() - start, stall
 
 
-def _batches(training: JobTraining) -> Generator[tuple[Tensor, Tensor], None, None]:
+def _batches(training: Trainer) -> Generator[tuple[Tensor, Tensor], None, None]:
     for epoch in count():
-        with closing(training.trainer.loader.epoch(epoch, 0)) as batches:
+        with closing(training.rank.loader.epoch(epoch, 0)) as batches:
             yield from batches
 
 
-def _training(folder: Path, model: str, images: int) -> JobTraining:
+def _training(folder: Path, model: str, images: int) -> Trainer:
     dataset = _dataset(folder, images)
     config = _config(model, dataset)
-    trainer = Trainer(config, dataset, World(0, 1, torch.device("cpu")))
-    layers = prunable(trainer.anatomy, "no-stem")
+    rank = WarmRank(config, dataset, World(0, 1, torch.device("cpu")))
+    layers = prunable(rank.anatomy, "no-stem")
     mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
-    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    training = JobTraining(
-        trainer, plan(config)[0], Ticket(mask, weights), RunPaths(folder / "run"), _ignore, (), Pulse()
+    weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
+    training = Trainer(
+        rank, plan(config)[0], Ticket(mask, weights), RunPaths(folder / "run"), _ignore, (), Pulse()
     )
     training.begin()
     training.model.train()

@@ -40,7 +40,7 @@ class Point:
 
 # The last thing before a file gets its name; called with the temporary path.
 WRITE = "distlth.files:_fsync"
-TRAIN = "distlth.train.loop:JobTraining"
+TRAIN = "distlth.train.trainer:Trainer"
 
 # Reached after every step that is done; also the record of which steps were done.
 STEP_DONE = f"{TRAIN}.train_step"
@@ -50,8 +50,8 @@ _ALL = (
     Point("run made, Ray not started", "distlth.run.store:open_run", "start", "after"),
     Point("mid-write of init", WRITE, "start", path=".init.safetensors.", torn=True),
     Point("ranks compare data", "distlth.run.store:check_data", "start"),
-    Point("lane start", "distlth.train.trainer:Trainer.__init__", "start"),
-    Point("lane warm, no job", "distlth.train.trainer:Trainer.__init__", "start", "after"),
+    Point("lane start", "distlth.train.warm:WarmRank.__init__", "start"),
+    Point("lane warm, no job", "distlth.train.warm:WarmRank.__init__", "start", "after"),
     Point("job start", f"{TRAIN}.begin", "start", "after"),
     # Round 0 alone.
     Point("mid-write of rewind", WRITE, "rewind", path=".rewind.safetensors.", torn=True),

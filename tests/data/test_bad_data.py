@@ -22,8 +22,8 @@ from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
-from distlth.train.loop import train_job
-from distlth.train.trainer import Trainer
+from distlth.train.trainer import train_job
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 from tests.chaos.harness import Chaos, command, events
 from tests.small_run import run, small_run
@@ -42,18 +42,18 @@ def config_of(quickstart: Path, data: Dataset, *more: str) -> RunConfig:
 
 
 def train(config: RunConfig, data: Dataset, run: RunPaths, at_first_step: Callable[[], None]) -> None:
-    trainer = Trainer(config, data, World(0, 1, torch.device("cpu")))
-    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(trainer.anatomy, "all")})
-    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    rank = WarmRank(config, data, World(0, 1, torch.device("cpu")))
+    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(rank.anatomy, "all")})
+    weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
 
     def note(event: str, **_details: Any) -> None:
         if event == "first-step":
             at_first_step()
 
     try:
-        train_job(trainer, plan(config)[0], Ticket(mask, weights), run, note)
+        train_job(rank, plan(config)[0], Ticket(mask, weights), run, note)
     finally:
-        trainer.close()
+        rank.close()
 
 
 def cut(path: Path) -> None:

@@ -22,8 +22,8 @@ from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, load_metrics
 from distlth.ticket import Ticket
-from distlth.train.loop import train_job
-from distlth.train.trainer import Trainer
+from distlth.train.trainer import train_job
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 SIZE_MB = 24
@@ -85,13 +85,13 @@ def config(quickstart: Path, digits: Dataset) -> RunConfig:
 
 
 def train(config: RunConfig, digits: Dataset, run: RunPaths, note: Any) -> JobResult:
-    trainer = Trainer(config, digits, World(0, 1, torch.device("cpu")))
-    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(trainer.anatomy, "all")})
-    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+    rank = WarmRank(config, digits, World(0, 1, torch.device("cpu")))
+    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(rank.anatomy, "all")})
+    weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
     try:
-        return train_job(trainer, plan(config)[0], Ticket(mask, weights), run, note)
+        return train_job(rank, plan(config)[0], Ticket(mask, weights), run, note)
     finally:
-        trainer.close()
+        rank.close()
 
 
 def test_training_goes_on_while_the_disk_is_full_and_nothing_is_lost(

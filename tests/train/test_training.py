@@ -30,12 +30,12 @@ from distlth.ticket import Ticket
 from distlth.train.calibration import CalibrationRun
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state
 from distlth.train.evaluate import evaluate
-from distlth.train.loop import train_job
 from distlth.train.masking import Masking, parameter_masks
 from distlth.train.optim import decayed, make_optimizer
 from distlth.train.pulse import Pulse
 from distlth.train.schedule import learning_rate
-from distlth.train.trainer import Trainer
+from distlth.train.trainer import train_job
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 CPU = torch.device("cpu")
@@ -199,11 +199,11 @@ class TestJob:
         ticket: Ticket | None,
         stop_at: str = "",
     ) -> JobResult:
-        trainer = Trainer(config, digits, WORLD)
+        rank = WarmRank(config, digits, WORLD)
         if ticket is None:
-            layers = prunable(trainer.anatomy, config.prune.scope)
+            layers = prunable(rank.anatomy, config.prune.scope)
             mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
-            weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
+            weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
             ticket = Ticket(mask, weights)
 
         def note(event: str, **_details: Any) -> None:
@@ -211,9 +211,9 @@ class TestJob:
                 raise StoppedError
 
         try:
-            return train_job(trainer, job, ticket, run, note)
+            return train_job(rank, job, ticket, run, note)
         finally:
-            trainer.close()
+            rank.close()
 
     def test_a_resumed_job_ends_with_the_same_bits(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
