@@ -105,7 +105,7 @@ def _segment(
     training.writer.wait()
     stall, start = 0.0, time.perf_counter()
     for index in range(steps):
-        training.train_step(*next(batches))
+        training.take_step(*next(batches))
         training.step += 1
         if checkpoint and index == 0:
             before = time.perf_counter()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from distlth.errors import TrainingError
 from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors, tensors_digest
@@ -23,12 +21,12 @@ from distlth.run.tickets import save_measured
 from distlth.ticket import Measured, Ticket
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
-from distlth.train.masking import Masking, parameter_masks
-from distlth.train.optim import load_momentum, make_optimizer, momentum_of, set_learning_rate
+from distlth.train.masking import parameter_masks
+from distlth.train.optim import load_momentum, momentum_of
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.schedule import learning_rate
+from distlth.train.step import StepState, train_step
 from distlth.train.warm import WarmRank
-from distlth.train.world import World
 
 PROGRESS_SECONDS = 2.0
 
@@ -122,7 +120,6 @@ class Trainer:
         self.sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
         # The first step with a loss that is not finite; kept on the device, so that no step waits for it.
         self.bad_step = torch.full((), float("inf"), dtype=torch.float64, device=self.world.device)
-        self.scaler = torch.amp.GradScaler(self.world.device.type, enabled=self.config.amp == "fp16")
         self.started = self.checkpointed = time.perf_counter()
         self.progress_shown = 0.0
         self.next_agreement = self.first_step + 1
@@ -147,17 +144,16 @@ class Trainer:
                     self.board.close()
 
     def begin(self) -> None:
-        """Load the ticket's weights, or the newest checkpoint over them."""
-        self.model.load_state_dict(dict(self.ticket.weights))
-        self.optimizer = make_optimizer(self.model, self.config)
-        state = newest_state(
+        """Load the ticket's weights, or the newest checkpoint in their place."""
+        found = newest_state(
             self.run_paths.checkpoints(self.job.id),
             lambda message: self.note_main("checkpoint-damaged", message=message),
         )
-        if state is not None:
-            self.restore(state)
-        parameters = dict(self.model.named_parameters())
-        self.masking = Masking(self.model, parameter_masks(self.ticket, self.rank.anatomy, parameters))
+        self.check_mask(found)
+        self.model.load_state_dict(dict(found.model if found else self.ticket.weights))
+        self.state = self.fresh_state()
+        if found is not None:
+            self.restore(found)
         self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
         if self.world.is_main:
             remove_temporaries(self.run_paths.checkpoints(self.job.id))
@@ -166,17 +162,25 @@ class Trainer:
             self.note("job-start", job=self.job.id, step=self.step, density=self.ticket.mask.density)
         self.save_rewind_point()
 
-    def restore(self, state: JobState) -> None:
-        """Go on from a checkpoint."""
+    def check_mask(self, found: JobState | None) -> None:
+        """Raise RuntimeError when a checkpoint is of another mask than the ticket's."""
         digest = self.ticket.mask.digest()
-        if state.mask_digest != digest:
-            raise RuntimeError(f"{self.job.id}: the checkpoint's mask {state.mask_digest} is not {digest}")
-        self.model.load_state_dict(dict(state.model))
-        load_momentum(self.model, self.optimizer, dict(state.momentum))
-        if state.scaler:
-            self.scaler.load_state_dict(dict(state.scaler))
-        self.sums.copy_(state.sums_of(self.world.rank, self.world.size))
-        self.step = state.step
+        if found is not None and found.mask_digest != digest:
+            raise RuntimeError(f"{self.job.id}: the checkpoint's mask {found.mask_digest} is not {digest}")
+
+    def fresh_state(self) -> StepState:
+        """Return what the job's steps work on, from the model's weights of now."""
+        masks = parameter_masks(self.ticket, self.rank.anatomy, dict(self.model.named_parameters()))
+        seed = self.rank.config.seed
+        return StepState.fresh(self.model, self.rank.replicas, masks, self.config, self.world, seed)
+
+    def restore(self, found: JobState) -> None:
+        """Resume from a checkpoint whose weights are loaded."""
+        load_momentum(self.model, self.state.optimizer, dict(found.momentum))
+        if found.scaler:
+            self.state.scaler.load_state_dict(dict(found.scaler))
+        self.sums.copy_(found.sums_of(self.world.rank, self.world.size))
+        self.step = found.step
         self.next_agreement = self.step + 1
 
     def train_epoch(self, epoch: int) -> EpochMetrics:
@@ -188,7 +192,7 @@ class Trainer:
         try:
             for _ in range(first, self.steps_per_epoch):
                 images, labels = self.next_batch(batches)
-                self.train_step(images, labels)
+                self.take_step(images, labels)
                 self.after_step()
         finally:
             self.pulse.rest()
@@ -205,22 +209,10 @@ class Trainer:
             clock.images += len(labels) * self.world.size
         return images, labels
 
-    def train_step(self, images: Tensor, labels: Tensor) -> None:
-        """One step of SGD on this rank's part of the global batch."""
-        seed_step(self.rank.config.seed, self.step, self.world)
-        set_learning_rate(self.optimizer, self.learning_rate())
-        with self.rank.precision():
-            logits = self.rank.replicas(images)
-            loss = functional.cross_entropy(logits, labels, label_smoothing=self.config.label_smoothing)
-        self.scaler.scale(loss).backward()
-        self.scaler.unscale_(self.optimizer)
-        self.masking.mask_gradients()
-        if self.config.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.count(loss.detach(), len(labels))
+    def take_step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on this rank's part of a global batch, and count it."""
+        loss = train_step(self.state, images, labels, step=self.step, lr=self.learning_rate())
+        self.count(loss, len(labels))
 
     def count(self, loss: Tensor, images: int) -> None:
         """Add a step to the running sums, on the device."""
@@ -342,7 +334,7 @@ class Trainer:
         """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
         self.world.share_buffers(self.model)
         batches = self.pulse.watched(self.rank.eval_loader)
-        result = evaluate(self.model, batches, self.world, self.rank.precision())
+        result = evaluate(self.model, batches, self.world, self.state.precision)
         self.model.train()
         return result
 
@@ -399,8 +391,8 @@ class Trainer:
                     step=self.step,
                     mask_digest=self.ticket.mask.digest(),
                     model=snapshot(self.model.state_dict()),
-                    momentum=snapshot(momentum_of(self.model, self.optimizer)),
-                    scaler=self.scaler.state_dict(),
+                    momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
+                    scaler=self.state.scaler.state_dict(),
                     sums=sums,
                 )
             )
@@ -423,7 +415,7 @@ class Trainer:
 
     def finish(self, evaluation: Evaluation) -> JobResult:
         """Check the zeros, write the weights and, last, the result."""
-        self.masking.check_zeros()
+        self.state.masking.check_zeros()
         self.world.share_buffers(self.model)
         weights = snapshot(self.model.state_dict())
         digest = tensors_digest(weights)
@@ -476,9 +468,3 @@ class Trainer:
 
 def _scores(evaluation: Evaluation) -> dict[str, float]:
     return {"eval_loss": evaluation.loss, "top1": evaluation.top1, "top5": evaluation.top5}
-
-
-def seed_step(seed: int, step: int, world: World) -> None:
-    """Make what a step draws at random (dropout) a pure function of seed, step and rank."""
-    key = hashlib.blake2b(f"{seed}:{step}:{world.rank}".encode(), digest_size=8).digest()
-    torch.manual_seed(int.from_bytes(key, "little") >> 1)

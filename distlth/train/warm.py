@@ -58,12 +58,6 @@ class WarmRank:
         """Training images of one step on this rank."""
         return self.config.train.batch_size // self.world.size
 
-    def precision(self) -> torch.autocast:
-        """The context that forward passes run in."""
-        amp = self.config.train.amp
-        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
-
     def measure(self, measurement: Measurement, layers: list[str], pulse: Pulse) -> dict[str, Tensor]:
         """Measure the model on the calibration set: the first images of a seeded order, in eval mode."""
         count = self._dataset.split("train").count

@@ -43,7 +43,7 @@ WRITE = "distlth.files:_fsync"
 TRAIN = "distlth.train.trainer:Trainer"
 
 # Reached after every step that is done; also the record of which steps were done.
-STEP_DONE = f"{TRAIN}.train_step"
+STEP_DONE = f"{TRAIN}.take_step"
 
 _ALL = (
     # While a run, a lane or its first job starts.
