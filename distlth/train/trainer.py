@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +22,7 @@ from distlth.ticket import Measured, Ticket
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import parameter_masks
+from distlth.train.meter import Meter
 from distlth.train.optim import load_momentum, momentum_of
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.schedule import learning_rate
@@ -32,9 +33,6 @@ PROGRESS_SECONDS = 2.0
 
 # How often the ranks agree on what rank 0's clock and signals say. Each time costs one tiny all-reduce.
 AGREE_SECONDS = 1.0
-
-# Positions in a rank's running sums: loss and images since the epoch began, and since the last point.
-EPOCH_LOSS, EPOCH_IMAGES, POINT_LOSS, POINT_IMAGES = range(4)
 
 
 class EventSink(Protocol):
@@ -67,31 +65,6 @@ def train_job(
     return Trainer(rank, job, ticket, run, note, needed, pulse or Pulse()).run()
 
 
-@dataclass
-class _Clock:
-    """Wall time of the current epoch and of the time since the last point, in seconds."""
-
-    start: float
-    waited: float = 0.0
-    images: int = 0
-
-    @classmethod
-    def now(cls) -> _Clock:
-        return cls(time.perf_counter())
-
-    @property
-    def seconds(self) -> float:
-        return time.perf_counter() - self.start
-
-    @property
-    def images_per_second(self) -> float:
-        return self.images / max(self.seconds, 1e-9)
-
-    @property
-    def data_wait(self) -> float:
-        return self.waited / max(self.seconds, 1e-9)
-
-
 class Trainer:
     """One job on one rank. Steps and epochs count from the start of the schedule."""
 
@@ -117,14 +90,11 @@ class Trainer:
             run.checkpoints(job.id), rank.config.checkpoint.keep, self.checkpoint_failed
         )
         self.unwritten_metrics: list[dict[str, Any]] = []
-        self.sums = torch.zeros(4, dtype=torch.float64, device=self.world.device)
-        # The first step with a loss that is not finite; kept on the device, so that no step waits for it.
-        self.bad_step = torch.full((), float("inf"), dtype=torch.float64, device=self.world.device)
+        self.meter = Meter(self.world)
         self.started = self.checkpointed = time.perf_counter()
         self.progress_shown = 0.0
         self.next_agreement = self.first_step + 1
         self.agreed_at = (self.first_step, time.perf_counter())
-        self.last_loss = float("nan")
         self.board: JobBoard | None = None
 
     def run(self) -> JobResult:
@@ -179,19 +149,19 @@ class Trainer:
         load_momentum(self.model, self.state.optimizer, dict(found.momentum))
         if found.scaler:
             self.state.scaler.load_state_dict(dict(found.scaler))
-        self.sums.copy_(found.sums_of(self.world.rank, self.world.size))
+        self.meter.restore(found.sums_of(self.world.rank, self.world.size))
         self.step = found.step
         self.next_agreement = self.step + 1
 
     def train_epoch(self, epoch: int) -> EpochMetrics:
         """Train the rest of an epoch; returns its metrics over all ranks."""
         self.model.train()
-        self.epoch_clock, self.point_clock = _Clock.now(), _Clock.now()
+        self.meter.start_epoch()
         first = self.step % self.steps_per_epoch
         batches = self.rank.loader.epoch(epoch, first)
         try:
             for _ in range(first, self.steps_per_epoch):
-                images, labels = self.next_batch(batches)
+                images, labels = self.meter.next_batch(batches)
                 self.take_step(images, labels)
                 self.after_step()
         finally:
@@ -199,27 +169,10 @@ class Trainer:
             batches.close()
         return self.epoch_metrics(epoch)
 
-    def next_batch(self, batches: Any) -> tuple[Tensor, Tensor]:
-        """This rank's part of the next global batch; the time spent waiting for it is counted."""
-        start = time.perf_counter()
-        images, labels = next(batches)
-        waited = time.perf_counter() - start
-        for clock in (self.epoch_clock, self.point_clock):
-            clock.waited += waited
-            clock.images += len(labels) * self.world.size
-        return images, labels
-
     def take_step(self, images: Tensor, labels: Tensor) -> None:
         """Train on this rank's part of a global batch, and count it."""
         loss = train_step(self.state, images, labels, step=self.step, lr=self.learning_rate())
-        self.count(loss, len(labels))
-
-    def count(self, loss: Tensor, images: int) -> None:
-        """Add a step to the running sums, on the device."""
-        total = loss.double() * images
-        self.sums += torch.stack([total, torch.full_like(total, images)]).repeat(2)
-        failed = torch.where(torch.isfinite(total), float("inf"), float(self.step))
-        self.bad_step = torch.minimum(self.bad_step, failed)
+        self.meter.count(loss, len(labels), self.step)
 
     def learning_rate(self) -> float:
         """The learning rate of the current step."""
@@ -241,33 +194,30 @@ class Trainer:
 
     def check_finite(self, lr: float) -> None:
         """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
-        step = self.world.gather(self.bad_step).min().item()
-        if step == float("inf"):
+        step = self.meter.first_bad_step()
+        if step is None:
             return
         self.writer.wait()
         newest = self.writer.newest()
         last = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
         raise TrainingError(
-            f"job {self.job.id}: the loss was not finite at step {int(step)} (learning rate {lr:.4g}); "
+            f"job {self.job.id}: the loss was not finite at step {step} (learning rate {lr:.4g}); "
             f"{last}. Lower train.lr, lengthen train.schedule.warmup_epochs or set train.clip_norm"
         )
 
     def log_point(self, lr: float) -> None:
         """Add a point to the curves: means since the point before."""
-        sums = self.world.sum(self.sums.clone())
-        self.sums[[POINT_LOSS, POINT_IMAGES]] = 0
-        self.last_loss = float(sums[POINT_LOSS] / sums[POINT_IMAGES])
+        point = self.meter.end_point()
         if self.board:
             self.board.train(
                 self.step,
-                loss=self.last_loss,
+                loss=point.loss,
                 lr=lr,
-                images_per_second=self.point_clock.images_per_second,
-                data_wait=self.point_clock.data_wait,
+                images_per_second=point.images_per_second,
+                data_wait=point.data_wait,
                 density=self.ticket.mask.density,
             )
             self.show_progress()
-        self.point_clock = _Clock.now()
 
     def show_progress(self, *, now: bool = False) -> None:
         """Report where the job stands, every few seconds."""
@@ -275,7 +225,7 @@ class Trainer:
         if not self.world.is_main or (shown_lately and not now):
             return
         self.progress_shown = time.perf_counter()
-        rate = self.epoch_clock.images_per_second
+        rate = self.meter.images_per_second
         left = (self.last_step - self.step) * self.config.batch_size / max(rate, 1e-9)
         progress = Progress(
             job=self.job.id,
@@ -283,7 +233,7 @@ class Trainer:
             epochs=self.config.epochs,
             step=self.step,
             steps=self.last_step,
-            loss=self.last_loss,
+            loss=self.meter.loss,
             images_per_second=rate,
             seconds_left=left,
             time=time.time(),
@@ -292,23 +242,12 @@ class Trainer:
             save_progress(self.paths, progress)
 
     def epoch_metrics(self, epoch: int) -> EpochMetrics:
-        """The metrics of the epoch that just ended, over all ranks."""
-        sums = self.world.sum(self.sums.clone())
-        self.sums[[EPOCH_LOSS, EPOCH_IMAGES]] = 0
-        return EpochMetrics(
-            epoch=epoch,
-            step=self.step,
-            loss=float(sums[EPOCH_LOSS] / sums[EPOCH_IMAGES]),
-            lr=self.learning_rate(),
-            images_per_second=self.epoch_clock.images_per_second,
-            data_wait=self.epoch_clock.data_wait,
-            seconds=self.epoch_clock.seconds,
-        )
+        """Return the metrics of the epoch that just ended, over all ranks."""
+        return EpochMetrics(epoch, self.step, lr=self.learning_rate(), **asdict(self.meter.end_epoch()))
 
     def end_epoch(self, epoch: int, metrics: EpochMetrics) -> Evaluation | None:
         """Evaluate where due, write the epoch's line, and leave a checkpoint where due."""
         self.check_finite(metrics.lr)
-        self.last_loss = metrics.loss
         is_last = epoch + 1 == self.config.epochs
         if is_last:
             self.note_main("last-step")
@@ -377,7 +316,7 @@ class Trainer:
 
     def checkpoint(self) -> None:
         """Copy the state to host memory and have it written in the background."""
-        sums = self.world.gather(self.sums).cpu()
+        sums = self.meter.sums()
         self.checkpointed = time.perf_counter()
         if self.world.is_main:
             try:
@@ -450,7 +389,7 @@ class Trainer:
             top1=evaluation.top1,
             top5=evaluation.top5,
             eval_loss=evaluation.loss,
-            train_loss=self.last_loss,
+            train_loss=self.meter.loss,
             epochs=self.config.epochs - self.job.first_epoch,
             steps=self.last_step - self.first_step,
             seconds=time.perf_counter() - self.started,
