@@ -27,6 +27,7 @@ from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.ticket import Ticket
 from distlth.train.pulse import Pulse
+from distlth.train.recorder import Recorder
 from distlth.train.trainer import Trainer
 from distlth.train.warm import WarmRank
 from distlth.train.world import World
@@ -80,9 +81,7 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
                     with_one: _segment(training, batches, steps, checkpoint=with_one) for with_one in order
                 }
                 rows.append((*both[True], both[False][0]))
-        training.writer.wait()
-        if training.board:
-            training.board.close()
+        training.recorder.close()
     ratios = tuple(own / plain for own, _, plain in rows)
     return [
         CheckpointRow("no checkpoint", steps, statistics.median(plain for *_, plain in rows)),
@@ -102,7 +101,7 @@ def _segment(
     training: Trainer, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
 ) -> tuple[float, float]:
     """Seconds of `steps` steps, and of the loop's part in the checkpoint after the first of them."""
-    training.writer.wait()
+    training.recorder.flush()
     stall, start = 0.0, time.perf_counter()
     for index in range(steps):
         training.take_step(*next(batches))
@@ -127,9 +126,9 @@ def _training(folder: Path, model: str, images: int) -> Trainer:
     layers = prunable(rank.anatomy, "no-stem")
     mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
     weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
-    training = Trainer(
-        rank, plan(config)[0], Ticket(mask, weights), RunPaths(folder / "run"), _ignore, (), Pulse()
-    )
+    job = plan(config)[0]
+    recorder = Recorder(RunPaths(folder / "run"), job, _ignore, keep=config.checkpoint.keep, is_main=True)
+    training = Trainer(rank, job, Ticket(mask, weights), recorder, (), Pulse())
     training.begin()
     training.model.train()
     return training

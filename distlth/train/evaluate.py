@@ -1,4 +1,4 @@
-"""Accuracy on a whole split."""
+"""Measure the accuracy on a whole split."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ class Evaluation:
     top1: float
     top5: float
     count: int
+
+    @property
+    def scores(self) -> dict[str, float]:
+        """The values under their names in metrics and results."""
+        return {"eval_loss": self.loss, "top1": self.top1, "top5": self.top5}
 
 
 @torch.no_grad()

@@ -1,45 +1,30 @@
-"""Train one job on one rank."""
+"""Train one job on one rank, from its ticket's weights or its newest checkpoint to its result."""
 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import asdict
-from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from distlth.errors import TrainingError
-from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors, tensors_digest
+from distlth.files import tensors_digest
 from distlth.methods import Measurement
 from distlth.plan import Job
-from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
-from distlth.run.results import EpochMetrics, JobResult, Progress, save_progress
-from distlth.run.tickets import save_measured
-from distlth.ticket import Measured, Ticket
-from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
+from distlth.run.results import EpochMetrics, JobResult, Progress
+from distlth.ticket import Ticket
+from distlth.train.agreement import Agreement
+from distlth.train.checkpoint import JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import parameter_masks
 from distlth.train.meter import Meter
 from distlth.train.optim import load_momentum, momentum_of
 from distlth.train.pulse import Pulse, StoppedEarly
+from distlth.train.recorder import EventSink, Recorder
 from distlth.train.schedule import learning_rate
 from distlth.train.step import StepState, train_step
 from distlth.train.warm import WarmRank
-
-PROGRESS_SECONDS = 2.0
-
-# How often the ranks agree on what rank 0's clock and signals say. Each time costs one tiny all-reduce.
-AGREE_SECONDS = 1.0
-
-
-class EventSink(Protocol):
-    """Takes what happens, for the run's log."""
-
-    def __call__(self, event: str, **details: Any) -> None:
-        """Note that `event` happened now."""
 
 
 def train_job(
@@ -54,15 +39,17 @@ def train_job(
 ) -> JobResult:
     """Train a job on this rank, from its newest checkpoint where there is one, and leave its files.
 
-    What is `needed` by the tickets to be made from this job is measured on the calibration set. Rank 0
-    writes; the result is the same on every rank. `pulse` is shared with whoever watches.
+    Every rank of the lane calls this; rank 0 writes, and the result is the same on all. `needed` is measured
+    for the tickets to be made from this job. `pulse` is shared with the watchdog.
 
     Raises:
         TrainingError: a loss that is not finite.
         DataError: a sample that does not decode.
         StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
     """
-    return Trainer(rank, job, ticket, run, note, needed, pulse or Pulse()).run()
+    keep = rank.config.checkpoint.keep
+    recorder = Recorder(run, job, note, keep=keep, is_main=rank.world.is_main)
+    return Trainer(rank, job, ticket, recorder, needed, pulse or Pulse()).run()
 
 
 class Trainer:
@@ -73,63 +60,54 @@ class Trainer:
         rank: WarmRank,
         job: Job,
         ticket: Ticket,
-        run: RunPaths,
-        note: EventSink,
+        recorder: Recorder,
         needed: tuple[Measurement, ...],
         pulse: Pulse,
     ) -> None:
-        self.rank, self.job, self.ticket, self.run_paths, self.note = rank, job, ticket, run, note
+        self.rank, self.job, self.ticket, self.recorder = rank, job, ticket, recorder
         self.needed, self.pulse = needed, pulse
-        self.config, self.world, self.model = rank.config.train, rank.world, rank.model
-        self.paths = run.job(job.id)
+        self.config, self.world, self.model = rank.config, rank.world, rank.model
         self.steps_per_epoch = rank.loader.steps_per_epoch
-        self.first_step = job.first_epoch * self.steps_per_epoch
-        self.last_step = self.config.epochs * self.steps_per_epoch
         self.step = self.first_step
-        self.writer = CheckpointWriter(
-            run.checkpoints(job.id), rank.config.checkpoint.keep, self.checkpoint_failed
-        )
-        self.unwritten_metrics: list[dict[str, Any]] = []
         self.meter = Meter(self.world)
-        self.started = self.checkpointed = time.perf_counter()
-        self.progress_shown = 0.0
-        self.next_agreement = self.first_step + 1
-        self.agreed_at = (self.first_step, time.perf_counter())
-        self.board: JobBoard | None = None
+        self.started = time.perf_counter()
+
+    @property
+    def first_step(self) -> int:
+        """The steps of the schedule that the job leaves out."""
+        return self.job.first_epoch * self.steps_per_epoch
+
+    @property
+    def last_step(self) -> int:
+        """The steps of the whole schedule."""
+        return self.config.train.epochs * self.steps_per_epoch
 
     def run(self) -> JobResult:
         """Train from where the job stands to its end, and leave its files."""
-        self.begin()
         evaluation = None
         try:
-            for epoch in range(self.step // self.steps_per_epoch, self.config.epochs):
-                metrics = self.train_epoch(epoch)
-                evaluation = self.end_epoch(epoch, metrics)
+            self.begin()
+            for epoch in range(self.step // self.steps_per_epoch, self.config.train.epochs):
+                self.train_epoch(epoch)
+                evaluation = self.end_epoch(epoch)
             return self.finish(evaluation or self.evaluate())
         finally:
             self.pulse.rest()
-            self.writer.wait()
-            if self.board:
-                with suppress(OSError):
-                    self.board.close()
+            self.recorder.close()
+
+    # -- beginning ------------------------------------------------------------------------------------
 
     def begin(self) -> None:
         """Load the ticket's weights, or the newest checkpoint in their place."""
-        found = newest_state(
-            self.run_paths.checkpoints(self.job.id),
-            lambda message: self.note_main("checkpoint-damaged", message=message),
-        )
+        found = self.recorder.newest_state(self.step)
         self.check_mask(found)
         self.model.load_state_dict(dict(found.model if found else self.ticket.weights))
         self.state = self.fresh_state()
         if found is not None:
             self.restore(found)
+        self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
         self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
-        if self.world.is_main:
-            remove_temporaries(self.run_paths.checkpoints(self.job.id))
-            remove_temporaries(self.paths.root)
-            self.board = JobBoard(self.run_paths, self.job.id, first_step=self.step)
-            self.note("job-start", job=self.job.id, step=self.step, density=self.ticket.mask.density)
+        self.recorder.open(self.step, self.ticket.mask.density)
         self.save_rewind_point()
 
     def check_mask(self, found: JobState | None) -> None:
@@ -141,8 +119,9 @@ class Trainer:
     def fresh_state(self) -> StepState:
         """Return what the job's steps work on, from the model's weights of now."""
         masks = parameter_masks(self.ticket, self.rank.anatomy, dict(self.model.named_parameters()))
-        seed = self.rank.config.seed
-        return StepState.fresh(self.model, self.rank.replicas, masks, self.config, self.world, seed)
+        return StepState.fresh(
+            self.model, self.rank.replicas, masks, self.config.train, self.world, self.config.seed
+        )
 
     def restore(self, found: JobState) -> None:
         """Resume from a checkpoint whose weights are loaded."""
@@ -151,54 +130,52 @@ class Trainer:
             self.state.scaler.load_state_dict(dict(found.scaler))
         self.meter.restore(found.sums_of(self.world.rank, self.world.size))
         self.step = found.step
-        self.next_agreement = self.step + 1
 
-    def train_epoch(self, epoch: int) -> EpochMetrics:
-        """Train the rest of an epoch; returns its metrics over all ranks."""
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def train_epoch(self, epoch: int) -> None:
+        """Train the rest of an epoch."""
         self.model.train()
         self.meter.start_epoch()
         first = self.step % self.steps_per_epoch
         batches = self.rank.loader.epoch(epoch, first)
         try:
             for _ in range(first, self.steps_per_epoch):
-                images, labels = self.meter.next_batch(batches)
-                self.take_step(images, labels)
+                self.take_step(*self.meter.next_batch(batches))
                 self.after_step()
         finally:
             self.pulse.rest()
             batches.close()
-        return self.epoch_metrics(epoch)
 
     def take_step(self, images: Tensor, labels: Tensor) -> None:
         """Train on this rank's part of a global batch, and count it."""
         loss = train_step(self.state, images, labels, step=self.step, lr=self.learning_rate())
         self.meter.count(loss, len(labels), self.step)
 
-    def learning_rate(self) -> float:
-        """The learning rate of the current step."""
-        c = self.config
-        return learning_rate(c.schedule, c.lr, self.step, self.steps_per_epoch, c.epochs)
-
     def after_step(self) -> None:
-        """What follows a step: points, progress, checkpoints. Collective, at the same steps on all ranks."""
+        """Log, and save where due. Collective, at the same steps on all ranks."""
         if self.step == self.first_step:
-            self.note_main("first-step")
+            self.recorder.event("first-step", self.step)
         lr = self.learning_rate()
         self.step += 1
         self.pulse.step()
-        if self.step % self.rank.config.log_every == 0:
+        if self.step % self.config.log_every == 0:
             self.check_finite(lr)
             self.log_point(lr)
         if self.step % self.steps_per_epoch:
-            self.checkpoint_if_due(lr)
+            self.save_if_due(lr)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the current step."""
+        c = self.config.train
+        return learning_rate(c.schedule, c.lr, self.step, self.steps_per_epoch, c.epochs)
 
     def check_finite(self, lr: float) -> None:
         """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
         step = self.meter.first_bad_step()
         if step is None:
             return
-        self.writer.wait()
-        newest = self.writer.newest()
+        newest = self.recorder.newest_checkpoint
         last = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
         raise TrainingError(
             f"job {self.job.id}: the loss was not finite at step {step} (learning rate {lr:.4g}); "
@@ -207,66 +184,26 @@ class Trainer:
 
     def log_point(self, lr: float) -> None:
         """Add a point to the curves: means since the point before."""
-        point = self.meter.end_point()
-        if self.board:
-            self.board.train(
-                self.step,
-                loss=point.loss,
-                lr=lr,
-                images_per_second=point.images_per_second,
-                data_wait=point.data_wait,
-                density=self.ticket.mask.density,
-            )
-            self.show_progress()
+        means = self.meter.end_point()
+        self.recorder.point(self.step, means, lr=lr, density=self.ticket.mask.density)
+        self.recorder.progress(self.progress())
 
-    def show_progress(self, *, now: bool = False) -> None:
-        """Report where the job stands, every few seconds."""
-        shown_lately = time.perf_counter() - self.progress_shown < PROGRESS_SECONDS
-        if not self.world.is_main or (shown_lately and not now):
-            return
-        self.progress_shown = time.perf_counter()
-        rate = self.meter.images_per_second
-        left = (self.last_step - self.step) * self.config.batch_size / max(rate, 1e-9)
-        progress = Progress(
-            job=self.job.id,
-            epoch=min(self.step // self.steps_per_epoch + 1, self.config.epochs),
-            epochs=self.config.epochs,
-            step=self.step,
-            steps=self.last_step,
-            loss=self.meter.loss,
-            images_per_second=rate,
-            seconds_left=left,
-            time=time.time(),
-        )
-        with suppress(OSError):  # a full disk: the next one may fit
-            save_progress(self.paths, progress)
+    # -- epochs ---------------------------------------------------------------------------------------
 
-    def epoch_metrics(self, epoch: int) -> EpochMetrics:
-        """Return the metrics of the epoch that just ended, over all ranks."""
-        return EpochMetrics(epoch, self.step, lr=self.learning_rate(), **asdict(self.meter.end_epoch()))
-
-    def end_epoch(self, epoch: int, metrics: EpochMetrics) -> Evaluation | None:
-        """Evaluate where due, write the epoch's line, and leave a checkpoint where due."""
+    def end_epoch(self, epoch: int) -> Evaluation | None:
+        """Evaluate and save where due, and write the epoch's metrics."""
+        metrics = EpochMetrics(epoch, self.step, lr=self.learning_rate(), **asdict(self.meter.end_epoch()))
         self.check_finite(metrics.lr)
-        is_last = epoch + 1 == self.config.epochs
+        is_last = epoch + 1 == self.config.train.epochs
         if is_last:
-            self.note_main("last-step")
-        evaluation = None
-        if is_last or (epoch + 1) % self.config.eval_every == 0:
-            evaluation = self.evaluate()
-        if self.world.is_main:
-            scores = {} if evaluation is None else _scores(evaluation)
-            self.unwritten_metrics.append({**asdict(metrics), **scores})
-            if self.board and evaluation:
-                self.board.evaluation(
-                    self.step, loss=evaluation.loss, top1=evaluation.top1, top5=evaluation.top5
-                )
-            self.show_progress(now=True)
-            with suppress(OSError):  # the next checkpoint tries again, and says so
-                self.write_curves()
+            self.recorder.event("last-step", self.step)
+        is_due = is_last or (epoch + 1) % self.config.train.eval_every == 0
+        evaluation = self.evaluate() if is_due else None
+        self.recorder.epoch(metrics, evaluation)
+        self.recorder.progress(self.progress(), now=True)
         self.save_rewind_point()
         if not is_last:
-            self.checkpoint_if_due(metrics.lr)
+            self.save_if_due(metrics.lr)
         return evaluation
 
     def evaluate(self) -> Evaluation:
@@ -277,83 +214,47 @@ class Trainer:
         self.model.train()
         return result
 
+    # -- saving ---------------------------------------------------------------------------------------
+
     def save_rewind_point(self) -> None:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
-        rewind_step = self.rank.config.prune.rewind_epoch * self.steps_per_epoch
-        if self.job.parent is None and self.step == rewind_step and self.world.is_main:
-            weights = snapshot(self.model.state_dict())
-            retry_until_written(lambda: save_tensors(self.run_paths.rewind, weights), self.waiting)
+        rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
+        if self.job.parent is None and self.step == rewind_step:
+            self.recorder.rewind_point(self.step, self.model)
 
-    def checkpoint_if_due(self, lr: float) -> None:
+    def save_if_due(self, lr: float) -> None:
         """Leave a checkpoint where one is due, and end the job where it is asked to stop."""
-        every_steps = self.rank.config.checkpoint.every_steps
-        late, stop = self.agreement() if self.step >= self.next_agreement else (False, False)
-        if late or stop or (every_steps is not None and self.step % every_steps == 0):
+        due = self.agreement.after(self.step)
+        if due.checkpoint:
             self.check_finite(lr)
             self.checkpoint()
-        if stop:
-            self.writer.wait()
-            self.show_progress(now=True)
+        if due.stop:
+            self.recorder.flush()
+            self.recorder.progress(self.progress(), now=True)
             raise StoppedEarly(self.job.id, self.step)
-
-    def agreement(self) -> tuple[bool, bool]:
-        """Whether a checkpoint is late, whether to stop, and when to agree next: rank 0 decides for all.
-
-        Between two agreements are as many steps as rank 0 makes in about a second: a step without one costs
-        nothing, and all ranks know which step has one.
-        """
-        due = self.rank.config.checkpoint
-        now = time.perf_counter()
-        late = due.every_steps is None and now - self.checkpointed > 60 * due.every_minutes
-        step, then = self.agreed_at
-        pace = (self.step - step) / max(now - then, 1e-9)
-        gap = max(1, min(int(pace * AGREE_SECONDS), 2 * (self.step - step)))
-        self.agreed_at = (self.step, now)
-        said = torch.tensor([float(late), float(self.pulse.stop), float(gap)], device=self.world.device)
-        late_all, stop_all, gap_all = self.world.sum(said * self.world.is_main).tolist()
-        self.next_agreement = self.step + int(gap_all)
-        return bool(late_all), bool(stop_all)
 
     def checkpoint(self) -> None:
         """Copy the state to host memory and have it written in the background."""
         sums = self.meter.sums()
-        self.checkpointed = time.perf_counter()
         if self.world.is_main:
-            try:
-                self.write_curves()
-            except OSError as error:
-                self.checkpoint_failed(self.step, error)
-                return
-            self.writer.write(
-                JobState(
-                    job=self.job.id,
-                    step=self.step,
-                    mask_digest=self.ticket.mask.digest(),
-                    model=snapshot(self.model.state_dict()),
-                    momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
-                    scaler=self.state.scaler.state_dict(),
-                    sums=sums,
-                )
-            )
+            self.recorder.checkpoint(self.job_state(sums))
 
-    def write_curves(self) -> None:
-        """Put metrics and points so far on disk: a resume from a later checkpoint does not repeat them."""
-        while self.unwritten_metrics:
-            append_json(self.paths.metrics, self.unwritten_metrics[0])
-            del self.unwritten_metrics[0]
-        if self.board:
-            self.board.flush()
+    def job_state(self, sums: Tensor) -> JobState:
+        """Return a copy of all that the steps to come depend on."""
+        return JobState(
+            job=self.job.id,
+            step=self.step,
+            mask_digest=self.ticket.mask.digest(),
+            model=snapshot(self.model.state_dict()),
+            momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
+            scaler=self.state.scaler.state_dict(),
+            sums=sums,
+        )
 
-    def checkpoint_failed(self, step: int, error: OSError) -> None:
-        """A full disk must not end days of training: the last good checkpoint stays, the next is tried."""
-        self.note("checkpoint-failed", job=self.job.id, step=step, error=str(error))
-
-    def waiting(self, error: OSError, seconds: float) -> None:
-        """What must be written cannot be: say so, once a try."""
-        self.note_main("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")
+    # -- ending ---------------------------------------------------------------------------------------
 
     def finish(self, evaluation: Evaluation) -> JobResult:
-        """Check the zeros, write the weights and, last, the result."""
+        """Check the zeros, measure what is needed, and write the weights and, last, the result."""
         self.state.masking.check_zeros()
         self.world.share_buffers(self.model)
         weights = snapshot(self.model.state_dict())
@@ -362,22 +263,11 @@ class Trainer:
         layers = list(self.ticket.mask.names)
         measured = {each.name: self.rank.measure(each, layers, self.pulse) for each in self.needed}
         result = self.result(evaluation, digest)
-        if self.world.is_main:
-            retry_until_written(lambda: self.write_result(result, weights, measured), self.waiting)
-            with suppress(OSError):  # of a job that is done nobody reads them
-                self.writer.clear()
+        self.recorder.finish(result, weights, measured, self.step)
         return result
 
-    def write_result(self, result: JobResult, weights: dict[str, Tensor], measured: Measured) -> None:
-        """Write all that the job leaves, and last the result."""
-        self.write_curves()
-        if measured:
-            save_measured(self.paths.activations, measured)
-        save_tensors(self.paths.weights, weights)
-        result.save(self.paths)
-
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:
-        """What the job leaves for people and for the plan."""
+        """Return what the job leaves for people and for the plan."""
         mask = self.ticket.mask
         return JobResult(
             job=self.job.id,
@@ -386,11 +276,9 @@ class Trainer:
             density=mask.density,
             kept=mask.kept,
             total=mask.total,
-            top1=evaluation.top1,
-            top5=evaluation.top5,
-            eval_loss=evaluation.loss,
+            **evaluation.scores,
             train_loss=self.meter.loss,
-            epochs=self.config.epochs - self.job.first_epoch,
+            epochs=self.config.train.epochs - self.job.first_epoch,
             steps=self.last_step - self.first_step,
             seconds=time.perf_counter() - self.started,
             world_size=self.world.size,
@@ -399,11 +287,18 @@ class Trainer:
             finished=time.time(),
         )
 
-    def note_main(self, event: str, **details: Any) -> None:
-        """Log an event of the job, once for all ranks."""
-        if self.world.is_main:
-            self.note(event, job=self.job.id, step=self.step, **details)
-
-
-def _scores(evaluation: Evaluation) -> dict[str, float]:
-    return {"eval_loss": evaluation.loss, "top1": evaluation.top1, "top5": evaluation.top5}
+    def progress(self) -> Progress:
+        """Return where the job stands."""
+        rate = self.meter.images_per_second
+        epochs = self.config.train.epochs
+        return Progress(
+            job=self.job.id,
+            epoch=min(self.step // self.steps_per_epoch + 1, epochs),
+            epochs=epochs,
+            step=self.step,
+            steps=self.last_step,
+            loss=self.meter.loss,
+            images_per_second=rate,
+            seconds_left=(self.last_step - self.step) * self.config.train.batch_size / max(rate, 1e-9),
+            time=time.time(),
+        )

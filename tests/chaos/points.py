@@ -62,7 +62,7 @@ _ALL = (
     Point("checkpoint, old ones there", "distlth.train.checkpoint:JobState.save", "step", "after"),
     Point("checkpoint begun", f"{TRAIN}.checkpoint", "step"),
     Point("evaluation", "distlth.data.load.loader:EvalLoader.__iter__", "step", "after"),
-    Point("metrics written", f"{TRAIN}.write_curves", "step", "after"),
+    Point("metrics written", "distlth.train.recorder:Recorder.write_curves", "step", "after"),
     # Once a job, at its beginning or its end.
     Point("mid-broadcast", "distlth.files:parse_tensors", "job"),
     Point("ticket fetched", "cluster.runtime.rank:fetch_ticket", "job", "after"),
