@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from distlth.config import RunConfig
@@ -10,6 +11,7 @@ from distlth.files import load_tensors
 from distlth.maker import TicketMaker
 from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
@@ -34,7 +36,8 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
         for job in jobs:
             if not run.job(job.id).result.exists():
                 ticket = make_ticket(maker, job, world)
-                train_job(rank, job, ticket, run, _note, needed=measurements(jobs, job))
+                curves = partial(JobBoard, run, job.id)
+                train_job(rank, job, ticket, run, _note, curves, needed=measurements(jobs, job))
             world.barrier()
     return run
 

@@ -38,6 +38,10 @@ CORE_MUST_NOT_IMPORT = (
     *("torch.distributed", "torch.utils.data", "torch.utils.tensorboard"),
 )
 
+# Training hands its numbers to whoever draws them.
+TRAINING = "distlth/train"
+TRAINING_MUST_NOT_IMPORT = ("distlth.report", "distlth.run.curves", "matplotlib", "rich", "tensorboard")
+
 MACHINE_PATH = re.compile(r"(?<![\w.~*{}$-])/(?:home|root|Users|work|mnt|scratch|private|workspace)/")
 TEXT_SUFFIXES = {"", ".cfg", ".hpp", ".md", ".pc", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}
 
@@ -75,6 +79,13 @@ def test_imports_keep_to_the_layout() -> None:
         ),
         ("distlth/prune/a.py", "from ..run import paths", "the pruning core may not import distlth.run"),
         ("distlth/prune/a.py", "from torch import distributed", "may not import torch.distributed"),
+        (
+            "distlth/train/a.py",
+            "from distlth.run.curves import JobBoard",
+            "training may not import distlth.run",
+        ),
+        ("distlth/train/a.py", "from ..report import board", "training may not import distlth.report"),
+        ("distlth/train/a.py", "import rich", "training may not import rich"),
     ],
 )
 def test_a_wrong_import_is_named_with_its_line(file: str, source: str, complaint: str) -> None:
@@ -136,7 +147,12 @@ def violations(file: str, source: str) -> list[str]:
     return [
         f"{file}:{line}: {why}"
         for line, module in _imports(file, source)
-        if (why := _layer_broken(layer, above, module) or _core_broken(file, module) or _owner(file, module))
+        if (
+            why := _layer_broken(layer, above, module)
+            or _core_broken(file, module)
+            or _training_broken(file, module)
+            or _owner(file, module)
+        )
     ]
 
 
@@ -150,6 +166,11 @@ def _core_broken(file: str, module: str) -> str | None:
     known = module.split(".")[0] in sys.stdlib_module_names or _under(module, CORE_MAY_IMPORT)
     allowed = known and not _under(module, CORE_MUST_NOT_IMPORT)
     return None if allowed else f"the pruning core may not import {module}"
+
+
+def _training_broken(file: str, module: str) -> str | None:
+    broken = _is_in(file, TRAINING) and _under(module, TRAINING_MUST_NOT_IMPORT)
+    return f"training may not import {module}" if broken else None
 
 
 def _owner(file: str, module: str) -> str | None:
@@ -175,7 +196,7 @@ def _imports(file: str, source: str) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             module = _absolute(file, node)
             names = [f"{module}.{alias.name}" for alias in node.names]
-            rules = (*OWNERS, *CORE_MUST_NOT_IMPORT)
+            rules = (*OWNERS, *CORE_MUST_NOT_IMPORT, *TRAINING_MUST_NOT_IMPORT)
             yield from ((node.lineno, name) for name in names if name in rules)
             if not any(name in rules for name in names):
                 yield node.lineno, module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,6 +19,7 @@ from distlth.errors import UserError
 from distlth.files import parse_tensors
 from distlth.plan import measurements, plan
 from distlth.prune.mask import Mask
+from distlth.run.curves import JobBoard
 from distlth.run.store import check_data
 from distlth.ticket import Ticket
 from distlth.train.pulse import Pulse, StoppedEarly
@@ -77,7 +79,8 @@ def _train(rank: WarmRank, assignment: Assignment, spec: LaneSpec, coordinator: 
         coordinator.note.remote(event, lane=spec.index, **details)
 
     needed = measurements(plan(spec.config), job)
-    train_job(rank, job, ticket, spec.run, note, needed=needed, pulse=pulse)
+    curves = partial(JobBoard, spec.run, job.id)
+    train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
     if rank.world.is_main:
         ray.get(coordinator.job_done.remote(job.id))
     rank.world.barrier()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from distlth.data.pack.build import BuildOptions, build
 from distlth.models import prunable
 from distlth.plan import plan
 from distlth.prune.mask import Mask
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.ticket import Ticket
 from distlth.train.pulse import Pulse
@@ -127,7 +129,9 @@ def _training(folder: Path, model: str, images: int) -> Trainer:
     mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
     weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
     job = plan(config)[0]
-    recorder = Recorder(RunPaths(folder / "run"), job, _ignore, keep=config.checkpoint.keep, is_main=True)
+    run = RunPaths(folder / "run")
+    curves = partial(JobBoard, run, job.id)
+    recorder = Recorder(run, job, _ignore, curves, keep=config.checkpoint.keep, is_main=True)
     training = Trainer(rank, job, Ticket(mask, weights), recorder, (), Pulse())
     training.begin()
     training.model.train()

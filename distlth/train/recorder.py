@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors
 from distlth.plan import Job
-from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress, save_progress
 from distlth.run.tickets import save_measured
@@ -32,6 +31,38 @@ class EventSink(Protocol):
         """Note that `event` happened now."""
 
 
+class CurveWriter(Protocol):
+    """Draws a job's curves over its steps. Only `flush` and `close` raise OSError."""
+
+    def train(
+        self,
+        step: int,
+        *,
+        loss: float,
+        lr: float,
+        images_per_second: float,
+        data_wait: float,
+        density: float,
+    ) -> None:
+        """Add a point to the training curves; `data_wait` and `density` are fractions."""
+
+    def evaluation(self, step: int, *, loss: float, top1: float, top5: float) -> None:
+        """Add a point to the evaluation curves; `top1` and `top5` are fractions."""
+
+    def flush(self) -> None:
+        """Put all points so far on disk."""
+
+    def close(self) -> None:
+        """Put all points on disk and end."""
+
+
+class OpenCurves(Protocol):
+    """Opens a job's curves once it is known where the job resumes."""
+
+    def __call__(self, *, first_step: int) -> CurveWriter:
+        """Return a writer that continues after `first_step` steps; later points of an earlier attempt go."""
+
+
 class Recorder:
     """Writes the files of one job on the rank that writes; on the other ranks its methods do nothing.
 
@@ -39,11 +70,21 @@ class Recorder:
     and what must not be lost is tried until it is written.
     """
 
-    def __init__(self, run: RunPaths, job: Job, note: EventSink, *, keep: int, is_main: bool) -> None:
+    def __init__(
+        self,
+        run: RunPaths,
+        job: Job,
+        note: EventSink,
+        open_curves: OpenCurves,
+        *,
+        keep: int,
+        is_main: bool,
+    ) -> None:
         self._run, self._job, self._note, self._is_main = run, job, note, is_main
+        self._open_curves = open_curves
         self._paths = run.job(job.id)
         self._unwritten: list[dict[str, Any]] = []
-        self._curves: JobBoard | None = None
+        self._curves: CurveWriter | None = None
         self._progress_shown = 0.0
         self._checkpoints = CheckpointWriter(run.checkpoints(job.id), keep, self._checkpoint_failed)
 
@@ -70,7 +111,7 @@ class Recorder:
         if self._is_main:
             remove_temporaries(self._run.checkpoints(self._job.id))
             remove_temporaries(self._paths.root)
-            self._curves = JobBoard(self._run, self._job.id, first_step=step)
+            self._curves = self._open_curves(first_step=step)
         self.event("job-start", step, density=density)
 
     def rewind_point(self, step: int, model: nn.Module) -> None:

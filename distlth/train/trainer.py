@@ -21,7 +21,7 @@ from distlth.train.masking import parameter_masks
 from distlth.train.meter import Meter
 from distlth.train.optim import load_momentum, momentum_of
 from distlth.train.pulse import Pulse, StoppedEarly
-from distlth.train.recorder import EventSink, Recorder
+from distlth.train.recorder import EventSink, OpenCurves, Recorder
 from distlth.train.schedule import learning_rate
 from distlth.train.step import StepState, train_step
 from distlth.train.warm import WarmRank
@@ -33,6 +33,7 @@ def train_job(
     ticket: Ticket,
     run: RunPaths,
     note: EventSink,
+    open_curves: OpenCurves,
     *,
     needed: tuple[Measurement, ...] = (),
     pulse: Pulse | None = None,
@@ -48,7 +49,7 @@ def train_job(
         StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
     """
     keep = rank.config.checkpoint.keep
-    recorder = Recorder(run, job, note, keep=keep, is_main=rank.world.is_main)
+    recorder = Recorder(run, job, note, open_curves, keep=keep, is_main=rank.world.is_main)
     return Trainer(rank, job, ticket, recorder, needed, pulse or Pulse()).run()
 
 

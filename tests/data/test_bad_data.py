@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from distlth.errors import DataError
 from distlth.models import prunable
 from distlth.plan import plan
 from distlth.prune.mask import Mask
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
@@ -51,7 +53,8 @@ def train(config: RunConfig, data: Dataset, run: RunPaths, at_first_step: Callab
             at_first_step()
 
     try:
-        train_job(rank, plan(config)[0], Ticket(mask, weights), run, note)
+        job = plan(config)[0]
+        train_job(rank, job, Ticket(mask, weights), run, note, partial(JobBoard, run, job.id))
     finally:
         rank.close()
 

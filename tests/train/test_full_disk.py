@@ -6,6 +6,7 @@ import contextlib
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from distlth.files import append_json, read_json_lines
 from distlth.models import prunable
 from distlth.plan import plan
 from distlth.prune.mask import Mask
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, load_metrics
 from distlth.ticket import Ticket
@@ -89,7 +91,8 @@ def train(config: RunConfig, digits: Dataset, run: RunPaths, note: Any) -> JobRe
     mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(rank.anatomy, "all")})
     weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
     try:
-        return train_job(rank, plan(config)[0], Ticket(mask, weights), run, note)
+        job = plan(config)[0]
+        return train_job(rank, job, Ticket(mask, weights), run, note, partial(JobBoard, run, job.id))
     finally:
         rank.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from distlth.plan import Job, plan
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.prune.refill import refill
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, load_metrics
 from distlth.ticket import Ticket
@@ -211,7 +213,7 @@ class TestJob:
                 raise StoppedError
 
         try:
-            return train_job(rank, job, ticket, run, note)
+            return train_job(rank, job, ticket, run, note, partial(JobBoard, run, job.id))
         finally:
             rank.close()
 
