@@ -50,6 +50,7 @@ def work(spec: LaneSpec) -> None:
         dataset = Dataset.load(spec.config.data.path)
         check_data(spec.run, dataset.digest)
         rank = WarmRank(spec.config, dataset, world)
+        rank.executable(plan(spec.config)[0])  # while the coordinator makes the first ticket
         turn = 0
         while assignment := _next_job(coordinator, spec, attempt, turn):
             _train(rank, assignment, spec, coordinator, pulse)

@@ -74,7 +74,7 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         training = _training(folder, model, images)
-        with closing(training.rank), closing(_batches(training)) as batches:
+        with closing(training.executable), closing(_batches(training)) as batches:
             _segment(training, batches, min(steps, 20), checkpoint=True)
             rows = []
             for index in range(pairs):
@@ -117,7 +117,7 @@ def _segment(
 
 def _batches(training: Trainer) -> Generator[tuple[Tensor, Tensor], None, None]:
     for epoch in count():
-        with closing(training.rank.loader.epoch(epoch, 0)) as batches:
+        with closing(training.executable.loader.epoch(epoch, 0)) as batches:
             yield from batches
 
 
@@ -125,10 +125,11 @@ def _training(folder: Path, model: str, images: int) -> Trainer:
     dataset = _dataset(folder, images)
     config = _config(model, dataset)
     rank = WarmRank(config, dataset, World(0, 1, torch.device("cpu")))
-    layers = prunable(rank.anatomy, "no-stem")
-    mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
-    weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
     job = plan(config)[0]
+    executable = rank.executable(job)
+    layers = prunable(executable.anatomy, "no-stem")
+    mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
+    weights = {name: tensor.clone() for name, tensor in executable.model.state_dict().items()}
     run = RunPaths(folder / "run")
     curves = partial(JobBoard, run, job.id)
     recorder = Recorder(run, job, _ignore, curves, keep=config.checkpoint.keep, is_main=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from distlth.errors import TrainingError
 from distlth.files import tensors_digest
@@ -13,8 +13,9 @@ from distlth.methods import Measurement
 from distlth.plan import Job
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress
-from distlth.ticket import Ticket
+from distlth.ticket import Measured, Ticket
 from distlth.train.agreement import Agreement
+from distlth.train.calibration import measure
 from distlth.train.checkpoint import JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.masking import parameter_masks
@@ -65,13 +66,19 @@ class Trainer:
         needed: tuple[Measurement, ...],
         pulse: Pulse,
     ) -> None:
-        self.rank, self.job, self.ticket, self.recorder = rank, job, ticket, recorder
+        self.executable = rank.executable(job)
+        self.job, self.ticket, self.recorder = job, ticket, recorder
         self.needed, self.pulse = needed, pulse
-        self.config, self.world, self.model = rank.config, rank.world, rank.model
-        self.steps_per_epoch = rank.loader.steps_per_epoch
+        self.config, self.world = rank.config, rank.world
+        self.steps_per_epoch = self.executable.loader.steps_per_epoch
         self.step = self.first_step
         self.meter = Meter(self.world)
         self.started = time.perf_counter()
+
+    @property
+    def model(self) -> nn.Module:
+        """The network that trains."""
+        return self.executable.model
 
     @property
     def first_step(self) -> int:
@@ -119,10 +126,9 @@ class Trainer:
 
     def fresh_state(self) -> StepState:
         """Return what the job's steps work on, from the model's weights of now."""
-        masks = parameter_masks(self.ticket, self.rank.anatomy, dict(self.model.named_parameters()))
-        return StepState.fresh(
-            self.model, self.rank.replicas, masks, self.config.train, self.world, self.config.seed
-        )
+        masks = parameter_masks(self.ticket, self.executable.anatomy, dict(self.model.named_parameters()))
+        replicas, section, seed = self.executable.replicas, self.config.train, self.job.seed
+        return StepState.fresh(self.model, replicas, masks, section, self.world, seed)
 
     def restore(self, found: JobState) -> None:
         """Resume from a checkpoint whose weights are loaded."""
@@ -139,7 +145,7 @@ class Trainer:
         self.model.train()
         self.meter.start_epoch()
         first = self.step % self.steps_per_epoch
-        batches = self.rank.loader.epoch(epoch, first)
+        batches = self.executable.loader.epoch(epoch, first)
         try:
             for _ in range(first, self.steps_per_epoch):
                 self.take_step(*self.meter.next_batch(batches))
@@ -210,7 +216,7 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
         self.world.share_buffers(self.model)
-        batches = self.pulse.watched(self.rank.eval_loader)
+        batches = self.pulse.watched(self.executable.eval_loader)
         result = evaluate(self.model, batches, self.world, self.state.precision)
         self.model.train()
         return result
@@ -261,11 +267,14 @@ class Trainer:
         weights = snapshot(self.model.state_dict())
         digest = tensors_digest(weights)
         self.world.agree(f"trained weights {digest}")
-        layers = list(self.ticket.mask.names)
-        measured = {each.name: self.rank.measure(each, layers, self.pulse) for each in self.needed}
+        measured = self.measure(self.needed)
         result = self.result(evaluation, digest)
         self.recorder.finish(result, weights, measured, self.step)
         return result
+
+    def measure(self, measurements: tuple[Measurement, ...]) -> Measured:
+        """Return what is measured on the network as it is."""
+        return measure(measurements, self.executable, list(self.ticket.mask), self.world, self.pulse)
 
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:
         """Return what the job leaves for people and for the plan."""

@@ -51,7 +51,7 @@ _ALL = (
     Point("mid-write of init", WRITE, "start", path=".init.safetensors.", torn=True),
     Point("ranks compare data", "distlth.run.store:check_data", "start"),
     Point("lane start", "distlth.train.warm:WarmRank.__init__", "start"),
-    Point("lane warm, no job", "distlth.train.warm:WarmRank.__init__", "start", "after"),
+    Point("lane warm, no job", "distlth.train.executable:make_executable", "start", "after"),
     Point("job start", f"{TRAIN}.begin", "start", "after"),
     # Round 0 alone.
     Point("mid-write of rewind", WRITE, "rewind", path=".rewind.safetensors.", torn=True),

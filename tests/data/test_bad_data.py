@@ -5,28 +5,19 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
 from distlth.data.beton import FIELD, FIELDS, HEADER, SAMPLE, read_beton
 from distlth.data.dataset import Dataset
 from distlth.errors import DataError
-from distlth.models import prunable
-from distlth.plan import plan
-from distlth.prune.mask import Mask
-from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
-from distlth.ticket import Ticket
-from distlth.train.trainer import train_job
-from distlth.train.warm import WarmRank
-from distlth.train.world import World
+from tests import small_job
 from tests.chaos.harness import Chaos, command, events
 from tests.small_run import run, small_run
 
@@ -44,19 +35,11 @@ def config_of(quickstart: Path, data: Dataset, *more: str) -> RunConfig:
 
 
 def train(config: RunConfig, data: Dataset, run: RunPaths, at_first_step: Callable[[], None]) -> None:
-    rank = WarmRank(config, data, World(0, 1, torch.device("cpu")))
-    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(rank.anatomy, "all")})
-    weights = {name: tensor.clone() for name, tensor in rank.model.state_dict().items()}
-
     def note(event: str, **_details: Any) -> None:
         if event == "first-step":
             at_first_step()
 
-    try:
-        job = plan(config)[0]
-        train_job(rank, job, Ticket(mask, weights), run, note, partial(JobBoard, run, job.id))
-    finally:
-        rank.close()
+    small_job.train(config, data, run, note)
 
 
 def cut(path: Path) -> None:
