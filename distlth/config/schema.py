@@ -134,6 +134,8 @@ class PruneSection(Section):
                 raise ValueError(f"two branches are called {label!r}; give each its own name")
         if self.mode == "inline" and len(self.branches) != 1:
             raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
+        if self.mode == "inline" and self.branches[0].prunes_untrained:
+            raise ValueError(f"mode: inline prunes trained networks; {labels[0]!r} needs mode: branch")
         for branch in self.branches:
             self._check_rounds(branch)
         return self

@@ -114,6 +114,11 @@ class Recorder:
             self._curves = self._open_curves(first_step=step)
         self.event("job-start", step, density=density)
 
+    def untrained(self, step: int, measured: Measured) -> None:
+        """Write what was measured before the first step, if anything was."""
+        if self._is_main and measured:
+            self._retry(lambda: save_measured(self._paths.untrained, measured), step)
+
     def rewind_point(self, step: int, model: nn.Module) -> None:
         """Write the weights of now, for the tickets to come."""
         if self._is_main:

@@ -116,6 +116,7 @@ class Trainer:
         self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
         self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
         self.recorder.open(self.step, self.ticket.mask.density)
+        self.save_untrained()
         self.save_rewind_point()
 
     def check_mask(self, found: JobState | None) -> None:
@@ -223,6 +224,11 @@ class Trainer:
 
     # -- saving ---------------------------------------------------------------------------------------
 
+    def save_untrained(self) -> None:
+        """Keep what is measured before the first step; a job that resumes later has it on disk."""
+        if self.step == self.first_step:
+            self.recorder.untrained(self.step, self.measure(untrained=True))
+
     def save_rewind_point(self) -> None:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
@@ -267,14 +273,15 @@ class Trainer:
         weights = snapshot(self.model.state_dict())
         digest = tensors_digest(weights)
         self.world.agree(f"trained weights {digest}")
-        measured = self.measure(self.needed)
+        measured = self.measure(untrained=False)
         result = self.result(evaluation, digest)
         self.recorder.finish(result, weights, measured, self.step)
         return result
 
-    def measure(self, measurements: tuple[Measurement, ...]) -> Measured:
-        """Return what is measured on the network as it is."""
-        return measure(measurements, self.executable, list(self.ticket.mask), self.world, self.pulse)
+    def measure(self, *, untrained: bool) -> Measured:
+        """Return what is needed of the network before its first step, or after its last."""
+        needed = [each for each in self.needed if each.untrained == untrained]
+        return measure(needed, self.executable, list(self.ticket.mask), self.world, self.pulse)
 
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:
         """Return what the job leaves for people and for the plan."""
