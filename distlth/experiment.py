@@ -1,4 +1,4 @@
-"""A whole experiment in one process, as the method says; `cluster.runtime` does the same on lanes."""
+"""Run a whole experiment in sequence, as the method says; `cluster.runtime` does the same on lanes."""
 
 from __future__ import annotations
 

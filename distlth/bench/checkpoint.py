@@ -1,4 +1,4 @@
-"""What checkpoints cost: steps of the quick start's job with and without one in every hundred, in one run."""
+"""The cost of checkpoints: steps of the quick start's job with and without one in a hundred, in one run."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ CLASSES = 10
 class CheckpointRow:
     """Steps with one checkpoint, or without: medians over pairs.
 
-    `stall_share` is the part of the time that the training loop spent in the checkpoint, `time_ratio` the
-    whole time (the writer in the background competes for the cores) to that without a checkpoint, `rounds`
-    that of each pair.
+    `stall_share` is the share of the time that the training loop spent in the checkpoint, `time_ratio` the
+    ratio of the whole time to that without a checkpoint (the writer in the background competes for the
+    cores), `rounds` that ratio for each pair.
     """
 
     name: str
@@ -58,7 +58,7 @@ class CheckpointRow:
 def bench(
     *, model: str = "resnet20", steps: int = 100, pairs: int = 4, images: int = 1437
 ) -> list[CheckpointRow]:
-    """Train `pairs` pairs of `steps` steps as a rank of the quick start does, on images made up here.
+    """Train `pairs` pairs of `steps` steps as a rank of the quick start does, on random images.
 
     The order within a pair alternates, so that a drift of the machine's speed falls on both.
     """
@@ -102,7 +102,7 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
 def _segment(
     training: Trainer, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
 ) -> tuple[float, float]:
-    """Seconds of `steps` steps, and of the loop's part in the checkpoint after the first of them."""
+    """Return the seconds of `steps` steps, and those that the checkpoint after the first held them up."""
     training.recorder.flush()
     stall, start = 0.0, time.perf_counter()
     for index in range(steps):
@@ -140,7 +140,7 @@ def _training(folder: Path, model: str, images: int) -> Trainer:
 
 
 def small_run(folder: Path) -> RunConfig:
-    """The config of a run as small as they get, with its data set in `folder`."""
+    """Return the config of a very small run, and build its data set in `folder`."""
     return _config("resnet20", _dataset(folder, 2 * CLASSES))
 
 
@@ -149,7 +149,7 @@ def _ignore(event: str, **details: Any) -> None:
 
 
 def _config(model: str, dataset: Dataset) -> RunConfig:
-    """The quick start's, as long as it takes."""
+    """Return the quick start's config, with epochs without end."""
     document = {
         "name": "bench",
         "data": {"path": dataset.path, "resolution": 16, "crop": "pad", "flip": False, "threads": 1},

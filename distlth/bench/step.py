@@ -55,7 +55,7 @@ def bench(
 
 
 class _Run:
-    """A model that trains on the same images again and again."""
+    """A model that trains on one batch of images, again and again."""
 
     def __init__(self, name: str, resolution: int, batch: int, density: float | None) -> None:
         model = build(name, 1000, seed=0).to(memory_format=torch.channels_last)

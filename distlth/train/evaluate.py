@@ -31,7 +31,7 @@ class Evaluation:
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World, precision: torch.autocast
 ) -> Evaluation:
-    """Evaluate `model` on the images that all ranks' `batches` hold together, each counted once.
+    """Evaluate `model` on the images of all ranks' `batches` together, each counted once. Collective.
 
     With fewer than five classes, top-5 is the accuracy within all of them: 1.
     """
