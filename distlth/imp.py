@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distlth.methods import Map, Source
 from distlth.plan import Job
-from distlth.prune.magnitude import prune_magnitude
+from distlth.prune.magnitude import planned_kept, prune_magnitude
 from distlth.ticket import Structured, Trained
 
 
@@ -17,4 +17,5 @@ def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Str
     mask = prune_magnitude(parent.weights, parent.mask, rate) if job.is_trunk else parent.mask
     if job.structure is None:
         return Structured(mask)
-    return job.structure.make(Source(mask, parent, job.density, job.seed, run_map))
+    kept = planned_kept(mask.total, rate, job.round)[-1]
+    return job.structure.make(Source(mask, parent, kept, job.seed, run_map))

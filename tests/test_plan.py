@@ -78,6 +78,18 @@ def test_channel_scores_are_asked_of_the_jobs_whose_children_use_them() -> None:
     }
 
 
+def test_a_method_that_prunes_the_untrained_network_has_round_0_measured_and_starts_from_init() -> None:
+    jobs = plan(config(rewind_epoch=2, after_rewind="lr-rewind", branches=[{"method": "snip"}]))
+    branches = [job for job in jobs if not job.is_trunk]
+    assert [(job.id, job.parent, job.start, job.first_epoch) for job in branches] == [
+        ("01/snip", "00", "init", 0),
+        ("02/snip", "00", "init", 0),
+    ]
+    assert [job.density for job in branches] == [jobs[1].density, jobs[3].density]
+    needed = {job.id: [(each.name, each.untrained) for each in measurements(jobs, job)] for job in jobs}
+    assert {job: found for job, found in needed.items() if found} == {"00": [("snip", True)]}
+
+
 def test_planned_density_falls_by_the_rate() -> None:
     jobs = plan(config(rate=0.2))
     assert [job.density for job in jobs] == pytest.approx([1, 0.8, 0.64])

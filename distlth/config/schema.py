@@ -143,6 +143,10 @@ class PruneSection(Section):
     def _branches_fit_mode_and_rounds(self) -> PruneSection:
         if self.mode == "inline" and len(self.branches) != 1:
             raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
+        if self.mode == "inline" and self.branches[0].prunes_untrained:
+            raise ValueError(
+                f"mode: inline prunes trained networks; {self.branches[0].label!r} needs mode: branch"
+            )
         for branch in self.branches:
             self._check_rounds(branch)
         return self

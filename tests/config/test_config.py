@@ -81,6 +81,7 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("prune.branches.7.extra=1", ["'7' is not an index of a list of 2"]),
         ("prune.branches.1.name=refill", ["two branches are called 'refill'"]),
         ("prune.branches=[{method: refill, rounds: [3]}]", ["round 3 is not in 1..2"]),
+        ("prune={rounds: 1, mode: inline, branches: [{method: snip}]}", ["'snip' needs mode: branch"]),
         ("prune.mode=inline", ["inline needs exactly one branch, not 2"]),
         ("prune.rewind_epoch=4", ["prune.rewind_epoch: 4 must be below train.epochs = 4"]),
         ("cluster.workers=3", ["train.batch_size: 8 is global", "cluster.workers = 3", "use 6 or 9"]),

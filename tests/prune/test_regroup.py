@@ -241,7 +241,7 @@ def test_network_is_regrouped_layer_by_layer_and_reports_the_rest() -> None:
     parts = {"conv": layer_of((32, 4, 3, 3), 0.4, seed=0), "depthwise": layer_of((32, 1, 3, 3), 0.4, seed=1)}
     mask = Mask({name: kept for name, (_, kept) in parts.items()})
     weights = {name: weight for name, (weight, _) in parts.items()}
-    result = Regroup(method="regroup").make(Source(mask, Trained(mask, weights), mask.density, seed=0))
+    result = Regroup(method="regroup").make(Source(mask, Trained(mask, weights), mask.kept, seed=0))
     assert list(result.ungrouped) == ["depthwise"]
     assert torch.equal(result.mask["depthwise"], mask["depthwise"])
     assert torch.equal(result.mask["conv"], regroup_layer(weights["conv"], mask["conv"]).mask)
