@@ -1,1 +1,1 @@
-"""Where a run happens: Ray's session, the coordinator on the head node, and the lanes that train."""
+"""Distributed runs: under Ray (`runtime`), on SLURM clusters (`slurm`), and their benchmarks (`bench`)."""

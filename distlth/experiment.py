@@ -27,7 +27,7 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
     found = preflight(config)
     maker = TicketMaker(config, found, run, _waiting)
     if world.is_main:
-        open_run(run, config, found.data)
+        open_run(run, config, found.dataset.identity)
         maker.write_init()
     jobs = plan(config)
     with closing(Trainer(config, found.dataset, world)) as trainer:

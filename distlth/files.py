@@ -1,4 +1,4 @@
-"""Files that are complete or absent: written to a temporary name, fsynced, renamed."""
+"""Files and folders that are complete or absent: written to a temporary name, fsynced, renamed."""
 
 from __future__ import annotations
 
@@ -39,6 +39,37 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         raise
     if durable:
         _fsync(path.parent)
+
+
+@contextmanager
+def replacing_folder(path: Path) -> Iterator[Path]:
+    """Yield a new, empty folder beside `path`; on success it takes the place of `path`, whole and on disk.
+
+    What is at `path` is removed only then. What a killed writer left beside it is removed first, so only one
+    process may write `path` at a time.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for folder, _, files in os.walk(temporary):
+            for name in (*files, "."):
+                _fsync(Path(folder, name))
+        _publish(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Give a finished folder its name. The old folder of that name is out of the way, then gone."""
+    old = path.with_name(f".{path.name}.old.tmp")
+    if path.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(path, old)
+    os.replace(temporary, path)
+    _fsync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_temporaries(folder: Path) -> None:

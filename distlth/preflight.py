@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
 from distlth.prune.mask import Mask
-
-# hwloc reads the cores from here; without it Mt-KaHyPar aborts the whole process.
-TOPOLOGY = Path("/sys/devices/system/cpu")
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
@@ -33,11 +28,6 @@ class Preflight:
     memory: int
 
     @property
-    def data(self) -> dict[str, Any]:
-        """The facts about the data set that a run records."""
-        return {"digest": self.dataset.digest, "classes": self.dataset.num_classes}
-
-    @property
     def dense(self) -> Mask:
         """The mask of round 0: all weights of the prunable layers."""
         return Mask.dense({layer.name: layer.weight_shape for layer in self.layers})
@@ -49,18 +39,15 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; or regroup cannot run on this machine.
+            larger than the train split; or a method cannot run on this machine.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
     layers = prunable(body, config.prune.scope)
-    if any(branch.method == "regroup" for branch in config.prune.branches) and not TOPOLOGY.is_dir():
-        raise ConfigError(
-            "prune.branches: regroup partitions with Mt-KaHyPar, which reads the machine's cores from "
-            f"{TOPOLOGY}; there is none here: mount /sys in this container or chroot"
-        )
+    for branch in config.prune.branches:
+        branch.check_machine()
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
     return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body))

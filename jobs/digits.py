@@ -1,8 +1,6 @@
-"""Writes scikit-learn's 1,797 handwritten digits as an ImageFolder: python -m jobs.digits DIR."""
+"""Write scikit-learn's 1,797 handwritten digits as an ImageFolder: python -m jobs.digits DIR."""
 
 import argparse
-import os
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,15 +10,17 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from distlth.files import replacing_folder
+
 BRIGHTEST = 16  # the digits have 17 grey levels, 0..16, on 8 x 8 pixels
 
 
 def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int = 0) -> int:
-    """Write ``target``/train/CLASS/NNNN.png and ``target``/val/CLASS/NNNN.png; the number of images written.
+    """Write `target`/train/CLASS/NNNN.png and `target`/val/CLASS/NNNN.png; return the number of images.
 
-    The images are RGB, ``size`` x ``size``, smoothly enlarged; NNNN is the digit's place in the original
-    set. The split is stratified, and a function of ``seed`` alone. A ``target`` that exists is left as it
-    is (0 is returned), and appears only when whole.
+    The images are RGB, `size` x `size`, smoothly enlarged; NNNN is the digit's index in the original set.
+    The split is stratified, and depends on `seed` alone. A `target` that exists is left as it is (0 is
+    returned); a new one appears only when it is whole.
     """
     if target.exists():
         return 0
@@ -29,18 +29,16 @@ def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int 
         np.arange(len(digits.target)), test_size=num_val, stratify=digits.target, random_state=seed
     )
     in_val = set(val.tolist())
-    partial = target.with_name(f"{target.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
-        folder = partial / ("val" if index in in_val else "train") / str(label)
-        folder.mkdir(parents=True, exist_ok=True)
-        _enlarge(pixels, size).save(folder / f"{index:04d}.png")
-    os.replace(partial, target)
+    with replacing_folder(target) as root:
+        for index, (pixels, label) in enumerate(zip(digits.images, digits.target, strict=True)):
+            folder = root / ("val" if index in in_val else "train") / str(label)
+            folder.mkdir(parents=True, exist_ok=True)
+            _enlarge(pixels, size).save(folder / f"{index:04d}.png")
     return len(digits.target)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.digits", description=__doc__)
     parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
     parser.add_argument("--size", type=int, default=16, help="edge of the images in pixels")

@@ -1,4 +1,4 @@
-"""What `distlth submit` is asked for: job file, a user's own defaults and options, made into configs."""
+"""From the options of `distlth submit` and `resume` to configs, over job file and a user's own defaults."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 from distlth.config.documents import merge, override, put
 from distlth.config.read import load_site, parse_cluster, parse_config, read_job
 from distlth.config.schema import ClusterSection, RunConfig
-from distlth.errors import ConfigError, UserError
+from distlth.errors import ConfigError
 from distlth.run.paths import site_file
 
-# Option, the key that it is short for, its type, what stands for its value, and help.
+# Option, the key that it is short for, its type, its metavar, and its help.
 OPTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("--nodes", "cluster.nodes", int, "N", "machines"),
     ("--gpus-per-node", "cluster.slurm.gpus_per_node", str, "G", "such as 8 or a100:8"),
@@ -30,23 +30,12 @@ OPTIONS: tuple[tuple[str, str, type, str, str], ...] = (
     ("--exclude", "cluster.slurm.exclude", str, "NODES", "not these"),
 )
 
-# What decides how many GPUs there are.
+# The keys that decide how many GPUs there are.
 SIZE_KEYS = {"cluster.nodes", "cluster.slurm.gpus_per_node"}
 
 
-def add_allow_change(parser: argparse.ArgumentParser) -> None:
-    """The option that lets a run go on although something else is asked for than before."""
-    parser.add_argument(
-        "--allow-change",
-        action="append",
-        default=[],
-        metavar="KEY",
-        help="go on although this changed: a key, a section, versions or data; may be repeated",
-    )
-
-
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options that say where and how a run is submitted."""
+    """Add the options that are short for keys of the sections cluster and cluster.slurm."""
     group = parser.add_argument_group("what to ask SLURM for (each is short for a key of cluster.slurm)")
     for option, _, kind, metavar, text in OPTIONS:
         group.add_argument(option, type=kind, metavar=metavar, help=text)
@@ -60,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The keys of the job file that the options of a command line stand for, with their values."""
+    """Return the keys of the job file that the options stand for, with their values."""
     given = {key: getattr(options, option[2:].replace("-", "_")) for option, key, *_ in OPTIONS}
     found = {key: value for key, value in given.items() if value is not None}
     for text in options.extra:
@@ -70,9 +59,9 @@ def settings(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def requested(options: argparse.Namespace) -> tuple[RunConfig, ...]:
-    """The config of each run that a command line of `distlth submit` asks for.
+    """Return the config of each run that a command line of `distlth submit` asks for.
 
-    The user's own file lies under the job file, that one under the overrides, those under the options.
+    The user's own defaults give way to the job file, that to the overrides, those to the options.
 
     Raises:
         ConfigError: one line that names the file and the key.
@@ -87,23 +76,23 @@ def requested(options: argparse.Namespace) -> tuple[RunConfig, ...]:
 def requested_again(
     stored: Mapping[str, Any], options: argparse.Namespace, run: Path
 ) -> tuple[RunConfig, ...]:
-    """The config of a run that is submitted again: what it was submitted with, and what is asked besides."""
+    """Return the config of a run that is submitted again: as it was submitted, changed by the options."""
     document = {**stored, "name": run.name, "runs": str(run.parent)}
     keys = override(document, options.overrides)
     return (parse_config(finished(document, settings(options), keys), source=str(run)),)
 
 
 def finished(document: dict[str, Any], chosen: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """A job file's content with options put in and `cluster.workers` made to fit the GPUs.
+    """Return a job file's content with the options put in, and `cluster.workers` set to use all GPUs.
 
-    `keys` are those that the command line gives besides.
+    `keys` are those that the command line overrides.
     """
     for key, value in chosen.items():
         put(document, key, value)
     try:
         cluster = parse_cluster(document.get("cluster") or {}, "")
     except ConfigError:
-        return document  # which whoever checks the whole of it will name better
+        return document  # full validation reports this better
     given = {*chosen, *keys}
     check_gpus_are_asked_for(cluster)
     is_given = "cluster.workers" in given or ("workers" in document["cluster"] and not given & SIZE_KEYS)
@@ -114,7 +103,7 @@ def finished(document: dict[str, Any], chosen: Mapping[str, Any], keys: Iterable
 
 
 def fitting_workers(cluster: ClusterSection, is_given: bool) -> int | None:
-    """The ranks of a lane that use all GPUs; None where there are none, or `cluster.workers` is given.
+    """Return the ranks of a lane that use all GPUs; None without GPUs, or where `cluster.workers` is given.
 
     Raises:
         ConfigError: the GPUs do not divide among the lanes, or are fewer than the ranks.
@@ -136,7 +125,7 @@ def fitting_workers(cluster: ClusterSection, is_given: bool) -> int | None:
 
 
 def check_gpus_are_asked_for(cluster: ClusterSection) -> None:
-    """Raise ConfigError for ranks on GPUs in an allocation that has none."""
+    """Raise ConfigError for ranks on GPUs where SLURM is asked for none."""
     asked = cluster.slurm.num_gpus or any(key.startswith(("gpus", "gres")) for key in cluster.slurm.extra)
     if cluster.device == "cuda" and not asked:
         raise ConfigError(
@@ -146,14 +135,14 @@ def check_gpus_are_asked_for(cluster: ClusterSection) -> None:
 
 
 def seeded(document: dict[str, Any], seeds: Collection[int] | None) -> list[dict[str, Any]]:
-    """A job file's content for each seed, under a name of its own; as it is without seeds."""
+    """Return a job file's content for each seed, with a name of its own; unchanged without seeds."""
     if not seeds:
         return [document]
     return [{**document, "seed": seed, "name": f"{document.get('name')}-seed{seed}"} for seed in seeds]
 
 
 def seed_list(text: str) -> tuple[int, ...]:
-    """The numbers of `1,2,3` or `1-5`, for argparse."""
+    """Return the numbers of `1,2,3` or `1-5`: a type for argparse."""
     seeds: list[int] = []
     try:
         for part in text.split(","):
@@ -164,15 +153,3 @@ def seed_list(text: str) -> tuple[int, ...]:
     if not seeds or len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"expected different numbers such as 1,2,3 or 1-5, got {text!r}")
     return tuple(seeds)
-
-
-def find_run(given: Path, runs: Path = Path("runs")) -> Path:
-    """The run directory that a user means by a path, or by a name alone; absolute.
-
-    Raises:
-        UserError: there is none.
-    """
-    for path in (given, runs / given):
-        if path.is_dir():
-            return path.absolute()
-    raise UserError(f"{given}: no such run directory")

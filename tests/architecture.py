@@ -50,16 +50,28 @@ def modules() -> Iterator[tuple[str, Path]]:
     """Iterate over our modules: dotted name and file."""
     for layer in ("distlth", "cluster", "jobs"):
         for path in sorted((ROOT / layer).rglob("*.py")):
-            yield ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path
+            yield dotted(path.relative_to(ROOT).as_posix()), path
 
 
-def imported(path: Path) -> Iterator[tuple[int, str]]:
-    """Iterate over the line and the name of each module that a file imports, wherever the import stands."""
-    for node in ast.walk(ast.parse(path.read_text(), str(path))):
+def dotted(file: str) -> str:
+    """Return the module's name of a file's path from the root on."""
+    return file.removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def imports(file: str, source: str) -> Iterator[tuple[int, str]]:
+    """Iterate over (line, name) of all that a file imports, wherever; `from a import b` is `a.b`."""
+    for node in ast.walk(ast.parse(source, file)):
         if isinstance(node, ast.Import):
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            yield from ((node.lineno, f"{_absolute(file, node)}.{alias.name}") for alias in node.names)
+
+
+def _absolute(file: str, node: ast.ImportFrom) -> str:
+    if not node.level:
+        return node.module or ""
+    package = file.split("/")[: -node.level]
+    return ".".join([*package, *([node.module] if node.module else [])])
 
 
 def edges() -> Edges:
@@ -67,22 +79,11 @@ def edges() -> Edges:
     found: dict[str, set[str]] = {room: set() for room in ROOMS}
     for module, path in modules():
         room = room_of(module)
-        for _, name in imported(path):
+        for _, name in imports(path.relative_to(ROOT).as_posix(), path.read_text()):
             other = room_of(name)
             if room and other and other != room:
                 found[room].add(other)
     return found
-
-
-def wrong_way() -> list[str]:
-    """Return a line for each import of a room that stands above the importing one."""
-    return [
-        f"{path.relative_to(ROOT)}:{line}: {room} may not import {name}"
-        for module, path in modules()
-        if (room := room_of(module))
-        for line, name in imported(path)
-        if (other := room_of(name)) and ROOMS.index(other) > ROOMS.index(room)
-    ]
 
 
 # -- drawing ------------------------------------------------------------------------------------------

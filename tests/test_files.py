@@ -18,6 +18,7 @@ from distlth.files import (
     read_json_lines,
     remove_temporaries,
     replacing,
+    replacing_folder,
     save_tensors,
     tensors_digest,
     write_text,
@@ -86,6 +87,35 @@ def test_a_kill_in_the_middle_leaves_the_old_file(tmp_path: Path) -> None:
     ended = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
     assert ended.returncode == -signal.SIGKILL
     assert path.read_text() == "old"
+
+
+def test_a_folder_replaces_the_old_one_only_when_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+    for text in ("old", "new"):
+        with replacing_folder(path) as temporary:
+            (temporary / "below").mkdir()
+            (temporary / "below" / text).write_text(text)
+            assert not (path / "below" / text).exists()
+    assert [file.name for file in path.rglob("*")] == ["below", "new"]
+
+    with pytest.raises(ZeroDivisionError), replacing_folder(path) as temporary:
+        raise ZeroDivisionError
+    assert [file.name for file in path.rglob("*")] == ["below", "new"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_of_a_folder_left_is_not_in_the_next_one(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from distlth.files import replacing_folder\n"
+        "with replacing_folder(Path(sys.argv[1])) as t:\n"
+        "    (t / 'half').touch(); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path / "folder")], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not (tmp_path / "folder").exists()
+    with replacing_folder(tmp_path / "folder") as temporary:
+        assert list(temporary.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
 
 
 def test_a_half_written_line_is_passed_over(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
-"""How a ticket gets from the head to N nodes: what the head sends, how often a node fetches, how long it is.
+"""Benchmark of broadcasting a ticket to N nodes: time, bytes that the head sends, fetches per node.
 
-Three ways in one run: the reply to each rank's own call (`reply`), one object in Ray's store (`object`), and
-that object in pieces that nodes also fetch from each other (`pieces`, which lanes use). Each node is a raylet
-with a store of its own, the network between them that of `cluster.bench.nodes`.
+Compares three ways in one run: a reply to each rank's call (`reply`), one object in Ray's store (`object`),
+and the object in pieces that nodes also fetch from each other (`pieces`, which lanes use). Each node is a
+raylet with its own object store; the network between them is that of `cluster.bench.nodes`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from cluster.bench import nodes as simulated
 from cluster.runtime.broadcast import fetch, hand_out
 from cluster.runtime.session import LOOPBACK, environment, session_folder
 
-# Of a ResNet-50: the weights in a file, and the packed mask.
+# Of a ResNet-50: the file of the weights, and the packed mask.
 WEIGHTS_BYTES, MASK_BYTES = 102_469_904, 2_931_864
 
 REPLY, OBJECT, PIECES = "reply", "object", "pieces"
@@ -39,11 +39,11 @@ STARTS_AT_ONCE = 4
 
 @dataclass(frozen=True)
 class BroadcastRow:
-    """One hand-out to `nodes` nodes with `ranks` ranks each, on links of `link_mbit_s` (None: no limit).
+    """One broadcast to `nodes` nodes with `ranks` ranks each, on links of `link_mbit_s` (None: no limit).
 
-    `growth` is the time over that of one node. `head_copies` is what the head sent, in tickets;
-    `fetches_per_node` what the node that received most did; `peers_copies` what nodes sent each other. These
-    three are read from each network's own counters, and None where nodes share one.
+    `growth` is the time relative to that of the fewest nodes. In copies of the ticket, `head_copies` is what
+    the head sent, `fetches_per_node` the most that a node received, `peers_copies` what nodes sent each
+    other: read from the counters of each node's network, None where nodes share one.
     """
 
     way: str
@@ -59,13 +59,13 @@ class BroadcastRow:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What the measuring process is asked for; without an address it starts the raylets itself."""
+    """What the measuring process is to do; without an address it starts the raylets itself."""
 
     address: str | None
     counts: Sequence[int]
     ranks: int
     size: int
-    ways: Mapping[str, int]  # up to how many nodes
+    ways: Mapping[str, int]  # the way, and its most nodes
     store: int
     link_mbit_s: float | None = None
 
@@ -79,10 +79,12 @@ def bench(
     links: bool | None = None,
     reply_nodes: int = 4,
 ) -> list[BroadcastRow]:
-    """Hand `size` bytes out to each number of nodes, each way (`reply` to at most `reply_nodes` nodes).
+    """Broadcast `size` bytes to each number of nodes in each way (`reply` to at most `reply_nodes` nodes).
 
-    `links`: on links of this rate; by default where this machine can. Raises RuntimeError when it cannot, or
-    Ray does not start.
+    `links` simulates links of this rate; by default, where this machine can.
+
+    Raises:
+        RuntimeError: links cannot be simulated, or Ray does not start.
     """
     reason = simulated.missing()
     if links and reason:
@@ -98,7 +100,7 @@ def bench(
         )
         head: simulated.Node | None = None
         if links:
-            settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"  # else `ray start` joins no cluster
+            settings["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "1"  # otherwise `ray start` joins no cluster
             places = stack.enter_context(simulated.linked(max(counts) + 1, megabits_per_s, settings))
             head = places[0]
             plan = replace(plan, address=f"{head.address}:{PORT}", link_mbit_s=megabits_per_s)
@@ -129,7 +131,7 @@ def _run_in(head: simulated.Node | None, plan: _Plan, settings: Mapping[str, str
 def _start_ray(
     plan: _Plan, places: Sequence[simulated.Node], folder: Path, settings: Mapping[str, str]
 ) -> None:
-    """Start a raylet on each node, as on a real one."""
+    """Start a raylet on each simulated node, as on a real one."""
 
     def start(index: int) -> None:
         join = ("--head", f"--port={PORT}", "--include-dashboard=false")
@@ -152,12 +154,12 @@ def _start_ray(
         list(pool.map(start, range(1, len(places))))
 
 
-# -- in a process of its own, in the head's network ----------------------------------------------------------
+# -- in the measuring process, in the head's network ---------------------------------------------------------
 
 
 @ray.remote(num_cpus=0)
 class _Source:
-    """What a coordinator would be that answers with the ticket itself."""
+    """Stands for a coordinator that replies with the ticket itself."""
 
     def __init__(self, size: int) -> None:
         self.data = os.urandom(size)
@@ -168,7 +170,7 @@ class _Source:
 
 @ray.remote(num_cpus=0)
 class _Rank:
-    """A rank of a lane, as far as fetching a ticket goes."""
+    """Stands for a rank of a lane: fetches tickets."""
 
     def fetch(self, way: str, given: Any) -> int:
         if way == REPLY:
@@ -180,13 +182,13 @@ class _Rank:
 
 
 def _traffic() -> tuple[int, int]:
-    """Bytes that this network has received and sent."""
+    """Return the bytes that this node's network has received and sent; zeros where nodes share one."""
     found = psutil.net_io_counters(pernic=True)
     return (found["eth0"].bytes_recv, found["eth0"].bytes_sent) if "eth0" in found else (0, 0)
 
 
 def main() -> None:
-    """Measure what standard input asks for, and print the rows as JSON."""
+    """Measure what standard input asks for; print the rows as JSON."""
     plan = _Plan(**json.load(sys.stdin))
     ray.init(address=plan.address or _raylets_here(plan), log_to_driver=False, logging_level=logging.ERROR)
     ranks = _ranks(plan)
@@ -201,7 +203,7 @@ def main() -> None:
 
 
 def _raylets_here(plan: _Plan) -> str:
-    """Start several raylets on this machine's loopback; the address of their head."""
+    """Start several raylets on this machine's loopback; return the address of their head."""
     from ray.cluster_utils import Cluster
 
     options = {"num_cpus": 1, "object_store_memory": plan.store, "node_ip_address": LOOPBACK}
@@ -213,7 +215,7 @@ def _raylets_here(plan: _Plan) -> str:
 
 
 def _ranks(plan: _Plan) -> list[list[Any]]:
-    """The ranks of each node but the head."""
+    """Return the ranks of each node but the head, warmed up."""
     deadline = time.monotonic() + START_SECONDS
     while len(found := _alive()) <= max(plan.counts):
         if time.monotonic() > deadline:
@@ -222,7 +224,7 @@ def _ranks(plan: _Plan) -> list[list[Any]]:
     here = ray.get_runtime_context().get_node_id()
     ranks = [[_rank_on(node) for _ in range(plan.ranks)] for node in found if node != here]
     given = hand_out(bytes(2**20))
-    for node in ranks:  # one after the other: each imports Ray
+    for node in ranks:  # one node after the other: each rank imports Ray
         ray.get([rank.fetch.remote(PIECES, given) for rank in node])
     return ranks
 
@@ -263,7 +265,7 @@ def _measure(plan: _Plan, way: str, ranks: Sequence[Sequence[Any]]) -> dict[str,
 
 
 def _settle(plan: _Plan) -> None:
-    """Wait until the head sends no more: Ray asks again for what takes long, and then it comes twice."""
+    """Wait until the head has stopped sending: Ray repeats slow pulls, and the object is sent twice."""
     before = -plan.size
     while (sent := _traffic()[1]) - before > plan.size / 100:
         before = sent
@@ -281,7 +283,7 @@ def _given(way: str, size: int) -> Any:
 
 
 def _all_traffic(ranks: Sequence[Sequence[Any]]) -> list[tuple[int, int]]:
-    """What the head and the first rank of each node have received and sent."""
+    """Return the bytes received and sent by the networks of the head and of each node."""
     return [_traffic(), *ray.get([node[0].traffic.remote() for node in ranks])]
 
 

@@ -1,4 +1,4 @@
-"""How many calls a second the coordinator answers, and how long a job takes to reach a thousand ranks."""
+"""Benchmark of the coordinator: calls answered per second, and the time until a job has reached all ranks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.runtime.session import LOOPBACK, environment, session_folder
+import ray
 
-LANE, ATTEMPT = 0, "attempt"
+from cluster.runtime.coordinator import Coordinator
+from cluster.runtime.heartbeat import Beat
+from cluster.runtime.session import LOOPBACK, environment, session_folder
+from distlth.bench.checkpoint import small_run
+from distlth.run.paths import RunPaths
+
+LANE = 0
 
 
 @dataclass(frozen=True)
 class CoordinatorRow:
-    """`count` calls of one kind at once, from one process beside the coordinator: medians over rounds."""
+    """`count` calls of one kind, sent at once by one process beside the coordinator: medians over rounds."""
 
     call: str
     count: int
@@ -29,7 +35,7 @@ class CoordinatorRow:
 
 
 def bench(*, ranks: int = 1024, rounds: int = 5) -> list[CoordinatorRow]:
-    """Call the coordinator of a small run as `ranks` ranks would, all at the same moment."""
+    """Call the coordinator of a small run as `ranks` ranks would that all call at the same moment."""
     with session_folder() as folder:
         done = subprocess.run(
             [sys.executable, "-m", "cluster.bench.coordinator"],
@@ -43,7 +49,7 @@ def bench(*, ranks: int = 1024, rounds: int = 5) -> list[CoordinatorRow]:
 
 
 def main() -> None:
-    """Measure what standard input asks for, and print the rows as JSON."""
+    """Measure what standard input asks for; print the rows as JSON."""
     plan = json.load(sys.stdin)
     with tempfile.TemporaryDirectory() as name:
         rows = _measure(Path(name), plan["ranks"], plan["rounds"])
@@ -51,41 +57,39 @@ def main() -> None:
 
 
 def _measure(folder: Path, ranks: int, rounds: int) -> list[CoordinatorRow]:
-    import ray
+    """Return the rows of a coordinator that is started here."""
+    coordinator = _start_coordinator(folder)
+    beat = Beat("node", "1 0", 0, True)
+    calls: dict[str, Callable[[str, int], Any]] = {
+        "next_job": lambda attempt, rank: coordinator.next_job.remote(LANE, attempt, 0),
+        "beat": lambda attempt, rank: coordinator.beat.remote(LANE, attempt, rank, beat),
+        "note": lambda attempt, rank: coordinator.note.remote("bench", lane=LANE),
+    }
+    rows = []
+    for name, call in calls.items():
+        times = [_time_round(coordinator, call, f"{name} {turn}", ranks) for turn in range(rounds + 1)]
+        seconds = statistics.median(times[1:])  # the first one warms up
+        rows.append(CoordinatorRow(name, ranks, seconds, ranks / seconds))
+    return rows
 
-    from cluster.runtime.coordinator import Coordinator
-    from cluster.runtime.heartbeat import Beat
-    from distlth.bench.checkpoint import small_run
-    from distlth.run.paths import RunPaths
 
+def _start_coordinator(folder: Path) -> Any:
+    """Start Ray and the coordinator of a small run; return the actor's handle."""
     ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address=LOOPBACK
     )
-    config, run = small_run(folder), RunPaths(folder / "run")
-    coordinator = Coordinator.remote(config, run)  # type: ignore[attr-defined]
+    coordinator = Coordinator.remote(small_run(folder), RunPaths(folder / "run"))  # type: ignore[attr-defined]
     ray.get(coordinator.start.remote())
-    ray.get(coordinator.lane_started.remote(LANE, ATTEMPT, []))
-    beat = Beat("node", "1 0", 0, True)
-    calls: dict[str, Callable[[int, int], Any]] = {
-        "next_job": lambda turn, rank: coordinator.next_job.remote(LANE, f"{ATTEMPT} {turn}", 0),
-        "beat": lambda turn, rank: coordinator.beat.remote(LANE, ATTEMPT, rank, beat),
-        "note": lambda turn, rank: coordinator.note.remote("bench", lane=LANE),
-    }
-    rows = []
-    for call, send in calls.items():
-        times = []
-        for turn in range(rounds + 1):
-            if call == "next_job":  # what the lane took is open again: all ranks of an attempt get the same
-                ray.get(coordinator.lane_started.remote(LANE, f"{ATTEMPT} {turn}", []))
-            start = time.perf_counter()
-            answers = [send(turn, rank) for rank in range(ranks)]
-            ray.get(answers)
-            times.append(time.perf_counter() - start)
-            del answers
-        ray.get(coordinator.lane_started.remote(LANE, ATTEMPT, []))
-        seconds = statistics.median(times[1:])
-        rows.append(CoordinatorRow(call, ranks, seconds, ranks / seconds))
-    return rows
+    return coordinator
+
+
+def _time_round(coordinator: Any, call: Callable[[str, int], Any], attempt: str, ranks: int) -> float:
+    """Return the seconds until a call of each rank of a new attempt is answered, all sent at once."""
+    ray.get(coordinator.lane_started.remote(LANE, attempt, []))
+    start = time.perf_counter()
+    answers = [call(attempt, rank) for rank in range(ranks)]
+    ray.get(answers)
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Nodes of a cluster, simulated on one machine: each in a network of its own, on links of a chosen rate.
+"""Simulated cluster nodes on one machine: each in its own network namespace, on a link of a chosen rate.
 
-Linux lets every user do that: a user namespace makes them root of their own networks, in which no address of
-the machine or of anyone else exists. The namespaces end with the processes that hold them.
+On Linux every user can do this: in a user namespace they are root over their own networks, isolated from
+those of the machine. The namespaces end with the processes that hold them.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# Reserved for benchmarks of networks (RFC 2544).
+# Reserved for network benchmarks (RFC 2544).
 NETWORK = "198.18.0"
 PREFIX_LENGTH = 24
 HOLD = ("sleep", "infinity")
@@ -21,14 +21,14 @@ TOOLS = ("ip", "nsenter", "sleep", "tc", "unshare")
 
 @dataclass(frozen=True)
 class Node:
-    """A simulated node: its address, and what to put before a command to run it there."""
+    """A simulated node: its address, and the prefix of a command that is to run there."""
 
     address: str
     enter: tuple[str, ...] = ()
 
 
 def missing() -> str | None:
-    """Why this machine cannot have simulated links; None if it can."""
+    """Return why this machine cannot simulate links; None if it can."""
     absent = [tool for tool in TOOLS if shutil.which(tool) is None]
     if absent:
         return f"{', '.join(absent)} not found"
@@ -38,10 +38,12 @@ def missing() -> str | None:
 
 @contextmanager
 def linked(count: int, megabits_per_s: float, environment: Mapping[str, str]) -> Iterator[list[Node]]:
-    """`count` nodes behind one switch, each on a link of this rate in either direction.
+    """Yield `count` nodes behind one switch, each on a link of this rate in each direction.
 
-    `environment` is that of the processes which hold the namespaces. Raises CalledProcessError when a tool
-    fails, such as `tc` where the kernel has no token bucket filter.
+    `environment` is that of the processes that hold the namespaces.
+
+    Raises:
+        CalledProcessError: a tool failed, such as `tc` where the kernel has no token bucket filter.
     """
     holders = [_hold("unshare", "--user", "--map-root-user", "--net", environment=environment)]
     try:
@@ -60,7 +62,7 @@ def linked(count: int, megabits_per_s: float, environment: Mapping[str, str]) ->
 
 
 def _plug(switch: tuple[str, ...], holder: subprocess.Popen[str], index: int, megabits: float) -> Node:
-    """Connect a node to the switch."""
+    """Connect a node to the switch; return it."""
     address, port, enter = f"{NETWORK}.{index + 1}", f"port{index}", _enter(holder)
     peer = ("peer", "name", "eth0", "netns", str(holder.pid))
     _run(*switch, "ip", "link", "add", port, "type", "veth", *peer)
@@ -75,7 +77,7 @@ def _plug(switch: tuple[str, ...], holder: subprocess.Popen[str], index: int, me
 
 
 def _hold(*command: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start what holds a namespace, and wait until it is in it."""
+    """Start a process that holds a namespace, and wait until it has entered it."""
     holder = subprocess.Popen(
         [*command, "sh", "-c", f"echo; exec {' '.join(HOLD)}"],
         env=dict(environment),

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Switches off the cluster that up.sh started, with all that its jobs run, and removes its folder.
+# Stops the cluster that up.sh started, with everything its SLURM jobs run, and removes its folder.
 #
 #   bash cluster/devslurm/down.sh [FOLDER]
 set -euo pipefail
@@ -10,7 +10,7 @@ set -euo pipefail
 main() {
     find_folder "$@"
     is_ours || { say "no cluster in $FOLDER"; return; }
-    end TERM daemon_pids slurmctld slurmscriptd slurmd # first, so that nothing starts any more
+    end TERM daemon_pids slurmctld slurmscriptd slurmd # first, so that nothing new starts
     end KILL daemon_pids slurmstepd
     end KILL job_pids
     end TERM daemon_pids munged
@@ -18,7 +18,7 @@ main() {
     say "ended, and $FOLDER removed"
 }
 
-# end SIGNAL COMMAND...: until no process is left of those that it prints; SIGKILL after three seconds.
+# end SIGNAL COMMAND...: signals the processes that COMMAND prints until none is left; KILL after 3 s.
 end() {
     local signal=$1 start=$SECONDS pids
     shift

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Sees to it that this machine has SLURM's and munge's programs: installs Debian's packages as root, else says
-# what to ask for and ends with 69. Nothing is started, and no service of the machine is set up.
+# Installs the programs of SLURM and munge: as root Debian's packages; otherwise says what to ask for and exits
+# with 69. Starts nothing, and sets up no service of the machine.
 set -euo pipefail
 
 SPEAKER=devslurm
 # shellcheck source=cluster/apt.sh
 . "$(dirname "${BASH_SOURCE[0]}")/../apt.sh"
-PATH=$PATH:/usr/sbin:/sbin # where a user's PATH does not lead
+PATH=$PATH:/usr/sbin:/sbin # a user's PATH may lack them
 POLICY=/usr/sbin/policy-rc.d
 
 main() {
@@ -20,7 +20,7 @@ lacking() {
     { command -v slurmctld && command -v slurmd && command -v sbatch; } >/dev/null || echo slurm-wlm
 }
 
-# Debian starts what it installs, unless this file says no.
+# Debian starts the services it installs, unless this file forbids it.
 forbid_services() {
     trap 'rm -f "$POLICY"' EXIT
     printf '#!/bin/sh\nexit 101\n' >"$POLICY"

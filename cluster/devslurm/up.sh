@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# A SLURM of two nodes, n1 and n2, on this machine: munged, slurmctld and two slurmd, in one folder, with ports
-# and a key of their own. As any user; no system service, no cgroups. What runs already is left as it is, what
-# died is started again.
+# Starts a SLURM of two nodes, n1 and n2, on this machine: munged, slurmctld and two slurmd, in one folder, with
+# their own ports and key. Works for any user, without system services and cgroups. Daemons that run are left
+# alone, those that died are started again.
 #
 #   bash cluster/devslurm/up.sh [FOLDER]       default: devslurm-USER in the folder for temporary files
-#   bash cluster/devslurm/down.sh [FOLDER]     ends it and all its jobs, and removes the folder
+#   bash cluster/devslurm/down.sh [FOLDER]     stops it and all its SLURM jobs, and removes the folder
 #
-# Partitions: low (default), and high, which preempts it by REQUEUE. Read when the folder is made:
+# Partitions: low (default), and high, which preempts it by REQUEUE. Settings, read when the folder is made:
 #
 # DEVSLURM_GRACE      seconds from a preempted job's SIGTERM to its end (10)
 # DEVSLURM_KILL_WAIT  seconds from SIGTERM to SIGKILL (5)
 # DEVSLURM_TIMEOUT    seconds without an answer after which a node counts as lost (10)
-# DEVSLURM_REQUEUE   seconds before a requeued job may start again, 5 or more (10; real clusters: 120)
+# DEVSLURM_REQUEUE    seconds before a requeued job may start again, 5 or more (10; real clusters: 120)
 # DEVSLURM_JOB_AGE    seconds for which squeue and scontrol remember an ended job (120)
 # DEVSLURM_CONF       further lines for slurm.conf
 set -euo pipefail
@@ -24,12 +24,12 @@ PROGRAMS=(munged slurmctld slurmd sbatch srun salloc scancel scontrol sinfo sque
 
 main() {
     find_folder "$@"
-    # 107 bytes are all that the path of a socket may have.
+    # The path of a socket may have 107 bytes.
     ((${#FOLDER} <= 70)) || fail "$FOLDER: too long a path for sockets, give a shorter one"
     ((${DEVSLURM_REQUEUE:-10} >= 5)) || fail "DEVSLURM_REQUEUE=$DEVSLURM_REQUEUE: SLURM takes 5 or more"
     bash "$HERE/install.sh"
     is_ours || make_folder
-    # Sites, allocations and users leave settings for the commands in the environment.
+    # Sites, allocations and users put settings for SLURM's commands into the environment.
     unset "${!SLURM_@}" "${!SBATCH_@}" "${!SALLOC_@}" "${!SQUEUE_@}" "${!SINFO_@}"
     # shellcheck source=/dev/null
     . "$FOLDER/env"
@@ -59,14 +59,14 @@ make_folder() {
     echo "Name=gpu File=$FOLDER/gpu/nvidia[0-1]" >"$FOLDER/gres.conf"
     echo "export SLURM_CONF='$CONF' PATH='$FOLDER/bin':\"\$PATH\"" >"$FOLDER/env"
     slurm_conf >"$CONF.new"
-    mv "$CONF.new" "$CONF" # last: from here on the folder is a cluster's
+    mv "$CONF.new" "$CONF" # last: it makes the folder count as a cluster's
 }
 
 slurm_conf() {
     local host address user port listen=
     host=$(uname -n) user=$(id -un) port=$(free_ports)
     address=$(getent ahostsv4 "$host" | awk '{ print $1; exit }') || true
-    # Where the machine's name leads to loopback, SLURM can listen there alone.
+    # Where the machine's name resolves to loopback, SLURM can listen on loopback only.
     case $address in 127.*) listen=CommunicationParameters=NoInAddrAny,NoCtldInAddrAny ;; *) address=127.0.0.1 ;; esac
     cat <<END
 ClusterName=devslurm
@@ -88,7 +88,7 @@ SlurmctldLogFile=$FOLDER/log/slurmctld
 SlurmdLogFile=$FOLDER/log/%n
 MailProg=/bin/true
 
-# No cgroups: they need root, and the machine's consent.
+# No cgroups: they need root.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -103,7 +103,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 
-# Everything that tests wait for is short.
+# Short intervals, since tests wait for these.
 SchedulerType=sched/backfill
 SchedulerParameters=batch_sched_delay=1,sched_interval=2,bf_interval=2
 KillWait=${DEVSLURM_KILL_WAIT:-5}
@@ -111,10 +111,10 @@ SlurmdTimeout=${DEVSLURM_TIMEOUT:-10}
 MinJobAge=${DEVSLURM_JOB_AGE:-120}
 InactiveLimit=0
 UnkillableStepTimeout=30
-# A node that was lost and answers again is back; one that was set down by hand stays so.
+# A lost node that answers again is used again; one that was set DOWN by hand stays down.
 ReturnToService=1
 
-# Nodes are as large as this says, whatever the machine has.
+# Nodes have the size stated here, whatever the machine has.
 SlurmdParameters=config_overrides
 MaxNodeCount=2
 GresTypes=gpu
@@ -128,7 +128,7 @@ ${DEVSLURM_CONF:-}
 END
 }
 
-# free_ports: the first of three in a row that nothing listens on, below those that the kernel hands out.
+# free_ports: prints the first of three free ports in a row, below the kernel's ephemeral range.
 free_ports() {
     local port
     for _ in {1..100}; do
@@ -140,7 +140,7 @@ free_ports() {
 
 is_free() { ! (: <>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 
-# start NAME COMMAND...: unless it runs.
+# start NAME COMMAND...: starts a daemon unless it runs.
 start() {
     local name=$1
     shift
@@ -154,7 +154,7 @@ is_running() {
     [[ $(cat "/proc/$pid/comm" 2>/dev/null) == "$2" ]] && grep -qzsF "$FOLDER/" "/proc/$pid/cmdline"
 }
 
-# await WHAT COMMAND...: until it succeeds.
+# await WHAT COMMAND...: repeats the command until it succeeds.
 await() {
     local what=$1 deadline=$((SECONDS + WAIT_SECONDS))
     shift
@@ -166,7 +166,7 @@ await() {
 
 controller_answers() { scontrol ping 2>/dev/null | grep -q 'is UP'; }
 
-# A node that does not answer has a star behind its state.
+# sinfo puts a star behind the state of a node that does not answer.
 nodes_answer() { [[ $(sinfo -h -N -p low -o %T 2>/dev/null | grep -cvE 'unk|inval|\*') == 2 ]]; }
 
 tell() {

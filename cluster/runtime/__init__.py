@@ -1,1 +1,1 @@
-"""A run on Ray: coordinator, lanes and ranks."""
+"""Runs under Ray: the process of the command, the process that holds Ray, coordinator, lanes and ranks."""

@@ -1,277 +1,189 @@
-"""The process beside `distlth run` that holds Ray: python -m cluster.runtime.head, fed through stdin.
+"""The process beside `distlth run` that holds Ray: python -m cluster.runtime.head FOLDER ADDRESS.
 
-Ray ends the process that started it when its raylet or its GCS dies. That must not be the process that the
-user waits for: this one may die at any time, and the command says what happened and cleans up.
+Requests arrive on standard input, replies leave on standard output (see `messages`). Ray ends the process
+that started it when its raylet or its GCS dies. That must not be the process that the user waits for: this
+one may die at any time, and `distlth run` reports what happened and cleans up.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
-import psutil
-
+from cluster.runtime.error_text import first_line
+from cluster.runtime.messages import (
+    Ending,
+    Joined,
+    LaneSpec,
+    Order,
+    Reply,
+    Started,
+    Stop,
+    Unwritten,
+    parse_request,
+    reply_to_json,
+)
 from cluster.runtime.placement import fewest_nodes
-from cluster.runtime.rendezvous import Meeting
-from cluster.runtime.session import NAMESPACE, NODE_LABEL, end_processes, start_ray
-from distlth.config.schema import ClusterSection, RunConfig
-from distlth.files import append_json
-from distlth.run.paths import RunPaths
-
-if TYPE_CHECKING:
-    from cluster.runtime.messages import LaneSpec
+from cluster.runtime.ray_watch import LostError, RayWatch
+from cluster.runtime.rendezvous import Rendezvous
+from cluster.runtime.session import NAMESPACE, end_processes, start_ray
+from distlth.run.events import Event, EventLog
 
 POLL_SECONDS = 0.5
-NODE_POLL_SECONDS = 2.0
 
 # The coordinator imports torch and reads what is on disk before its first answer.
 START_SECONDS = 300.0
-DAEMONS = ("gcs_server", "raylet")
+
+SendReply = Callable[[Reply], None]
 
 
-@dataclass(frozen=True)
-class Ending:
-    """How a run's training ended: `error` is the user's to mend, `lost` what of Ray died; neither: well.
+def main() -> None:
+    """Train what is ordered, and reply how it ended."""
+    folder, address = Path(sys.argv[1]), sys.argv[2]
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever else prints, prints into the log
 
-    `again`: the nodes that are left can go on at once.
-    """
+    def reply(message: Reply) -> None:
+        print(reply_to_json(message), file=replies, flush=True)
 
-    error: str | None = None
-    lost: str | None = None
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class Order:
-    """A job, and how many nodes are to train it. `meeting` is None where this machine is the only one."""
-
-    config: RunConfig
-    run: RunPaths
-    device: str
-    meeting: Meeting | None
-    node_wait_seconds: float
-
-    @classmethod
-    def parse(cls, order: Mapping[str, Any]) -> Order:
-        """From the JSON that the process which started this one sends."""
-        return cls(
-            config=RunConfig.model_validate(order["config"]),
-            run=RunPaths(Path(order["run"])),
-            device=order["device"],
-            meeting=Meeting(Path(order["meeting"])) if order["meeting"] else None,
-            node_wait_seconds=order["node_wait_seconds"],
-        )
+    reply(_hold_ray(Requests(sys.stdin, folder), address, reply))
+    os._exit(0)  # threads of a lost session may never end
 
 
-class Orders:
-    """What the process that started this one says: its standard input, read by a thread."""
+class Requests:
+    """The requests of the process that started this one, read by a thread."""
 
     def __init__(self, source: TextIO, folder: Path) -> None:
         self.folder = folder
         self.stop: str | None = None
-        self._jobs: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, args=(source,), name="orders", daemon=True).start()
+        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        threading.Thread(target=self._listen, args=(source,), name="requests", daemon=True).start()
 
-    def next_job(self) -> Order:
-        """Wait for a job."""
-        return self._jobs.get()
+    def next_order(self) -> Order:
+        """Wait for an order."""
+        return self._orders.get()
 
     def _listen(self, source: TextIO) -> None:
         for line in source:
-            said = json.loads(line)
-            if "stop" in said:
-                self.stop = said["stop"]
+            request = parse_request(line)
+            if isinstance(request, Stop):
+                self.stop = request.signal
             else:
-                self._jobs.put(Order.parse(said))
+                self._orders.put(request)
         # The end of the input is the end of the process that wrote it.
         end_processes(self.folder)
         os._exit(1)
 
 
-Reply = Callable[[str, Any], None]
-
-
-def main() -> None:
-    """Run what is ordered, and say in one line of JSON how it ended."""
-    replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # whatever prints, prints into the log
-    folder, address = Path(sys.argv[1]), sys.argv[2]
-
-    def reply(kind: str, value: Any) -> None:
-        print(json.dumps({kind: value}), file=replies, flush=True)
-
-    reply("ending", asdict(_run(Orders(sys.stdin, folder), address, reply)))
-    os._exit(0)  # threads of a lost session may never end
-
-
-def _run(orders: Orders, address: str, reply: Reply) -> Ending:
-    order = orders.next_job()
-    run = order.run
+def _hold_ray(requests: Requests, address: str, reply: SendReply) -> Ending:
+    """Start Ray, gather the nodes, train; return how that ended."""
+    order = requests.next_order()
+    log, cluster = EventLog(order.run.log), order.config.cluster
 
     def note(message: str) -> None:
-        with suppress(OSError):
-            append_json(run.log, {"time": time.time(), "event": "ray", "message": message.partition("\n")[0]})
+        log.note("ray", message=message.partition("\n")[0])
 
-    least = fewest_nodes(order.config.cluster)
-    start_ray(order.config.cluster, order.device, orders.folder, address, note)
+    start_ray(cluster, order.device, requests.folder, address, note)
     import ray
 
     try:
         watch = RayWatch()
-        if order.meeting:
-            cluster = order.config.cluster
-            reply("started", ray.get_runtime_context().gcs_address)
-            watch.gather(cluster.nodes, order.node_wait_seconds, lambda: orders.stop is not None)
-            if orders.stop:
-                return Ending()
-            if len(watch.nodes) < least:
-                return Ending(lost=watch.missing(cluster, order.node_wait_seconds))
-            reply("nodes", len(watch.nodes))
-            order = orders.next_job()
-        ending = _Head(order, orders, watch, reply).run_lanes()
+        if order.rendezvous:
+            if ending := _gather_nodes(order, requests, watch, reply):
+                return ending
+            order = requests.next_order()
+        return _Training(order, requests, watch, reply).run()
     except LostError as error:
-        again = error.nodes_left >= least
-        ending = Ending(lost=str(error), again=again)
+        return Ending(lost=str(error), again=error.nodes_left >= fewest_nodes(cluster))
     except ray.exceptions.RayError as error:
-        ending = Ending(lost=f"the coordinator died ({_first_line(error)})")
-    return ending
+        return Ending(lost=f"the coordinator died ({first_line(str(error)) or repr(error)})")
 
 
-def _ending_of_lane(error: BaseException) -> Ending:
-    """Ranks that die start again; what ends a lane is the death of its controller, or a mistake."""
+def _gather_nodes(order: Order, requests: Requests, watch: RayWatch, reply: SendReply) -> Ending | None:
+    """Have the worker nodes join; return None when the run can start on those that did, else its ending."""
     import ray
 
-    if isinstance(error, ray.exceptions.RayError):
-        return Ending(lost=f"a lane's controller died ({_first_line(error)})")
-    return Ending(error=f"a lane ended: {error}")
+    cluster = order.config.cluster
+    reply(Started(ray.get_runtime_context().gcs_address))
+    watch.gather(cluster.nodes, order.node_wait_seconds, lambda: requests.stop is not None)
+    if requests.stop:
+        return Ending()
+    if len(watch.nodes) < fewest_nodes(cluster):
+        return Ending(lost=watch.missing(cluster, order.node_wait_seconds))
+    reply(Joined(len(watch.nodes)))
+    return None
 
 
-class LostError(Exception):
-    """A part of Ray that a run cannot do without is gone; `nodes_left` could go on without it."""
+class _Training:
+    """The coordinator and the lanes of an order, watched until they end."""
 
-    def __init__(self, message: str, nodes_left: int = 0) -> None:
-        super().__init__(message)
-        self.nodes_left = nodes_left
-
-
-class RayWatch:
-    """Ray's daemons on this machine, and the nodes that have joined."""
-
-    def __init__(self) -> None:
-        self.daemons = [child for child in psutil.Process().children() if child.name() in DAEMONS]
-        self.nodes = self._alive()
-        self._looked = time.monotonic()
-
-    def gather(self, nodes: int, seconds: float, is_over: Callable[[], bool]) -> None:
-        """Wait until so many nodes have joined, or for so long."""
-        deadline = time.monotonic() + seconds
-        while len(self.nodes) < nodes and time.monotonic() < deadline and not is_over():
-            time.sleep(POLL_SECONDS)
-            self.check()
-            self.nodes = self._alive()
-
-    def missing(self, config: ClusterSection, seconds: float) -> str:
-        """Which nodes did not join, for people."""
-        here = ", ".join(sorted(self.nodes.values()))
-        return (
-            f"{len(self.nodes)} of {config.nodes} nodes joined in {seconds:g} s ({here}), "
-            f"{fewest_nodes(config)} are needed (cluster.min_nodes); the others' logs say why"
-        )
-
-    def check(self) -> None:
-        """Raise LostError when a process of Ray's head has died, or a node."""
-        for daemon in self.daemons:
-            if not daemon.is_running() or daemon.status() == psutil.STATUS_ZOMBIE:
-                raise LostError(f"Ray's {daemon.name()} died")
-        if len(self.nodes) > 1 and time.monotonic() - self._looked > NODE_POLL_SECONDS:
-            self._looked = time.monotonic()
-            alive = self._alive()
-            gone = sorted(name for node, name in self.nodes.items() if node not in alive)
-            if gone:
-                left = len(self.nodes) - len(gone)
-                raise LostError(f"node {', '.join(gone)} is lost, {left} of {len(self.nodes)} left", left)
-
-    @staticmethod
-    def _alive() -> dict[str, str]:
-        import ray
-
-        nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-        return {node["NodeID"]: node["Labels"].get(NODE_LABEL, node["NodeManagerHostname"]) for node in nodes}
-
-
-class _Head:
-    """Coordinator and lanes, watched until they end."""
-
-    def __init__(self, order: Order, orders: Orders, watch: RayWatch, reply: Reply) -> None:
-        import ray
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        from cluster.runtime.coordinator import Coordinator
-        from cluster.runtime.messages import LaneSpec
-
-        self.orders, self.watch, self.reply = orders, watch, reply
-        self.said_unlogged = 0.0
-        self.config = config = order.config
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        name = f"coordinator-{config.name}"
-        self.coordinator = Coordinator.options(  # type: ignore[attr-defined]
-            name=name, namespace=NAMESPACE, scheduling_strategy=here
-        ).remote(config, order.run)
-        specs = [
-            LaneSpec(index, name, config, order.run, order.device) for index in range(config.cluster.lanes)
-        ]
-        shared = order.meeting.lanes if order.meeting else orders.folder / "lanes"
-        self.lanes = [_Lane(spec, shared) for spec in specs]
+    def __init__(self, order: Order, requests: Requests, watch: RayWatch, reply: SendReply) -> None:
+        self.config = order.config
+        self.requests, self.watch, self.reply = requests, watch, reply
         self.told_to_stop = False
+        self.last_unwritten = 0.0
+        name = f"coordinator-{self.config.name}"
+        self.coordinator = _start_coordinator(name, order)
+        shared = Rendezvous(order.rendezvous).lanes if order.rendezvous else requests.folder / "lanes"
+        self.lanes = [
+            _Lane(LaneSpec(index, name, order.config, order.run, order.device), shared)
+            for index in range(self.config.cluster.lanes)
+        ]
 
-    def run_lanes(self) -> Ending:
-        """Train until the run is over, or is to stop; LostError where Ray is lost."""
+    def run(self) -> Ending:
+        """Train until the run is over or stopped; raise LostError where Ray is lost."""
         started = self.coordinator.start.remote()
-        for lane in self.lanes:  # they take as long to load what they need as the coordinator does
+        for lane in self.lanes:  # they take as long to load as the coordinator does
             lane.start()
         self.wait(started, START_SECONDS)
         while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
-            self.tell_to_stop()
-            self.say_unlogged(outcome.unlogged)
-            for lane in self.lanes:
-                if lane.error is not None:
-                    self.watch.check()
-                    return _ending_of_lane(lane.error)
-            if self.told_to_stop and (outcome.quiet or not any(lane.is_alive() for lane in self.lanes)):
+            self.pass_stop_on()
+            self.report(outcome.unwritten)
+            if error := next((lane.error for lane in self.lanes if lane.error), None):
+                self.watch.check()
+                return _ending_of_lane(error)
+            if self.told_to_stop and (outcome.quiet or not self.is_a_lane_alive):
                 break
         if outcome.error:
             return Ending(error=outcome.error)
         # Ray Train takes seconds to take a lane down: a run that is to stop may not have them.
-        while not outcome.quiet and any(lane.is_alive() for lane in self.lanes):
+        while not outcome.quiet and self.is_a_lane_alive:
             self.watch.check()
             time.sleep(POLL_SECONDS / 10)
         self.wait(self.coordinator.close.remote())
         return Ending()
 
-    def tell_to_stop(self) -> None:
-        """Hand a wish to stop on, once."""
-        if self.orders.stop and not self.told_to_stop:
-            self.wait(self.coordinator.stop.remote(self.orders.stop))
+    @property
+    def is_a_lane_alive(self) -> bool:
+        """Whether any lane still stands."""
+        return any(lane.is_alive() for lane in self.lanes)
+
+    def pass_stop_on(self) -> None:
+        """Tell the coordinator once that the run is to stop."""
+        if self.requests.stop and not self.told_to_stop:
+            self.wait(self.coordinator.stop.remote(self.requests.stop))
             self.told_to_stop = True
 
-    def say_unlogged(self, events: Sequence[Mapping[str, Any]]) -> None:
-        """Say what the run's log did not take, each event once."""
-        for event in events:
-            if event["time"] > self.said_unlogged:
-                self.said_unlogged = event["time"]
-                self.reply("unlogged", event)
+    def report(self, unwritten: Sequence[Event]) -> None:
+        """Reply with the events that the run's log has not taken, each once."""
+        for event in unwritten:
+            if event["time"] > self.last_unwritten:
+                self.last_unwritten = event["time"]
+                self.reply(Unwritten(event))
 
     def wait(self, reference: Any, at_least: float = 0.0) -> Any:
-        """`ray.get` that ends when Ray does, or when there is no answer for as long as counts as death."""
+        """Return the value of a Ray reference.
+
+        Raises:
+            LostError: Ray died, or there was no answer in `cluster.answer_seconds` (or `at_least` seconds,
+                if that is longer).
+        """
         import ray
 
         deadline = time.monotonic() + max(self.config.cluster.answer_seconds, at_least)
@@ -283,7 +195,7 @@ class _Head:
 
 
 class _Lane(threading.Thread):
-    """Holds a lane's blocking call."""
+    """A lane, held by a thread since the call that holds it blocks; `error` is what ended it early."""
 
     def __init__(self, spec: LaneSpec, storage: Path) -> None:
         super().__init__(name="lane", daemon=True)
@@ -291,6 +203,7 @@ class _Lane(threading.Thread):
         self.error: BaseException | None = None
 
     def run(self) -> None:
+        """Hold the lane; the thread's main."""
         try:
             from cluster.runtime.lane import run_lane
 
@@ -299,8 +212,24 @@ class _Lane(threading.Thread):
             self.error = error
 
 
-def _first_line(error: Exception) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), repr(error))
+def _start_coordinator(name: str, order: Order) -> Any:
+    """Start the coordinator on this node; return its handle."""
+    from cluster.runtime.coordinator import Coordinator
+    from cluster.runtime.head_tasks import this_node
+
+    options = Coordinator.options(  # type: ignore[attr-defined]
+        name=name, namespace=NAMESPACE, scheduling_strategy=this_node()
+    )
+    return options.remote(order.config, order.run)
+
+
+def _ending_of_lane(error: BaseException) -> Ending:
+    """Return the ending when a lane ended early. Ray Train restarts ranks that die: not they ended it."""
+    import ray
+
+    if isinstance(error, ray.exceptions.RayError):
+        return Ending(lost=f"a lane's controller died ({first_line(str(error)) or repr(error)})")
+    return Ending(error=f"a lane ended: {error}")
 
 
 if __name__ == "__main__":

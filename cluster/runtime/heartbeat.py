@@ -1,4 +1,4 @@
-"""Finding ranks that hang: each shows signs of life, the coordinator misses those that do not."""
+"""Hang detection: ranks send heartbeats, the coordinator finds those that hang and kills them."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from distlth.process import identity, is_alive
 from distlth.train.pulse import Pulse
 
-# Rank 0 also hears by its beats that the run is to stop. The other ranks need to be found dead only.
+# The reply to rank 0's heartbeat also says whether the run is to stop. The others only need to be found dead.
 MAIN_SECONDS = 0.5
 OTHERS_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Beat:
-    """A sign of life: which process, on which node, and how far it is."""
+    """A heartbeat: the node's id, the process (its `identity`), its steps, and whether a next step is due."""
 
     node: str
     process: str
@@ -30,18 +30,18 @@ class Beat:
 
     @classmethod
     def first(cls, born: str) -> Beat:
-        """The beat of a process that has done nothing yet, from its `birth`."""
+        """Return the first heartbeat of a process, from its `birth`."""
         node, _, process = born.partition(" ")
         return cls(node, process, 0, False)
 
 
 def birth() -> str:
-    """`NODE PID START` of this process."""
+    """Return `NODE PID START` of this process."""
     return f"{ray.get_runtime_context().get_node_id()} {identity()}"
 
 
 class Heart(threading.Thread):
-    """Sends a rank's beats until it is closed, or the coordinator is gone; takes the wish to stop back."""
+    """Sends the heartbeats of a rank until closed or the coordinator is gone; sets its pulse's stop flag."""
 
     def __init__(self, pulse: Pulse, hang_seconds: float, is_main: bool, send: Callable[[Beat], Any]) -> None:
         super().__init__(name="heart", daemon=True)
@@ -51,23 +51,25 @@ class Heart(threading.Thread):
         self._ended = threading.Event()
 
     def run(self) -> None:
-        """Beat; the thread's main."""
+        """Send heartbeats; the thread's main."""
         while not self._ended.is_set():
             beat = replace(self._born, steps=self._pulse.steps, in_steps=self._pulse.in_steps)
             try:
                 self._pulse.stop = ray.get(self._send(beat)) or self._pulse.stop
             except ray.exceptions.RayError:
-                return  # the main thread meets the same end
+                return  # the main thread gets the same error
             self._ended.wait(self._pause)
 
     def close(self) -> None:
-        """Beat no more."""
+        """Stop sending."""
         self._ended.set()
         self.join()
 
 
 @dataclass
 class _Rank:
+    """The last heartbeat of a rank, when it was heard, and when the rank last made progress."""
+
     beat: Beat
     heard: float
     moved: float
@@ -75,28 +77,28 @@ class _Rank:
 
 @dataclass
 class HangWatch:
-    """Which ranks hang, by what was heard of them. Times are seconds of any one clock."""
+    """Finds the ranks that hang, from their heartbeats. Times are seconds of any one clock."""
 
     hang_seconds: float
     ranks: dict[tuple[int, int], _Rank] = field(default_factory=dict)
 
     def hear(self, lane: int, rank: int, beat: Beat, now: float) -> None:
-        """A rank of a lane has beaten."""
+        """Take in a heartbeat of a rank."""
         before = self.ranks.get((lane, rank))
-        # Where no step needs to follow, time does not count.
+        # Where no next step is due, time does not count.
         stands = before and beat.in_steps and (before.beat.steps, before.beat.in_steps) == (beat.steps, True)
         self.ranks[lane, rank] = _Rank(beat, now, before.moved if before and stands else now)
 
     def forget(self, lane: int, rank: int | None = None) -> None:
-        """Expect no more of a rank, or of a whole lane."""
+        """Expect no more heartbeats of a rank, or of a whole lane."""
         self.ranks = {
             key: state for key, state in self.ranks.items() if key[0] != lane or rank not in (None, key[1])
         }
 
     def hung(self, now: float) -> dict[tuple[int, int], Beat]:
-        """The ranks that hang, by (lane, rank).
+        """Return the ranks that hang: (lane, rank) -> last heartbeat.
 
-        Ranks step together: where one is silent, it is the one that holds the others up.
+        Ranks step together: in a lane with a silent rank, that one hangs and the others wait for it.
         """
         silent = {key: r.beat for key, r in self.ranks.items() if now - r.heard > self.hang_seconds}
         lanes = {lane for lane, _ in silent}
@@ -106,6 +108,7 @@ class HangWatch:
 
 @ray.remote(num_cpus=0)
 def _kill(process: str) -> bool:
+    """Kill a process of this node; return whether it was alive."""
     if is_alive(process):
         psutil.Process(int(process.split()[0])).kill()
         return True
@@ -113,6 +116,6 @@ def _kill(process: str) -> bool:
 
 
 def kill(beat: Beat) -> Any:
-    """Kill -9 the process of a beat, stopped or not, on its node; a reference to whether it lived."""
+    """Kill -9 the process of a heartbeat on its node; return a reference to whether it was alive."""
     there = NodeAffinitySchedulingStrategy(beat.node, soft=False)
     return _kill.options(scheduling_strategy=there).remote(beat.process)

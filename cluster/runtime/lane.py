@@ -1,4 +1,4 @@
-"""A lane: one standing DDP worker group that pulls jobs from the coordinator, one after the other."""
+"""A lane: one standing DDP worker group that trains one job after the other."""
 
 from __future__ import annotations
 
@@ -12,37 +12,35 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.callback import UserCallback
 
+from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
 from cluster.runtime.session import NAMESPACE
 
-# Restarts are counted by the coordinator, which sees progress; this only bounds a start-up that never works.
+# The coordinator counts restarts without progress; this only bounds a start-up that never succeeds.
 MAX_RESTARTS = 100
 
-# Ranks wait for rank 0 while it waits for a full disk. Hangs are found by the heartbeat, long before.
+# Ranks wait in a collective while rank 0 waits for a full disk. Heartbeats find hangs long before this.
 COLLECTIVE_SECONDS = 7 * 24 * 3600
 
 
 class _ReportDeaths(UserCallback):
-    """Tells the coordinator why ranks died. Ray Train calls it in its controller."""
+    """Tells the coordinator why ranks died. Ray Train calls it in its controller process."""
 
     def __init__(self, spec: LaneSpec) -> None:
         self.spec = spec
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
+        """Report each rank's error, in one line."""
         ranks = ", ".join(
-            f"rank {rank}: {_first_line(error)}" for rank, error in sorted(worker_exceptions.items())
+            f"rank {rank}: {last_line(str(error)) or repr(error)}"
+            for rank, error in sorted(worker_exceptions.items())
         )
         coordinator = ray.get_actor(self.spec.coordinator, NAMESPACE)
         coordinator.lane_failed.remote(self.spec.index, ranks)
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else repr(error)
-
-
 def run_lane(spec: LaneSpec, storage: Path) -> None:
-    """Hold a lane until the coordinator has no more jobs. Blocks; Ray Train restarts ranks that die."""
+    """Run a lane until the coordinator has no more jobs. Blocks; Ray Train restarts ranks that die."""
     cluster = spec.config.cluster
     gpu = spec.device == "cuda"
     resources = {"CPU": float(cluster.cpus_per_worker), **({"GPU": 1.0} if gpu else {})}
@@ -63,7 +61,7 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
 
 
 def _rank(config: dict[str, Any]) -> None:
-    """What Ray Train starts. Its controller, which only starts it, need not load what a rank trains with."""
+    """Run a rank. Imports late: Ray Train's controller, which sends this, needs nothing that a rank loads."""
     from cluster.runtime.rank import work
 
     work(config["spec"])

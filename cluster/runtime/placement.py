@@ -1,4 +1,4 @@
-"""How a run's ranks lie on its nodes: pure functions of its config."""
+"""Placement of ranks on nodes: pure functions of the config."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from distlth.config.schema import ClusterSection, RunConfig
 
 
 def ranks_per_node(config: ClusterSection) -> int:
-    """The most ranks that a node of the run has, over all lanes."""
+    """Return the most ranks that a node of the run has, over all lanes."""
     return math.ceil(config.lanes * config.workers / config.nodes)
 
 
 def resources(config: ClusterSection, device: str) -> tuple[int, int]:
-    """The CPUs and GPUs that a node of a run offers: just what its share of the ranks needs."""
+    """Return the CPUs and GPUs that a node offers to Ray: exactly what its share of the ranks needs."""
     ranks = ranks_per_node(config)
     return ranks * config.cpus_per_worker, ranks if device == "cuda" else 0
 
 
 def fewest_nodes(config: ClusterSection) -> int:
-    """The nodes without which a run does not go on."""
+    """Return the fewest nodes on which a run may start or resume."""
     return config.nodes if config.min_nodes is None else config.min_nodes
 
 
 def sized(config: RunConfig, nodes: int) -> RunConfig:
-    """The job on fewer nodes than it asks for: as many ranks as they hold and as divide the batch."""
+    """Return the config for fewer nodes: with the most ranks that they hold and that divide the batch."""
     cluster = config.cluster
     if nodes == cluster.nodes:
         return config

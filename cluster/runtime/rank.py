@@ -1,4 +1,4 @@
-"""A rank of a lane: trains job after job with the others, as the coordinator hands them out."""
+"""A rank of a lane: trains the jobs that the coordinator hands out, together with the lane's other ranks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distlth.train.world import World
 
 
 def work(spec: LaneSpec) -> None:
-    """One rank: ask for a job, train it, ask again."""
+    """Run one rank: ask for a job, train it, ask again."""
     torch.set_num_threads(spec.config.cluster.cpus_per_worker)
     world = World.current(ray.train.torch.get_device())
     coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
@@ -53,7 +53,7 @@ def work(spec: LaneSpec) -> None:
             _train(trainer, assignment, spec, coordinator, pulse)
             turn += 1
         trainer.close()
-        # Before it ends, so that its silence is not taken for a hang.
+        # Before the process ends, so that its silence is not taken for a hang.
         heart.close()
         ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
     except StoppedEarly:
@@ -84,7 +84,11 @@ def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator
 
 
 def fetch_ticket(assignment: Assignment) -> Ticket:
-    """The ticket of an assignment, from the object store; RuntimeError when its mask is not the one meant."""
+    """Return the ticket of an assignment, from the object store.
+
+    Raises:
+        RuntimeError: the mask that arrived has another digest.
+    """
     mask = Mask.from_tensors(parse_tensors(fetch(assignment.mask)))
     if mask.digest() != assignment.mask_digest:
         raise RuntimeError(

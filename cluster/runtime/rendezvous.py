@@ -1,4 +1,4 @@
-"""Where the nodes of an allocation meet: a folder that all of them see, with one file in it."""
+"""Rendezvous of the nodes of an allocation: one file in a folder that all of them see."""
 
 from __future__ import annotations
 
@@ -17,24 +17,14 @@ POLL_SECONDS = 1.0
 
 @dataclass(frozen=True)
 class Call:
-    """The head asks the other nodes to join the Ray at the address `head`, with its token."""
+    """The head node's request to join Ray at the address `head`, with its token."""
 
     head: str
     token: str
 
 
-@dataclass(frozen=True)
-class Allocation:
-    """What the run's process on the head node knows of the others."""
-
-    meeting: Path
-    """The folder in which the nodes meet."""
-    address: str
-    """This node's address, as the others reach it."""
-
-
-class Meeting:
-    """The head calls, the nodes listen. Only the user may look into the folder."""
+class Rendezvous:
+    """The head node writes calls, the worker nodes read them. Only the user may look into the folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -42,7 +32,7 @@ class Meeting:
 
     @property
     def lanes(self) -> Path:
-        """A folder for what the ranks of lanes share while they stand."""
+        """The folder for files that the ranks of a lane share while it stands."""
         return self.folder / "lanes"
 
     def open(self) -> None:
@@ -51,44 +41,44 @@ class Meeting:
         self.folder.mkdir(mode=0o700, exist_ok=True)
 
     def close(self) -> None:
-        """Remove the folder: the nodes go home."""
+        """Remove the folder: the worker nodes end."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        with suppress(OSError):  # another allocation's is in there
+        with suppress(OSError):  # the folder of another allocation is in it
             self.folder.parent.rmdir()
 
     def call(self, call: Call) -> None:
-        """Call the nodes; a later call takes the place of an earlier one."""
+        """Publish a call, in place of an earlier one."""
         with replacing(self._file) as temporary:
             temporary.touch(mode=0o600)
             temporary.write_text(json.dumps(asdict(call)))
 
     def heard(self) -> Call | None:
-        """The newest call, None when there was none so far."""
+        """Return the newest call, None when there is none."""
         try:
             return Call(**json.loads(self._file.read_text()))
         except (OSError, ValueError):
             return None
 
     def wait(self, before: Call | None, seconds: float) -> Call | None:
-        """A call that is another than `before`; None when none comes in time."""
+        """Wait for a call other than `before`; return None after `seconds` without one."""
         deadline = time.monotonic() + seconds
         while (call := self.heard()) is None or call == before:
             if time.monotonic() > deadline:
                 return None
-            # Network file systems remember for a while what a folder held: listing it asks again.
+            # Network file systems cache a folder's entries: listing it asks the server again.
             if self.folder.is_dir():
                 os.listdir(self.folder)
             time.sleep(POLL_SECONDS)
         return call
 
 
-def sweep_meetings(meetings: Path) -> None:
-    """Remove what allocations left that were killed while they held the run; only who holds it may call this.
+def sweep_rendezvous(folders: Path) -> None:
+    """Remove the folders of allocations that were killed while they held the run. The caller must hold it.
 
-    One that waits for the run has not called its nodes yet, and stays.
+    The folder of an allocation that waits for the run has no call yet, and stays.
     """
-    for folder in meetings.glob("*"):
-        if Meeting(folder).heard() is not None:
+    for folder in folders.glob("*"):
+        if Rendezvous(folder).heard() is not None:
             shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # there is none, or somebody waits
-        meetings.rmdir()
+    with suppress(OSError):  # it does not exist, or an allocation waits
+        folders.rmdir()

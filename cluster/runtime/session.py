@@ -1,4 +1,4 @@
-"""Ray for one run: started on a machine with a token and a folder of its own, and stopped with the run."""
+"""A Ray session for one run: started with its own token and folder, and ended with the run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ NAMESPACE = "distlth"
 NODE_LABEL = "distlth-node"
 LOOPBACK = "127.0.0.1"
 
-# A session's folder, and the file in it that says which process holds the session.
+# A session's folder; in it, the file that names the process that holds the session, and the token.
 PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
 END_SECONDS = 10.0
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
-# Ray reads most of them once, when it is imported.
+# Ray reads most of these only once, when it is imported.
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -40,27 +40,28 @@ RAY_ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_enable_metrics_collection": "0",
-    # The processes that refill and regroup import torch, which takes seconds: they wait for the next round.
+    # The processes that refill and regroup import torch, which takes seconds: keep them for the next round.
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    # A GCS that is gone does not come back: its nodes need not wait a minute for that.
+    # A GCS that is gone does not come back: its nodes need not wait a minute for it.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
-    # Where many nodes import from one file system at once, Ray's agents take their time to start.
+    # Ray's agents start slowly where many nodes import from one file system at once.
     "RAY_agent_register_timeout_ms": "300000",
-    # Ray's agents write their title over their environment, by which we find them.
+    # Ray's agents would write their title over their environment, by which we find them.
     "SPT_NOENV": "1",
 }
 
 
-# By its name for other systems, but it is what makes 127.0.0.1 stay 127.0.0.1: without it Ray takes the
-# machine's outer address instead, and its servers listen on all interfaces. With it no node can join.
+# Despite its name, this setting matters on Linux: without it Ray replaces 127.0.0.1 by the machine's outer
+# address, and its servers listen on all interfaces. With it no other node can join.
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def resolve_device(config: ClusterSection) -> str:
-    """`cpu` or `cuda`, with `auto` decided by what this machine has.
+    """Return `cpu` or `cuda`; `auto` is decided by what this machine has.
 
-    Raises ConfigError when more GPUs are asked for than this machine has.
+    Raises:
+        ConfigError: more GPUs are asked for than this machine has.
     """
     import torch
 
@@ -77,19 +78,19 @@ def resolve_device(config: ClusterSection) -> str:
 
 
 def sweep() -> None:
-    """End what killed runs of this user left on this machine: Ray processes that outlive it, and folders."""
+    """Remove what killed runs of this user left on this machine: processes of Ray, and folders."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
             where, owner = (folder / OWNER).read_text().splitlines()
         except (OSError, ValueError):
-            continue  # of another user, or just being made
+            continue  # of another user, or still being set up
         if where == numbering() and not is_alive(owner):
             end_processes(folder)
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def _collectives_on(address: str) -> dict[str, str]:
-    """Settings with which gloo and NCCL use the interface of an address, unless the user has set them."""
+    """Return the settings that make gloo and NCCL use the interface of an address; the user's own win."""
     interfaces = psutil.net_if_addrs().items()
     names = [name for name, found in interfaces if any(one.address == address for one in found)]
     wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
@@ -97,7 +98,7 @@ def _collectives_on(address: str) -> dict[str, str]:
 
 
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:
-    """Processes that were started for a session: they inherit the place of its token."""
+    """Yield the processes that were started for a session: they inherit the path of its token."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(TOKEN_PATH, "").startswith(f"{folder}/"):
@@ -105,7 +106,7 @@ def _processes_of(folder: Path) -> Iterator[psutil.Process]:
 
 
 def end_processes(folder: Path) -> None:
-    """Kill -9 what was started for a session, this process excepted, until nothing is left."""
+    """Kill -9 all processes that were started for a session, except this one, until none is left."""
     deadline = time.monotonic() + END_SECONDS
     while found := [process for process in _processes_of(folder) if process.pid != os.getpid()]:
         for process in found:
@@ -113,24 +114,24 @@ def end_processes(folder: Path) -> None:
                 process.kill()
         psutil.wait_procs(found, timeout=1)
         if time.monotonic() > deadline:
-            return  # in the kernel, waiting for a disk: it ends when that answers
+            return  # one waits for a disk in the kernel, and ends when the disk answers
 
 
 def node_name() -> str:
-    """This machine, as the batch system or else the machine itself calls it."""
+    """Return the name of this machine in the batch system, or else its host name."""
     return os.environ.get("SLURMD_NODENAME") or socket.gethostname()
 
 
 def new_token() -> str:
-    """A token that nobody can guess."""
+    """Return a token that nobody can guess."""
     return secrets.token_hex(32)
 
 
 @contextmanager
 def session_folder(token: str | None = None) -> Iterator[Path]:
-    """A folder on this machine for a run's Ray, with its token; on leaving, what was started for it ends.
+    """Yield a folder on this machine for a session of Ray, with its `token` (default: a new one) in it.
 
-    Without a `token` it gets a new one.
+    On leaving, all processes that were started for the session are killed.
     """
     sweep()
     folder = Path(tempfile.mkdtemp(prefix=PREFIX))
@@ -145,9 +146,9 @@ def session_folder(token: str | None = None) -> Iterator[Path]:
 
 
 def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) -> dict[str, str]:
-    """The environment of a process that is to start a session's Ray on this machine's `address`.
+    """Return the environment of a process that starts Ray in a session, on this machine's `address`.
 
-    `alone`: no other node is to join it.
+    `alone`: no other node is to join.
     """
     token = {TOKEN_PATH: str(folder / TOKEN)}
     rest = ALONE if alone else {}
@@ -159,8 +160,8 @@ def start_ray(
 ) -> None:
     """Start Ray's head on an address of this machine, in a process that has the session's `environment`.
 
-    Nobody without the token of the session can reach it. What Ray has to say (a process was out of memory,
-    a worker died) goes to `note`, line by line.
+    Only who has the session's token can reach it. Ray's messages (a process was out of memory, a worker
+    died) go to `note`, line by line.
     """
     import ray
     from ray._private import worker as ray_worker
@@ -169,7 +170,7 @@ def start_ray(
         for line in data["lines"]:
             note(line)
 
-    # Ray prints messages of its raylets between our lines, whatever log_to_driver says.
+    # Ray prints messages of its raylets even with log_to_driver=False.
     ray_worker.print_to_stdstream = take
     cpus, gpus = resources(config, device)
     ray.init(
@@ -187,9 +188,9 @@ def start_ray(
 
 
 def join_command(config: ClusterSection, device: str, folder: Path, address: str, head: str) -> list[str]:
-    """The command that joins this machine, by its `address`, to the Ray whose head is at `head`.
+    """Return the command that joins this machine, by its `address`, to the Ray whose head is at `head`.
 
-    It needs the session's `environment`, and ends when the Ray of this machine does. All ports are free ones.
+    It needs the session's `environment`, and runs until Ray ends on this machine. Ray picks free ports.
     """
     cpus, gpus = resources(config, device)
     ports = ("object-manager", "node-manager", "min-worker", "max-worker", "runtime-env-agent")

@@ -1,4 +1,4 @@
-"""Signals that ask a run to end: a handler only sets a flag, the waiting loop acts on it."""
+"""Signals that ask a run to stop: the handler only sets a flag, the waiting loop acts on it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.signal(number, self._handle) for number in GRACEFUL}
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, GRACEFUL)  # `shielded` until here
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, GRACEFUL)  # blocked by `shielded` so far
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -32,7 +32,7 @@ class StopSignals:
 
     @property
     def exit_code(self) -> int:
-        """What a run that was asked to stop ends with: 130 for Ctrl-C, else 75, "run it again"."""
+        """The exit code of a run that was stopped: 130 after Ctrl-C, else 75, "run it again"."""
         return 128 + signal.SIGINT if self.received is signal.SIGINT else os.EX_TEMPFAIL
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -43,10 +43,10 @@ class StopSignals:
 
 @contextmanager
 def shielded() -> Iterator[None]:
-    """Processes started in here, and theirs, do not hear the signals that ask a run to stop.
+    """Block the signals that ask a run to stop, for processes started within and their children.
 
-    Batch systems send them to every process of a job at once. Ray's would end, before the ranks have left a
-    checkpoint; who ends them means SIGKILL.
+    Batch systems send these signals to all processes of a SLURM job at once. Ray's processes would end
+    before the ranks have written a checkpoint; they are ended by SIGKILL.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, GRACEFUL)
     try:

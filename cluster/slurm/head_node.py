@@ -1,38 +1,33 @@
-"""The run on an allocation's first node, fed through standard input: python -m cluster.slurm.head_node."""
+"""The run on an allocation's head node, fed through standard input: python -m cluster.slurm.head_node."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
 import threading
-from pathlib import Path
 
-from cluster.runtime.rendezvous import Allocation
 from cluster.runtime.service import run
-from distlth.config.schema import RunConfig
+from cluster.slurm.order import Order
 from distlth.report.console import RunView
 from distlth.report.ending import exit_code
 
 
 def main() -> int:
-    """Run what the first line asks for; each further line is a signal."""
-    order = json.loads(sys.stdin.readline())
-    threading.Thread(target=_pass_signals_on, name="signals", daemon=True).start()
-    allocation = Allocation(Path(order["meeting"]), order["address"])
-
-    def follow() -> int:
-        config = RunConfig.model_validate(order["config"])
-        with RunView() as view:
-            view.summary(run(config, view.show, order["allowed_changes"], allocation))
-        return 0
-
-    return exit_code(follow)
+    """Run what the first line orders; each further line names a signal to act on."""
+    line = sys.stdin.readline()
+    threading.Thread(target=_forward_signals, name="signals", daemon=True).start()
+    return exit_code(lambda: _run(Order.parse(line)))
 
 
-def _pass_signals_on() -> None:
-    """The end of the input is the end of the task: a last checkpoint, and out."""
+def _run(order: Order) -> int:
+    with RunView() as view:
+        view.summary(run(order.config, view.show, order.allowed_changes, order.allocation))
+    return 0
+
+
+def _forward_signals() -> None:
+    """Send this process the signals that the task names. At the end of the input the task is gone: stop."""
     for line in sys.stdin:
         os.kill(os.getpid(), signal.Signals[line.strip()])
     os.kill(os.getpid(), signal.SIGTERM)

@@ -1,18 +1,14 @@
-"""A run on the nodes that a batch system gave it: what each node's task does, from its start to its end.
+"""What submitit calls on every node of an allocation: starts the run's process there, and talks to SLURM.
 
-The task only starts a process and speaks with the batch system, so nothing here may load torch.
+The run is another process, so nothing here may load torch.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
@@ -20,28 +16,22 @@ from typing import Any
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
-from cluster.runtime.rendezvous import Meeting
-from cluster.runtime.session import LOOPBACK
+from cluster.runtime.allocation import Allocation
+from cluster.runtime.rendezvous import Rendezvous
 from cluster.runtime.signals import shielded
+from cluster.slurm.attempts import check_progress
+from cluster.slurm.order import Order
+from cluster.slurm.own_job import ENDING, attempt_name, head_address, job_state, requeue, submit_again
 from distlth.config.schema import RunConfig
-from distlth.errors import RunError
-from distlth.files import append_json, read_json_lines
-from distlth.plan import plan
 from distlth.report.ending import exit_code
 from distlth.run.paths import RunPaths
-from distlth.run.results import run_progress
-
-SQUEUE_TRIES = 3
-
-# What SLURM says of a job that was cancelled or ends anyway, and what `job_state` says without SLURM.
-ENDING = ("COMPLETING", "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "ENDED")
 
 
 class RunTask:
-    """What submitit calls on every node of an allocation. The first node runs the run, the others join it.
+    """One run on the nodes of an allocation: the head node runs it, the worker nodes join.
 
-    The run is a process of its own: submitit's handler of the batch system's notice, which asks for
-    `checkpoint` and queues the job again, interrupts this one wherever it is.
+    The run is a process of its own, since submitit interrupts this one wherever it is: its signal handler,
+    which gets SLURM's notice of the time limit, calls `checkpoint` and requeues the SLURM job.
     """
 
     def __init__(self, config: RunConfig, allowed_changes: Collection[str] = ()) -> None:
@@ -52,52 +42,48 @@ class RunTask:
         return {"config": self.config, "allowed_changes": self.allowed_changes, "_child": None}
 
     def __call__(self) -> None:
-        """Take part until the run is over or cannot go on here; exits with its exit code."""
+        """Take part until the run is over or cannot continue here; exit with its exit code."""
         task = JobEnvironment()
-        meeting = Meeting(self._paths.rendezvous / attempt_name(task))
+        rendezvous = Rendezvous(self._paths.rendezvous / attempt_name(task))
+        order = Order(self.config, Allocation(rendezvous.folder, head_address()), self.allowed_changes)
         if task.global_rank == 0:
-            self._lead(task, meeting)
+            self._lead(task, rendezvous, order)
         else:
-            self._join(meeting)
+            self._join(task, order)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Have the run leave a checkpoint and end; what is to be submitted next is the same again."""
+        """Have the run write a checkpoint and end; return this task again, to be submitted next."""
         self._stop_child(signal.SIGUSR2)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which comes with being queued again
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to a job that is requeued
         return DelayedSubmission(self)
 
     @property
     def _paths(self) -> RunPaths:
         return RunPaths(self.config.runs.absolute() / self.config.name)
 
-    # -- the first node -------------------------------------------------------------------------------
+    # -- the head node --------------------------------------------------------------------------------
 
-    def _lead(self, task: JobEnvironment, meeting: Meeting) -> None:
+    def _lead(self, task: JobEnvironment, rendezvous: Rendezvous, order: Order) -> None:
         signal.signal(signal.SIGTERM, self._terminate)
+
+        def run() -> int:
+            check_progress(self.config, self._paths, task.job_id)
+            rendezvous.open()
+            return self._run_child("cluster.slurm.head_node", order)
+
         try:
-            code = exit_code(lambda: self._run(task, meeting))
+            code = exit_code(run)
         finally:
-            meeting.close()
+            rendezvous.close()
         if code == os.EX_TEMPFAIL:
             submit_again()
         sys.exit(code)
 
-    def _run(self, task: JobEnvironment, meeting: Meeting) -> int:
-        check_progress(self.config, self._paths, task.job_id)
-        meeting.open()
-        order = {
-            "config": self.config.model_dump(mode="json"),
-            "allowed_changes": self.allowed_changes,
-            "meeting": str(meeting.folder),
-            "address": head_address(),
-        }
-        return self._run_child("cluster.slurm.head_node", order)
-
     def _terminate(self, *_: object) -> None:
-        """SIGTERM: the job is preempted, or cancelled.
+        """Stop the run after SIGTERM: the SLURM job is preempted, or cancelled.
 
-        In its grace time a preempted job runs on, but would not be queued again if it just ended. Where the
-        batch system does not say how the job stands, it is waited for: it ends this process either way.
+        A preempted job must requeue itself within its grace time: SLURM would not requeue it if it just
+        ended. Where SLURM does not say how the job stands, wait: it ends this process in either case.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._stop_child(signal.SIGTERM)
@@ -110,29 +96,28 @@ class RunTask:
         while True:
             signal.pause()
 
-    # -- the others -----------------------------------------------------------------------------------
+    # -- the worker nodes -----------------------------------------------------------------------------
 
-    def _join(self, meeting: Meeting) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the first node says when it is over
-        order = {"config": self.config.model_dump(mode="json"), "meeting": str(meeting.folder)}
+    def _join(self, task: JobEnvironment, order: Order) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the head node says when the run is over
         code = self._run_child("cluster.slurm.worker_node", order)
         if code == os.EX_TEMPFAIL:
-            requeue(JobEnvironment().job_id)
+            requeue(task.job_id)
         sys.exit(code)
 
     # -- both -----------------------------------------------------------------------------------------
 
-    def _run_child(self, module: str, order: dict[str, Any]) -> int:
-        """Run a module that ends when this process does; returns its exit code."""
+    def _run_child(self, module: str, order: Order) -> int:
+        """Run a module that ends with this process, give it its order, and return its exit code."""
         with shielded():
             self._child = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, text=True)
         assert self._child.stdin is not None
-        self._child.stdin.write(json.dumps(order) + "\n")
-        self._child.stdin.flush()
+        print(order.to_json(), file=self._child.stdin, flush=True)
         self._wait_for_child()
         return self._child.wait()
 
     def _stop_child(self, number: signal.Signals) -> None:
+        """Pass a signal on, and wait until the child has ended."""
         if self._child is not None and self._child.returncode is None:
             assert self._child.stdin is not None
             with suppress(BrokenPipeError):  # it has ended, and nobody has reaped it yet
@@ -140,69 +125,6 @@ class RunTask:
             self._wait_for_child()
 
     def _wait_for_child(self) -> None:
-        """Leaves it to be reaped: a signal's handler, which waits too, may interrupt this anywhere."""
+        """Wait without reaping it: the handler of a signal, which waits too, may interrupt this anywhere."""
         assert self._child is not None
         os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOWAIT)
-
-
-def attempt_name(task: JobEnvironment) -> str:
-    """A name for this start of this job, the same on all its nodes."""
-    return f"{task.job_id}-{os.environ.get('SLURM_RESTART_COUNT', '0')}"
-
-
-def head_address() -> str:
-    """The first node's address, as the others reach it: where it started them from."""
-    return os.environ.get("SLURM_LAUNCH_NODE_IPADDR", LOOPBACK)
-
-
-def job_state() -> str:
-    """How SLURM says that this job stands, empty where it does not say; ENDED without SLURM."""
-    job = os.environ.get("SLURM_JOB_ID")
-    if job is None:
-        return "ENDED"
-    for _ in range(SQUEUE_TRIES):
-        answer = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.strip()
-        time.sleep(1.0)
-    return ""
-
-
-def submit_again() -> None:
-    """Have submitit queue this job again; where it cannot, say so and wait for the batch system to end it.
-
-    A job that ends by itself while it is preempted would not be queued again at all.
-    """
-    if "SLURM_JOB_ID" in os.environ and shutil.which("scontrol") is None:
-        print("no scontrol on this node to requeue this job with; distlth resume goes on", flush=True)
-        while True:
-            signal.pause()
-    os.kill(os.getpid(), getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
-
-
-def requeue(job_id: str) -> None:
-    """Queue a job again that has lost its head node: with --no-kill the batch system does not."""
-    if "SLURM_JOB_ID" in os.environ:
-        subprocess.run(["scontrol", "requeue", job_id], check=False)
-
-
-def check_progress(config: RunConfig, paths: RunPaths, job_id: str) -> None:
-    """Note that the run starts once more.
-
-    Raises:
-        RunError: the last starts of this job, as many as `cluster.retries`, all began where this one does.
-    """
-    reached = run_progress(paths, plan(config))
-    starts = [start for start in read_json_lines(paths.attempts) if start["job"] == job_id]
-    stalled = 0
-    while stalled < len(starts) and starts[-1 - stalled]["reached"] == reached:
-        stalled += 1
-    if stalled > config.cluster.retries:
-        raise RunError(
-            f"{paths.root}: job {job_id} was started {stalled} times without coming further ({reached}); its "
-            "logs say why (distlth logs); when that is mended: distlth resume"
-        )
-    append_json(
-        paths.attempts,
-        {"time": time.time(), "job": job_id, "node": socket.gethostname(), "reached": reached},
-    )

@@ -1,8 +1,7 @@
-"""A further node of an allocation, which joins the head's Ray: python -m cluster.slurm.worker_node."""
+"""A worker node of an allocation, which joins the head node's Ray: python -m cluster.slurm.worker_node."""
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -12,52 +11,53 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cluster.runtime.rendezvous import POLL_SECONDS, Call, Meeting
+from cluster.runtime.rendezvous import POLL_SECONDS, Call, Rendezvous
 from cluster.runtime.session import environment, join_command, resolve_device, session_folder
 from cluster.runtime.signals import shielded
-from distlth.config.schema import ClusterSection, RunConfig
+from cluster.slurm.order import Order
+from distlth.config.schema import ClusterSection
 from distlth.report.ending import exit_code
 
 
 def main() -> int:
-    """Join each Ray that the head starts, one after the other, until the head is done."""
-    order = json.loads(sys.stdin.readline())
+    """Join every Ray that the head node starts, one after the other, until the run is over."""
+    order = Order.parse(sys.stdin.readline())
     threading.Thread(target=_end_with_task, name="task", daemon=True).start()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    cluster = RunConfig.model_validate(order["config"]).cluster
-    return exit_code(lambda: _follow(Meeting(Path(order["meeting"])), cluster))
+    rendezvous = Rendezvous(order.allocation.rendezvous)
+    return exit_code(lambda: _follow(rendezvous, order.config.cluster))
 
 
-def _follow(meeting: Meeting, cluster: ClusterSection) -> int:
+def _follow(rendezvous: Rendezvous, cluster: ClusterSection) -> int:
     device = resolve_device(cluster)
-    call = meeting.wait(None, cluster.node_wait_seconds)
+    call = rendezvous.wait(None, cluster.node_wait_seconds)
     while call is not None:
-        _join(call, meeting, cluster, device)
-        if meeting.heard() is None:
+        _join(call, rendezvous, cluster, device)
+        if rendezvous.heard() is None:
             return 0
-        call = meeting.wait(call, cluster.node_wait_seconds)
+        call = rendezvous.wait(call, cluster.node_wait_seconds)
     say(f"no call from the head node in {cluster.node_wait_seconds:g} s; it may be lost")
     return os.EX_TEMPFAIL
 
 
-def _join(call: Call, meeting: Meeting, cluster: ClusterSection, device: str) -> None:
-    """Be a node of a Ray until the head calls for another one, or goes home, or is lost."""
+def _join(call: Call, rendezvous: Rendezvous, cluster: ClusterSection, device: str) -> None:
+    """Run a Ray worker node until the head restarts, finishes, or is lost."""
     head, _, port = call.head.rpartition(":")
     address = own_address(head)
     with session_folder(call.token) as folder:
         command = join_command(cluster, device, folder, address, call.head)
-        while meeting.heard() == call and answers(head, int(port)):
+        while rendezvous.heard() == call and answers(head, int(port)):
             say(f"joining {call.head}")
-            _hold(command, folder / "ray.log", environment(folder, address, alone=False), meeting, call)
+            _hold(command, folder / "ray.log", environment(folder, address, alone=False), rendezvous, call)
 
 
-def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, call: Call) -> None:
-    """Run Ray until it ends, as it does when its head is lost or this machine is too slow to start it."""
+def _hold(command: list[str], log: Path, env: dict[str, str], rendezvous: Rendezvous, call: Call) -> None:
+    """Run Ray until the call is withdrawn, or it ends: its head was lost, or it took too long to start."""
     with open(log, "wb") as output, shielded():
         ray = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, env=env
         )
-    while meeting.heard() == call:
+    while rendezvous.heard() == call:
         try:
             ray.wait(POLL_SECONDS)
         except subprocess.TimeoutExpired:
@@ -67,7 +67,7 @@ def _hold(command: list[str], log: Path, env: dict[str, str], meeting: Meeting, 
 
 
 def own_address(head: str) -> str:
-    """This node's address, as the head reaches it: the one that leads there."""
+    """Return this node's address as the head node reaches it: that of the interface which leads there."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as route:
         route.connect((head, 9))  # sends nothing
         address: str = route.getsockname()[0]
@@ -75,7 +75,7 @@ def own_address(head: str) -> str:
 
 
 def answers(host: str, port: int) -> bool:
-    """Whether someone listens there."""
+    """Return whether something listens there."""
     try:
         socket.create_connection((host, port), timeout=10.0).close()
     except OSError:
@@ -84,13 +84,13 @@ def answers(host: str, port: int) -> bool:
 
 
 def say(text: str) -> None:
-    """Print, if anybody hears: with the head node, the log of this task may be lost, too."""
+    """Print, if that is possible: where the head node is lost, this task's output may be lost, too."""
     with suppress(OSError):
         print(text, flush=True)
 
 
 def _end_with_task() -> None:
-    """The end of the input is the end of the task that started this process."""
+    """Interrupt this process at the end of the input: the task that started it is gone."""
     sys.stdin.read()
     os.kill(os.getpid(), signal.SIGINT)
 

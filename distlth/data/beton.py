@@ -1,7 +1,7 @@
 """The index of one FFCV file (format version 2): where each sample's image lies, its size and its label.
 
-Read here with numpy rather than with `ffcv.Reader`: a damaged file then gives a named error, and training
-processes are spared the import of `ffcv`, which compiles for three seconds each time.
+Read with numpy rather than with `ffcv.Reader`: so a damaged file gives an error that names it, and training
+processes need not import `ffcv`, which compiles for three seconds each time.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ IntArray = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Beton:
-    """The index of a packed split; all arrays have one entry a sample.
+    """The index of a packed split; all arrays have one entry per sample.
 
     `modes` is uint8 (JPG or RAW), `checksums` are the first 8 bytes of each sample's digest; the others are
     int64. Offsets and lengths are bytes, heights and widths pixels.
@@ -58,12 +58,12 @@ class Beton:
 
     @property
     def max_pixels(self) -> int:
-        """Pixels of the largest image."""
+        """Return how many pixels the largest image has."""
         return int((self.heights * self.widths).max())
 
 
 def read_beton(path: Path, num_classes: int) -> Beton:
-    """The index of the file at `path`; DataError names the file, and the sample where one is wrong."""
+    """Return the index of the file at `path`; DataError names the file, and the sample that is wrong."""
     size = path.stat().st_size
     header = _rows(path, HEADER, 1, 0)[0]
     _check_header(path, header)

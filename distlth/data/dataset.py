@@ -19,7 +19,7 @@ SPLITS = ("train", "val")
 class Split:
     """One packed part of a data set.
 
-    `digest` (hex) covers every sample's label and stored bytes in order, and nothing of the file's layout;
+    `digest` (hex) covers every sample's label and stored bytes in order, but not the file's layout;
     `size` is the file's bytes; the image sides are pixels as stored; `class_counts[c]` counts label c.
     """
 
@@ -56,24 +56,29 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Return the number of classes."""
         return len(self.classes)
 
     def split(self, name: str) -> Split:
-        """The split called `name`; DataError names the known ones."""
+        """Return the split called `name`; DataError names the known ones."""
         if name not in self.splits:
             raise DataError(f"{self.path}: no split {name!r}; there are {', '.join(self.splits)}")
         return self.splits[name]
 
     def file(self, split: str) -> Path:
-        """The packed file of `split`."""
+        """Return the packed file of `split`."""
         self.split(split)
         return split_file(self.path, split)
 
     @property
     def digest(self) -> str:
-        """Both splits' content digests (hex), joined: the identity of what is trained and tested on."""
+        """Return both splits' content digests (hex), joined: they identify what is trained and tested on."""
         return "-".join(self.splits[name].digest for name in SPLITS)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """The facts by which a run recognises its data set."""
+        return {"digest": self.digest, "classes": self.num_classes}
 
     @staticmethod
     def load(path: str | Path) -> Dataset:
@@ -85,13 +90,13 @@ class Dataset:
         return dataset
 
     def to_json(self) -> str:
-        """The text of `dataset.json`."""
+        """Return the text of `dataset.json`."""
         fields = {key: value for key, value in asdict(self).items() if key != "path"}
         return json.dumps({"format": FORMAT, **fields}, indent=2) + "\n"
 
 
 def split_file(path: Path, split: str) -> Path:
-    """Where the packed samples of `split` lie in the data set folder `path`."""
+    """Return the file with the packed samples of `split` in the data set folder `path`."""
     return path / f"{split}.beton"
 
 

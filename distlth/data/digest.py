@@ -1,4 +1,4 @@
-"""Digests of what is stored: of one sample, and of a split; independent of the file's layout."""
+"""Digests of one stored sample and of a split, independent of the file's layout."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ DIGEST_BYTES = 16
 
 
 def sample_digest(label: int, mode: int, height: int, width: int, stored: npt.NDArray[np.uint8]) -> bytes:
-    """16 bytes that stand for a stored sample."""
+    """Return 16 bytes that identify a stored sample."""
     head = np.array([label, mode, height, width], "<i8").tobytes()
     return hashlib.blake2b(head + stored.tobytes(), digest_size=DIGEST_BYTES).digest()
 
 
 def checksum(digest: bytes) -> int:
-    """The part of a sample's digest that its row in the file holds, as a signed 64-bit number."""
+    """Return the part of a sample's digest that the file holds in its row, as a signed 64-bit number."""
     return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def split_digest(digests: npt.NDArray[np.uint8]) -> str:
-    """The digest (hex) of a split whose samples have the given ones (n x 16 uint8), in order."""
+    """Return the digest (hex) of a split from those of its samples (n x 16 uint8), in order."""
     return hashlib.blake2b(digests.tobytes(), digest_size=DIGEST_BYTES).hexdigest()

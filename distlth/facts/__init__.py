@@ -1,1 +1,1 @@
-"""What a run's directory says: derived once here, drawn elsewhere."""
+"""What a run's directory says: read and derived once here, drawn elsewhere."""

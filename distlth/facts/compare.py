@@ -1,4 +1,4 @@
-"""Where two runs first differ: what they were asked, what they ran on, and then job by job what they left."""
+"""Where two runs first differ: in what was asked, in what they ran on, then in what each job left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from distlth.run.tickets import load_structured
 RUN = "run"
 WORLD_SIZE = "cluster.workers"
 
-# What two epochs of the same training have in common; the rest is how fast they went.
+# What equal epochs have in common; the other metrics are speeds.
 METRICS = ("step", "loss", "lr", "eval_loss", "top1", "top5")
 SCORES = ("top1", "top5", "eval_loss")
 
@@ -33,11 +33,11 @@ State = Literal["same", "differs", "missing"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What two runs say about one thing.
+    """One thing of two runs, compared.
 
     `place` is `run` or a job's id, `what` one of config, settings, data, versions, world size, init, rewind,
-    mask, metrics, weights, accuracy. `missing` means that not both have it. A difference `counts` when it
-    is one of what was asked or of what came out, and not of how it was run.
+    mask, metrics, weights, accuracy. `missing` means that at least one run does not have it. A difference
+    `counts` if it is in what was asked or in what came out; one in how the run was executed does not.
     """
 
     place: str
@@ -49,7 +49,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that was compared, in the order in which one thing follows from another."""
+    """The findings on two runs, ordered so that a cause stands before its effects."""
 
     first_run: Path
     second_run: Path
@@ -57,16 +57,32 @@ class Comparison:
 
     @property
     def first_difference(self) -> Finding | None:
-        """The first thing that counts and differs; what comes after may follow from it."""
+        """The first finding that counts and differs; later ones may follow from it."""
         return next((found for found in self.findings if found.counts and found.state == "differs"), None)
 
     @property
     def jobs_compared(self) -> int:
-        """How many jobs both runs have finished."""
+        """The number of jobs that both runs have finished."""
         return len({found.place for found in self.findings if _is_result(found)})
 
+    @property
+    def of_run(self) -> tuple[Finding, ...]:
+        """The findings on the runs as wholes."""
+        return tuple(found for found in self.findings if found.place == RUN)
+
+    @property
+    def of_jobs(self) -> Mapping[str, Mapping[str, Finding]]:
+        """The findings on each job, by the job's id and by `what`; all jobs have the same ones."""
+        jobs = dict.fromkeys(found.place for found in self.findings if found.place != RUN)
+        return {job: {found.what: found for found in self.findings if found.place == job} for job in jobs}
+
+    @property
+    def differences(self) -> tuple[Finding, ...]:
+        """The findings that differ, whether they count or not."""
+        return tuple(found for found in self.findings if found.state == "differs")
+
     def to_json(self) -> str:
-        """The comparison as one JSON document."""
+        """Return the comparison as one JSON document."""
         first = self.first_difference
         document = {
             "runs": [str(self.first_run), str(self.second_run)],
@@ -83,10 +99,10 @@ def _is_result(found: Finding) -> bool:
 
 
 def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
-    """Compare two run directories, finished or not, in what both have.
+    """Compare two runs, finished or not, in what both have.
 
     Raises:
-        RunError: one of them is no run, or a file of it is damaged.
+        RunError: one of the folders holds no run, or a damaged file.
     """
     files = load_record(first), load_record(second)
     ids = dict.fromkeys(job.id for file in files for job in plan(file.config))
@@ -100,7 +116,7 @@ def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
 
 
 def compare_records(first: RunRecord, second: RunRecord) -> list[Finding]:
-    """What the runs were asked, and what they ran on and with."""
+    """Compare what was asked of two runs, the data they ran on, and what they were executed with."""
     found = changes(first.flatten(), second.flatten())
     data = [change for change in found if covers(("data.digest", "data.classes"), change.key)]
     versions = [change for change in found if covers((VERSIONS,), change.key)]
@@ -174,7 +190,7 @@ def _compare_metrics(job_id: str, first: Sequence[EpochMetrics], second: Sequenc
 
 
 def metric_differences(first: Sequence[EpochMetrics], second: Sequence[EpochMetrics]) -> list[str]:
-    """A line on the first epoch, of those that both have, in which metrics differ; none where none does."""
+    """Return a line on the first epoch that both have and whose metrics differ, or no line."""
     others = {line.epoch: line for line in second}
     for line in first:
         other = others.get(line.epoch)
@@ -184,7 +200,7 @@ def metric_differences(first: Sequence[EpochMetrics], second: Sequence[EpochMetr
 
 
 def step_difference(first: Mapping[int, float], second: Mapping[int, float]) -> list[str]:
-    """A line on the steps in which two loss curves (step -> loss) first differ; none where none does."""
+    """Return a line on the steps in which two loss curves (step -> loss) first differ, or no line."""
     before = 0
     for step in sorted(first.keys() & second.keys()):
         if not _equal(first[step], second[step]):
@@ -194,7 +210,7 @@ def step_difference(first: Mapping[int, float], second: Mapping[int, float]) -> 
 
 
 def tensor_differences(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> list[str]:
-    """One line for each tensor whose bits differ, or that only one of them has; in their order."""
+    """Return a line for each tensor that only one side has or whose bits differ, in their order."""
     lines = [f"{name}: only in the first" for name in first if name not in second]
     lines += [f"{name}: only in the second" for name in second if name not in first]
     shared = [name for name in first if name in second]
@@ -225,7 +241,7 @@ def _field_differences(names: Iterable[str], first: Any, second: Any) -> list[st
 
 
 def _equal(first: Any, second: Any) -> bool:
-    """Equal, or both not a number."""
+    """Whether two values are equal or both not a number."""
     return bool(first == second or (first != first and second != second))
 
 

@@ -1,4 +1,4 @@
-"""Where a run stands, told by its directory alone: at any time, from anywhere that sees the files."""
+"""Where a run stands, read from its directory alone: at any time, on any machine that sees the files."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.plan import Job, plan
-from distlth.run.events import read_events as read_events
+from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, Progress, load_progress
 from distlth.run.store import load_record
 from distlth.run.submission import load_submission
 
-# A trainer reports every few seconds; what is older than this was left by a run that is not there any more.
+# A trainer reports its progress every few seconds; an older report was left by a process that is gone.
 FRESH_SECONDS = 60.0
 LOG_TAIL_BYTES = 64 * 1024
 
-# Events after which a run does not go on by itself.
+# Events after which a run does not continue by itself.
 ENDINGS = ("failed", "stopped", "lost")
 
 T = TypeVar("T")
@@ -35,20 +35,30 @@ JobState = Literal["done", "running", "stopped", "waiting"]
 
 @dataclass(frozen=True)
 class JobStatus:
-    """One job of the plan: done, running now, stopped on its way, or waiting for its turn."""
+    """One job of the plan: done, running, stopped before its end, or waiting for its turn.
+
+    `density` is a fraction: that of the result where there is one, else the planned one.
+    """
 
     id: str
     round: int
     method: str
-    density: float  # of the result where there is one, else as planned
+    density: float
     state: JobState
     progress: Progress | None
     result: JobResult | None
 
+    @property
+    def share_done(self) -> float:
+        """The share of the job's steps that are done, 0..1."""
+        if self.state == "done":
+            return 1.0
+        return self.progress.step / max(self.progress.steps, 1) if self.progress else 0.0
+
 
 @dataclass(frozen=True)
 class RunStatus:
-    """A run at `time` (seconds since the epoch). `seconds_left` is None where nothing is known yet."""
+    """A run at `time` (seconds since the epoch). `seconds_left` is None while nothing can be estimated."""
 
     name: str
     path: Path
@@ -65,8 +75,17 @@ class RunStatus:
 
     @property
     def running(self) -> tuple[JobStatus, ...]:
-        """The jobs that train now."""
+        """The jobs that are training now."""
         return tuple(job for job in self.jobs if job.state == "running")
+
+    @property
+    def current(self) -> JobStatus | None:
+        """The job that is training, else the one that stopped before its end, else the last that is done."""
+        for state in ("running", "stopped"):
+            for job in self.jobs:
+                if job.state == state:
+                    return job
+        return next((job for job in reversed(self.jobs) if job.state == "done"), None)
 
     @property
     def results(self) -> tuple[JobResult, ...]:
@@ -74,7 +93,7 @@ class RunStatus:
         return tuple(job.result for job in self.jobs if job.result is not None)
 
     def to_json(self) -> str:
-        """The status as one JSON document; numbers that are not finite become null."""
+        """Return the status as one JSON document; numbers that are not finite become null."""
         document = {
             "name": self.name,
             "path": str(self.path),
@@ -90,10 +109,9 @@ class RunStatus:
 
 
 def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
-    """Read a run directory, whatever state it is in; `now` replaces the clock.
+    """Return where a run stands, whatever state its directory is in; `now` replaces the clock.
 
-    A run that was submitted and never started is `waiting`. A file that is half-written counts as one that
-    is not there yet.
+    A run that was submitted and never started is `waiting`. A half-written file counts as absent.
 
     Raises:
         RunError: the folder is missing, or holds no run.
@@ -102,13 +120,14 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     config = _config(run)
     last_event = _last_event(run.log)
     ended = last_event is not None and last_event["event"] in ENDINGS
-    jobs = tuple(_job_status(run, config, job, now, ended) for job in plan(config))
+    planned = plan(config)
+    jobs = tuple(_job_status(run, job, now, ended) for job in planned)
     return RunStatus(
         name=config.name,
         path=run.root,
         state=_run_state(jobs, last_event, now) if run.job_file.exists() else "waiting",
         jobs=jobs,
-        seconds_left=_seconds_left(config, jobs),
+        seconds_left=_seconds_left(config, planned, jobs),
         last_event=last_event,
         time=now,
     )
@@ -121,7 +140,7 @@ def _config(run: RunPaths) -> RunConfig:
     return parse_config(submission.config, source=str(run.submission))
 
 
-def _job_status(run: RunPaths, config: RunConfig, job: Job, now: float, ended: bool) -> JobStatus:
+def _job_status(run: RunPaths, job: Job, now: float, ended: bool) -> JobStatus:
     paths = run.job(job.id)
     result = _tolerant(lambda: JobResult.load(paths))
     progress = None if result else _tolerant(lambda: load_progress(paths))
@@ -129,7 +148,7 @@ def _job_status(run: RunPaths, config: RunConfig, job: Job, now: float, ended: b
         id=job.id,
         round=job.round,
         method=job.method,
-        density=result.density if result else (1 - config.prune.rate) ** job.round,
+        density=result.density if result else job.density,
         state=_job_state(result, progress, now, ended),
         progress=progress,
         result=result,
@@ -174,19 +193,22 @@ def _last_event(log: Path) -> Mapping[str, Any] | None:
     return events[-1] if events else None
 
 
-def _seconds_left(config: RunConfig, jobs: Sequence[JobStatus]) -> float | None:
-    """What is left, by the epochs that each job trains: the lanes' share of it, or the longest chain."""
-    epochs = {job.id: config.train.epochs - job.first_epoch for job in plan(config)}
+def _seconds_left(config: RunConfig, planned: Sequence[Job], jobs: Sequence[JobStatus]) -> float | None:
+    """Estimate the rest of a run: the lanes' share of all jobs, or the longest chain where that is more."""
+    epochs = {job.id: config.train.epochs - job.first_epoch for job in planned}
     pace = _seconds_per_epoch(jobs, epochs)
     if pace is None:
         return None
     left = {job.id: _job_seconds_left(job, pace * epochs[job.id]) for job in jobs}
-    chain = sum(seconds for job_id, seconds in left.items() if "/" not in job_id)
-    last_round = max(job.round for job in jobs)
-    last_branch = max(
-        (left[job.id] for job in jobs if "/" in job.id and job.round == last_round), default=0.0
-    )
-    return max(sum(left.values()) / config.cluster.lanes, chain + last_branch)
+    return max(sum(left.values()) / config.cluster.lanes, _longest_chain(planned, left))
+
+
+def _longest_chain(planned: Sequence[Job], seconds: Mapping[str, float]) -> float:
+    """The seconds of the trunk and of the longest branch of its last round, which must follow each other."""
+    last_round = max(job.round for job in planned)
+    trunk = [seconds[job.id] for job in planned if job.is_trunk]
+    branches = [seconds[job.id] for job in planned if not job.is_trunk and job.round == last_round]
+    return sum(trunk) + max(branches, default=0.0)
 
 
 def _job_seconds_left(job: JobStatus, whole: float) -> float:
@@ -196,7 +218,7 @@ def _job_seconds_left(job: JobStatus, whole: float) -> float:
         return whole
     if job.state == "running" and math.isfinite(job.progress.seconds_left):
         return job.progress.seconds_left
-    return whole * (1 - job.progress.step / max(job.progress.steps, 1))
+    return whole * (1 - job.share_done)
 
 
 def _seconds_per_epoch(jobs: Sequence[JobStatus], epochs: Mapping[str, int]) -> float | None:

@@ -101,6 +101,9 @@ class Method(Section):
         """Whether a channel that keeps no weight loses its bias and its BatchNorm's parameters too."""
         return False
 
+    def check_machine(self) -> None:
+        """Raise ConfigError where this machine lacks what the method needs."""
+
     def measurements(self) -> tuple[Measurement, ...]:
         """Return what must be measured on the parent before a mask can be made."""
         return ()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from distlth.errors import ConfigError
 from distlth.methods.base import Method, Source
 
 if TYPE_CHECKING:
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
     from distlth.prune.regroup import LayerRegroup
     from distlth.ticket import Structured
+
+# hwloc reads the cores from here; without it Mt-KaHyPar aborts the whole process.
+TOPOLOGY = Path("/sys/devices/system/cpu")
 
 
 class Regroup(Method):
@@ -25,6 +30,14 @@ class Regroup(Method):
     )
     min_rows: int = Field(16, ge=1, description="rows that a block should have; small layers may have half")
     t1: float = Field(1.5, gt=0, description="bound on the weights left outside blocks (`paper`)")
+
+    def check_machine(self) -> None:
+        """Raise ConfigError where Mt-KaHyPar would abort."""
+        if not TOPOLOGY.is_dir():
+            raise ConfigError(
+                "prune.branches: regroup partitions with Mt-KaHyPar, which reads the machine's cores from "
+                f"{TOPOLOGY}; there is none here: mount /sys in this container or chroot"
+            )
 
     def make(self, source: Source) -> Structured:
         """Return the mask as dense blocks; a layer that cannot be grouped keeps its mask and says why."""

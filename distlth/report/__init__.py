@@ -1,1 +1,1 @@
-"""What people see of a run: TensorBoard, figures, tables, progress."""
+"""What people see of a run: console, TensorBoard, pictures, Markdown; drawn from facts, nothing derived."""

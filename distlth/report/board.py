@@ -1,4 +1,4 @@
-"""TensorBoard: what a run shows over all its jobs; the curves of one while it trains are in `curves`.
+"""TensorBoard: the curves, pictures and texts of a run over all its jobs; `run.curves` has those of one job.
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
@@ -22,12 +22,14 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[im
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
 from distlth.config.schema import RunConfig
-from distlth.plan import Job
+from distlth.facts.masks import layer_masks, representative_layers
+from distlth.facts.rows import ResultRow, derive_results
+from distlth.plan import Job, plan
 from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.report.pictures import LayerPicture, accuracy_figure, masks_figure, png, representative_layers
-from distlth.run.curves import Writer, flat, job_folder, scalars
-from distlth.run.paths import RunPaths
+from distlth.report.pictures import accuracy_figure, masks_figure, png
+from distlth.run.curves import Writer, job_folder, scalars
+from distlth.run.paths import RunPaths, path_component
 from distlth.run.results import JobResult
 
 HPARAMS_SUFFIX = ".hparams"
@@ -54,10 +56,10 @@ Curves over few points are plain to read with the smoothing at 0.
 
 
 class RunBoard:
-    """The curves, pictures and texts of a whole run, written by the coordinator.
+    """The TensorBoard pages of a whole run, written by the coordinator.
 
-    All of it is derived from masks and results: made again on a resumed run, nothing doubles. Each call
-    is on disk when it returns; calls from several threads take turns.
+    They are drawn from masks and results alone, so that a resumed run can draw them again: nothing doubles.
+    Each call has written to disk when it returns; calls from several threads take turns.
     """
 
     def __init__(self, run: RunPaths) -> None:
@@ -75,12 +77,12 @@ class RunBoard:
     def mask(
         self, job: Job, mask: Mask, before: Mask | None, blocks: Mapping[str, tuple[Block, ...]]
     ) -> None:
-        """Show a job's mask: the density of each layer, and pictures where it is a structured one.
+        """Show a job's mask: the density of each layer and, if the mask is structured, pictures.
 
-        `before` is the magnitude mask that it was made from, `blocks` the dense blocks of the layers that
-        were regrouped. A mask that is shown already is passed over.
+        `before` is the magnitude mask that it was made from, `blocks` has the dense blocks of each layer that
+        was regrouped. A mask that is already shown is skipped.
         """
-        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{flat(job.id)}"
+        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{path_component(job.id)}"
         with self._turn:
             if not _holds(folder, suffix):
                 points = {job.round: _mask_values(job, mask, before, blocks)}
@@ -89,17 +91,18 @@ class RunBoard:
     def results(self, results: Sequence[JobResult], config: RunConfig) -> None:
         """Show all results so far: curves over density, the figure, and each job's hyperparameters.
 
-        Passed over when an earlier call showed more of them.
+        Skipped if an earlier call has shown as many.
         """
         with self._turn:
             if len(results) <= self._num_results:
                 return
             self._num_results = len(results)
-            for method in dict.fromkeys(result.method for result in results):
-                self._curve(method, [result for result in results if result.method == method])
-            for result in results:
-                _write_hparams(self._run, result, config)
-            figure = _image(FIGURE, png(accuracy_figure(results)))
+            shown = derive_results(plan(config), results)
+            for method, curve in shown.curves.items():
+                self._draw_curve(method, curve)
+            for row in shown.rows:
+                _write_hparams(self._run, row, config)
+            figure = _image(FIGURE, png(accuracy_figure(shown)))
             self._rewrite("accuracy", len(results), {len(results): [figure]})
 
     def close(self) -> None:
@@ -109,17 +112,17 @@ class RunBoard:
                 writer.close()
             self._writers.clear()
 
-    def _curve(self, method: str, results: Sequence[JobResult]) -> None:
-        # Ascending: TensorBoard drops the later steps of a curve that goes back.
-        ascending = sorted(results, key=lambda result: result.density)
+    def _draw_curve(self, method: str, curve: Sequence[ResultRow]) -> None:
+        # Ascending: where steps go back, TensorBoard drops those that came before.
+        ascending = sorted(curve, key=lambda row: row.density)
         points = {
-            round(1000 * result.density): scalars({TOP1_CURVE: result.top1, TOP5_CURVE: result.top5})
-            for result in ascending
+            round(1000 * row.density): scalars({TOP1_CURVE: row.top1, TOP5_CURVE: row.top5})
+            for row in ascending
         }
         self._rewrite(f"accuracy/{method}", 0, points)
 
     def _rewrite(self, folder: str, first_step: int, points: Mapping[int, Iterable[Summary.Value]]) -> None:
-        """Replace all points of a folder from `first_step` on."""
+        """Replace the folder's points from `first_step` on."""
         if folder not in self._writers:
             self._writers[folder] = Writer(self._run.tensorboard / folder)
         writer = self._writers[folder]
@@ -136,15 +139,14 @@ def _mask_values(
     yield from scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
     if job.structure is not None:
         for layer in representative_layers(mask):
-            old = None if before is None else before[layer]
-            picture = LayerPicture(job.method, layer, old, mask[layer], blocks.get(layer, ()))
-            yield _image(f"masks/{layer}", png(masks_figure([picture])))
+            shown = layer_masks(job.method, layer, mask, before, blocks)
+            yield _image(f"masks/{layer}", png(masks_figure([shown])))
 
 
 def _write_once(
     run: RunPaths, folder: Path, suffix: str, points: Mapping[int, Iterable[Summary.Value]]
 ) -> None:
-    """Write an event file whole or not at all, elsewhere first: an empty one would count as written."""
+    """Write an event file whole or not at all: a file without its events would count as written."""
     run.root.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".events.", suffix=".tmp", dir=run.root) as temporary:
         writer = Writer(Path(temporary), suffix)
@@ -164,17 +166,17 @@ def _image(tag: str, encoded: bytes) -> Summary.Value:
     return Summary.Value(tag=tag, image=Summary.Image(encoded_image_string=encoded))
 
 
-def _write_hparams(run: RunPaths, result: JobResult, config: RunConfig) -> None:
-    folder = job_folder(run, result.job)
+def _write_hparams(run: RunPaths, row: ResultRow, config: RunConfig) -> None:
+    folder = job_folder(run, row.job)
     if _holds(folder, HPARAMS_SUFFIX):
         return
     values = {
-        "density": result.density,
-        "method": result.method,
+        "density": row.density,
+        "method": row.method,
         "model.name": config.model.name,
         "prune.rate": config.prune.rate,
         "prune.rewind_epoch": config.prune.rewind_epoch,
-        "round": result.round,
+        "round": row.round,
         "seed": config.seed,
         "train.batch_size": config.train.batch_size,
         "train.epochs": config.train.epochs,
@@ -183,5 +185,5 @@ def _write_hparams(run: RunPaths, result: JobResult, config: RunConfig) -> None:
     }
     metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
     columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
-    session = hparams.hparams_pb(values, trial_id=result.job)
+    session = hparams.hparams_pb(values, trial_id=row.job)
     _write_once(run, folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})

@@ -1,4 +1,4 @@
-"""How a command ends: an exit code, and one line for what a user can mend or should know."""
+"""The end of a command: its error as one line on standard error, and its exit code."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 def exit_code(command: Callable[[], int]) -> int:
-    """Call a command; returns its exit code, or that of the error it ended with, which is printed.
+    """Call a command and return its exit code; print an error that it raises, and return the error's code.
 
-    2: the user can mend it. 75: the same command goes on. 130: interrupted; it goes on, too.
+    2: an error that the user can fix. 75: the same command resumes. 130: interrupted; the same command
+    resumes.
     """
     try:
         return command()

@@ -1,4 +1,4 @@
-"""How numbers are written for people: fractions as percent, seconds as hours and minutes, big counts."""
+"""Numbers as people read them: fractions as percent, seconds as hours and minutes, counts with commas."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ import math
 
 
 def percent(fraction: float | None, digits: int = 2) -> str:
-    """`0.512` as `51.20%`; a dash for what is not known."""
+    """Return `0.512` as `51.20%`, None and NaN as a dash."""
     return "–" if fraction is None or math.isnan(fraction) else f"{fraction:.{digits}%}"
 
 
 def density_percent(fraction: float) -> str:
-    """A density with three significant figures at most: `100%`, `51.2%`, `1.15%`."""
+    """Return a density with at most three significant figures: `100%`, `51.2%`, `1.15%`."""
     return f"{100 * fraction:.3g}%"
 
 
 def points(difference: float) -> str:
-    """A difference of two fractions in percentage points, with its sign: `-0.28`."""
+    """Return a difference of two fractions in percentage points, with its sign: `-0.28`."""
     return f"{100 * difference:+.2f}"
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as `8.3 s`, `42 s`, `4:05` (minutes), `2:04:05` (hours) or `3 d 04:05`; a dash for None."""
+    """Return seconds as `8.3 s`, `42 s`, `4:05` (minutes), `2:04:05` (hours), `3 d 04:05`; None as a dash."""
     if seconds is None or not math.isfinite(seconds):
         return "–"
     if seconds < 59.5:
@@ -35,11 +35,11 @@ def duration(seconds: float | None) -> str:
 
 
 def count(number: int) -> str:
-    """`1234567` as `1,234,567`."""
+    """Return `1234567` as `1,234,567`."""
     return f"{number:,}"
 
 
 def memory(num_bytes: float) -> str:
-    """Bytes as MiB or GiB."""
+    """Return bytes as MiB or GiB."""
     mebibytes = num_bytes / 2**20
     return f"{mebibytes / 1024:.1f} GiB" if mebibytes >= 1024 else f"{mebibytes:.0f} MiB"

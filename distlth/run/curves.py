@@ -1,4 +1,4 @@
-"""TensorBoard: the curves of a job over its steps. The pictures of a run, slow to load, are in `board`."""
+"""TensorBoard event files: written by a background thread, and the curves of each job over its steps."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
-from distlth.run.paths import RunPaths
+from distlth.run.paths import RunPaths, path_component
 
-# A killed job loses at most the points of these seconds.
+# A job that is killed loses at most the points of this many seconds.
 FLUSH_SECONDS = 10
 
 LOSS = "train/loss"
@@ -25,8 +25,8 @@ LOSS = "train/loss"
 class JobBoard:
     """The curves of one job over its steps, written by its rank 0 in the background.
 
-    `first_step` is the number of steps done before, 0 in a new job: points beyond it, left by an
-    interrupted attempt, disappear, so that none doubles when their steps are trained again.
+    `first_step` is the number of steps that are done, 0 for a new job. Points beyond it, left by an
+    interrupted attempt, are dropped, so that none doubles when those steps are trained again.
     """
 
     def __init__(self, run: RunPaths, job_id: str, *, first_step: int) -> None:
@@ -58,16 +58,16 @@ class JobBoard:
         self._writer.add(step, scalars({"eval/loss": loss, "eval/top1": top1, "eval/top5": top5}))
 
     def flush(self) -> None:
-        """Put all points so far on disk: before a checkpoint, whose resume does not repeat them."""
+        """Write all points to disk: before a checkpoint, since a resume from it does not repeat them."""
         self._writer.flush()
 
     def close(self) -> None:
-        """Put all points on disk and end the background thread."""
+        """Write all points to disk and end the background thread."""
         self._writer.close()
 
 
 def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
-    """The loss curve of a job, step -> mean loss since the point before; empty where there is none."""
+    """Return the loss curve of a job, step -> mean loss since the previous point; empty if there is none."""
     folder = job_folder(run, job_id)
     if not folder.is_dir():
         return {}
@@ -79,8 +79,8 @@ def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
 class Writer:
     """A new event file in `folder`, filled by a background thread.
 
-    What a full disk kept from being written is kept, and written into another file by the next `flush`
-    that succeeds; only `flush` and `close` raise OSError.
+    Events that a full disk does not take are kept, and the next `flush` that succeeds writes them into
+    another file. Only `flush` and `close` raise OSError.
     """
 
     def __init__(self, folder: Path, suffix: str = "") -> None:
@@ -91,20 +91,20 @@ class Writer:
             self._file = self._open()
 
     def forget_from(self, step: int) -> None:
-        """Make readers drop the points of the folder from `step` on, whichever file they came from."""
+        """Make readers drop the folder's points from `step` on, whichever file they are in."""
         start = SessionLog(status=SessionLog.START)
         self._add(Event(wall_time=time.time(), step=step, session_log=start))
 
     def add(self, step: int, values: Iterable[Summary.Value]) -> None:
-        """Add values at a step."""
+        """Add the values of several curves at a step."""
         self._add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
 
     def flush(self) -> None:
-        """Put all that was added on disk."""
+        """Write all that was added to disk; raise OSError if that fails."""
         if self._file is None:
             self._file = self._open()
             events, self._unflushed = self._unflushed, []
-            # Some of them may be in the file that broke.
+            # Some of them may be in the file that failed.
             self.forget_from(min((event.step for event in events), default=0))
             for event in events:
                 self._add(event)
@@ -117,7 +117,7 @@ class Writer:
         self._unflushed.clear()
 
     def close(self) -> None:
-        """Put all on disk and end the background thread."""
+        """Write all that was added to disk and end the background thread; raise OSError if that fails."""
         self.flush()
         if self._file is not None:
             self._file.close()
@@ -135,15 +135,10 @@ class Writer:
 
 
 def job_folder(run: RunPaths, job_id: str) -> Path:
-    """Where a job's curves lie."""
-    return run.tensorboard / "jobs" / flat(job_id)
-
-
-def flat(job_id: str) -> str:
-    """A job's name in one piece."""
-    return job_id.replace("/", "-")
+    """Return the folder of a job's curves."""
+    return run.tensorboard / "jobs" / path_component(job_id)
 
 
 def scalars(values: Mapping[str, float]) -> Iterable[Summary.Value]:
-    """A point of several curves."""
+    """Return one point of each curve, by its tag."""
     return [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]

@@ -1,6 +1,6 @@
-"""Faults that are injected from outside, into a product that has no hook for them.
+"""Fault injection from outside: the product itself has no hooks for it.
 
-`points` names the places in the code that a fault can strike at, `hook` is loaded into every process of a run
-and strikes there, `harness` starts runs with it and measures how they recover, `campaign` draws faults at
-random: python -m tests.chaos.
+`points` lists the places in the code where a fault can strike; `hook` is loaded into every process of a run
+and strikes there; `harness` starts runs with the hook and measures how they recover; `campaign` draws random
+faults: python -m tests.chaos.
 """

@@ -1,6 +1,6 @@
-"""Kill a run at random, many times, and show that it ends with the same bits: python -m tests.chaos.
+"""Kill runs at random points, many times, and check that they end with the same bits: python -m tests.chaos.
 
-Ctrl-C ends it with the table of what was survived so far.
+Ctrl-C ends the campaign and prints the results so far.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tests.chaos.campaign import EVERY_STEPS, Campaign, report
 
 
 def main() -> int:
-    """Run the campaign; 0 when every fault was survived and every bit is the same."""
+    """Run the campaign; return 0 when every run recovered and ended with the same bits."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=100, help="how many faults")
-    parser.add_argument("--seed", type=int, default=0, help="of what is drawn; not of when it happens")
+    parser.add_argument("--seed", type=int, default=0, help="of the faults; their timing is not reproducible")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--folder", type=Path, help="where to work, kept afterwards; must be new")
+    parser.add_argument("--folder", type=Path, help="working folder, kept afterwards; must be new")
     options = parser.parse_args()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells have what they start behind ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # shells make background processes ignore it
     logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it warns of each restart
     folder = options.folder or Path(tempfile.mkdtemp(prefix="chaos-"))
     campaign = Campaign(
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def show(document: dict[str, object]) -> None:
-    """Print the table."""
+    """Print the table of faults, and what was lost."""
     table = Table(title=f"faults; a checkpoint every {EVERY_STEPS} steps")
     rows: list[dict[str, object]] = document["rows"]  # type: ignore[assignment]
     for name in rows[0]:

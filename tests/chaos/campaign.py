@@ -1,4 +1,4 @@
-"""Many random faults along a few runs, each run compared with one that nothing disturbed."""
+"""Many random faults in a few runs; each run is compared with an undisturbed one."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ OVERRIDES = (
     *("cluster.retries=5", "cluster.hang_seconds=15", "cluster.answer_seconds=30"),
 )
 
-# Which signals for whom; a signal that stands twice is drawn twice as often. Ranks and Ray are deaf to those
-# that ask a run to stop, so only the run gets them.
+# Target -> signals; one that is listed twice is drawn twice as often. Ranks and Ray's processes block the
+# signals that ask a run to stop, so only the run gets those.
 SIGNALS = {
     "one rank": ("KILL", "KILL", "STOP"),
     "all ranks": ("KILL",),
@@ -53,24 +53,24 @@ SIGNALS = {
     "run": ("KILL", "TERM", "USR2", "INT"),
 }
 
-# Ray's titles of processes that come to a point.
+# Process titles that Ray sets -> which process it is, for the report.
 ROLES = {
     "ray::RayTrainWorker": "one rank",
     "ray::Coordinator": "coordinator",
-    "ray::_nicely": "regroup's process",
+    "ray::_at_low_priority": "regroup's process",
 }
 ITSELF = ("KILL",) * 5 + ("STOP",)
 
-# How often each stage is drawn, where a run can still reach it. None: at no point, after a random time.
+# Weights for drawing a stage that the run can still reach. None: at no point, after a random time.
 WEIGHTS: dict[Stage | None, int] = {"step": 9, "job": 6, "mask": 6, None: 5}
 
-# A run that has fewer jobs left ends undisturbed, so that what is armed is sure to fire.
+# A run with no more jobs left than this ends undisturbed: every fault that is armed must fire.
 LAST_JOBS = 3
 BUILD_SHARE = 0.1
 
 
 def draw(rng: random.Random, number: int, stages: Sequence[Stage | None]) -> Fault:
-    """A fault of one of the stages."""
+    """Return a random fault of one of the stages."""
     stage = rng.choices(stages, [WEIGHTS.get(stage, 1) for stage in stages])[0]
     if stage is None:
         target = rng.choice(list(SIGNALS))
@@ -82,7 +82,7 @@ def draw(rng: random.Random, number: int, stages: Sequence[Stage | None]) -> Fau
         return _of_a_build(rng, number, point.name)
     fault = Fault(number, rng.choice(ITSELF), "itself", point.name, _nth(rng, point.name))
     if point.name == "run made, Ray not started":
-        return replace(fault, signal="KILL")  # one that is stopped is not hung: it waits for SIGCONT
+        return replace(fault, signal="KILL")  # a stopped one is not hung: it waits for SIGCONT
     if stage != "start" and rng.random() < 0.5:
         target = rng.choice(list(SIGNALS))
         return replace(fault, target=target, signal=rng.choice(SIGNALS[target]))
@@ -105,7 +105,7 @@ def _of_a_build(rng: random.Random, number: int, point: str) -> Fault:
 
 @dataclass
 class Campaign:
-    """Faults that were survived, one after the other; `lost` says which were not, and why."""
+    """A series of faults: `recovered` lists the recoveries, `lost` the failures and their causes."""
 
     folder: Path
     rng: random.Random
@@ -118,7 +118,7 @@ class Campaign:
     undisturbed_seconds: float = 0.0
 
     def run(self) -> None:
-        """Make data and an undisturbed run; then fault after fault."""
+        """Build data and train an undisturbed run, then strike runs until all faults are drawn."""
         write_digits(self.folder / "images")
         built = build(self.folder / "images", self.folder / "data", BuildOptions(workers=2))
         for number in range(max(1, round(self.kills * BUILD_SHARE)) if self.kills > 1 else 0):
@@ -130,18 +130,18 @@ class Campaign:
             self.one_run(undisturbed)
 
     def undisturbed(self) -> RunPaths:
-        """A run without faults, and with the hook, so that it is the same otherwise."""
+        """Train a run without faults, but with the hook, so that nothing else differs."""
         chaos = Chaos(self.folder / "chaos-undisturbed")
         with command(self.arguments("undisturbed"), chaos) as process:
             process.finish()
         return RunPaths(self.folder / "runs" / "undisturbed")
 
     def arguments(self, name: str) -> list[str]:
-        """The command of a run."""
+        """Return the command line of a run."""
         return run_arguments(self.folder / "runs", name, self.folder / "data", *OVERRIDES)
 
     def one_run(self, undisturbed: RunPaths) -> None:
-        """One run, and as many faults as it can take."""
+        """Train one run under as many faults as fit into it."""
         self.runs += 1
         name = f"run-{self.runs}"
         run, chaos = RunPaths(self.folder / "runs" / name), Chaos(self.folder / f"chaos-{self.runs}")
@@ -162,7 +162,7 @@ class Campaign:
         self.lost += [f"{name}: {line}" for line in found]
 
     def builds(self, number: int, expected: Dataset) -> None:
-        """A build that is struck, and made again."""
+        """Strike a build of the data set, and build it again."""
         self.drawn += 1
         folder = self.folder / f"build-{number}"
         fault = draw(self.rng, self.drawn, ["build"])
@@ -179,7 +179,7 @@ class Campaign:
         shutil.rmtree(folder, ignore_errors=True)
 
     def note(self, recovery: Recovery, run: RunPaths | None = None) -> None:
-        """Keep a recovery, also on disk."""
+        """Record a recovery, in memory and on disk."""
         self.recovered.append(recovery)
         append_json(self.folder / "recovered.jsonl", {"run": run and str(run.root), **asdict(recovery)})
         fault = recovery.fault
@@ -190,7 +190,7 @@ class Campaign:
 
 
 def _reachable(run: RunPaths, chaos: Chaos) -> list[Stage | None]:
-    """The stages that a fault armed now is sure to meet."""
+    """Return the stages that a run is sure to reach from now on."""
     jobs = 1 + 3 * ROUNDS
     done = len(list(run.root.glob("rounds/**/result.json")))
     if jobs - done <= LAST_JOBS:
@@ -201,7 +201,7 @@ def _reachable(run: RunPaths, chaos: Chaos) -> list[Stage | None]:
 
 
 def report(campaign: Campaign) -> dict[str, Any]:
-    """All that a campaign found: its figures as a whole, by kind and target, by point, and row by row."""
+    """Return the results of a campaign: overall, by signal and target, by point, and row by row."""
     recovered = campaign.recovered
     return {
         "drawn": campaign.drawn,
@@ -229,7 +229,7 @@ def _grouped(recovered: Sequence[Recovery], key: Callable[[Recovery], Any]) -> d
 
 
 def _who(recovery: Recovery) -> str:
-    """Who was struck; `itself` is whichever process came to the point."""
+    """Return which process was struck, with `itself` resolved to the process that reached the point."""
     fault = recovery.fault
     if fault.point and POINTS[fault.point].stage == "build":
         in_worker = fault.point == "mid-build, in a worker" and fault.target == "itself"

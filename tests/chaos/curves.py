@@ -1,4 +1,4 @@
-"""The points that TensorBoard shows of a run."""
+"""Reading the points of a run's curves, as TensorBoard shows them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from distlth.run.paths import RunPaths
 
 Points = list[tuple[int, float | None]]
 
-# How fast a run went is its own.
+# Speed differs from run to run.
 OF_ITS_OWN = ("speed/",)
 
 
 def curves(run: RunPaths) -> dict[tuple[str, str], Points]:
-    """(folder, tag) -> points (step, value) as TensorBoard shows them; of pictures and texts the steps."""
+    """Return (folder, tag) -> points (step, value); the value of pictures and texts is None."""
     found: dict[tuple[str, str], Points] = {}
     for folder in {path.parent for path in run.tensorboard.rglob("events.out.tfevents.*")}:
         name = folder.relative_to(run.tensorboard).as_posix()
@@ -28,7 +28,7 @@ def curves(run: RunPaths) -> dict[tuple[str, str], Points]:
 
 
 def _read(folder: Path) -> dict[str, Points]:
-    # What TensorBoard's own server reads with: other readers keep texts that a restart has written again.
+    # The reader of TensorBoard's own server: others keep both copies of a text that a restart has rewritten.
     events = plugin_event_accumulator.EventAccumulator(str(folder), size_guidance={"tensors": 0})
     events.Reload()
     return {

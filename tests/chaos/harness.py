@@ -1,4 +1,4 @@
-"""Runs under faults: started, struck, started again where they ended, and measured."""
+"""Runs under faults: start them, strike, restart what ended, and measure the recovery."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.chaos.victims import TOKEN_PATH, session_of
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "jobs" / "recipes" / "quickstart.yaml"
 
-# What the command may end with under a fault: done, run it again, Ctrl-C, and its own death.
+# Exit codes that the command may have under a fault: done, run it again, Ctrl-C, killed itself.
 GOES_ON = (0, os.EX_TEMPFAIL, 128 + signal.SIGINT, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
 MOST_LAUNCHES = 5
 DEADLINE_SECONDS = 300.0
@@ -39,7 +39,7 @@ class LostError(AssertionError):
 
 @dataclass(frozen=True)
 class Step:
-    """A step that rank 0 has done: when (seconds since the epoch), in which process, of which job."""
+    """A step that rank 0 has done: its time (seconds since the epoch), process, job and number."""
 
     time: float
     pid: int
@@ -48,18 +48,18 @@ class Step:
 
     @property
     def key(self) -> tuple[str, int]:
-        """Which step of the run it is."""
+        """The job and the number of the step in it."""
         return self.job, self.number
 
 
 @dataclass(frozen=True)
 class Recovery:
-    """What a fault has cost.
+    """The cost of a fault.
 
-    `seconds` from the signal to the first step done that no process had done before (to the end of the run,
-    where no step was left); `repeated` steps were done again for that. `launches` counts how often the
-    command was run again, 0 where the run went on by itself. `codes` are the exit codes of the command,
-    `said` what it wrote to standard error when it ended.
+    `seconds` is the time from the signal to the first step that no process had done before (to the end of
+    the run, where no step was left); `repeated` steps were done again until then. `launches` is how often
+    the command was run again, 0 where the run recovered by itself. `codes` are the exit codes of the
+    command, `said` is what it wrote to standard error.
     """
 
     fault: Fault
@@ -72,7 +72,7 @@ class Recovery:
 
 
 class Chaos:
-    """A folder through which faults are armed, and in which processes record what they did."""
+    """The folder in which faults are armed, and in which processes record faults and steps."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -80,16 +80,16 @@ class Chaos:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment in which every process has the hook."""
+        """The environment that loads the hook into every process."""
         path = os.pathsep.join([str(Path(__file__).parent / "inject"), str(ROOT)])
         return {**os.environ, "PYTHONPATH": path, "DISTLTH_CHAOS": str(self.folder)}
 
     def arm(self, fault: Fault) -> None:
-        """Have a fault strike from now on."""
+        """Arm a fault, in place of an earlier one."""
         write_json(self.folder / ARMED, fault.__dict__)
 
     def fired(self, fault: Fault) -> dict[str, Any] | None:
-        """The record of a fault, once it has fired. Raises LostError when a hook is broken."""
+        """Return the record of a fault that has fired, else None. Raises LostError when a hook is broken."""
         if broken := list(self.folder.glob("broken-*.json")):
             raise LostError("; ".join(json.loads(path.read_text()) for path in broken))
         path = self.folder / f"fired-{fault.id}.json"
@@ -99,7 +99,7 @@ class Chaos:
         return None
 
     def steps(self) -> list[Step]:
-        """All steps that were done, in order."""
+        """Return all steps that were done, in order."""
         path = self.folder / STEPS
         if not path.exists():
             return []
@@ -109,7 +109,7 @@ class Chaos:
 
 
 class Command:
-    """A command that is run again and again until it has done its work."""
+    """A command that is run again until it has succeeded; `ends` are the exit codes that it may have."""
 
     def __init__(self, arguments: Sequence[str], chaos: Chaos, ends: Sequence[int] = GOES_ON) -> None:
         self.arguments, self.chaos, self.ends = list(arguments), chaos, ends
@@ -119,7 +119,7 @@ class Command:
         self.sessions: set[Path] = set()
 
     def launch(self) -> None:
-        """Start it, in a process group of its own, as a terminal and a batch system do."""
+        """Start it in its own process group, as a terminal or a batch system does."""
         self.process = psutil.Popen(
             self.arguments,
             cwd=ROOT,
@@ -132,7 +132,7 @@ class Command:
 
     @property
     def is_alive(self) -> bool:
-        """Whether it runs; takes the end of one that has ended."""
+        """Whether it runs; records the exit of a process that has ended."""
         if self.process is None:
             return False
         if self.session and self.session not in self.sessions:
@@ -149,16 +149,16 @@ class Command:
 
     @property
     def session(self) -> Path | None:
-        """The folder of its session, while there is one."""
+        """The folder of its session, None where it has none."""
         return session_of(self.process.pid) if self.process else None
 
     @property
     def is_done(self) -> bool:
-        """Whether its last launch did all that was left."""
+        """Whether its last launch succeeded."""
         return self.process is None and self.codes[-1:] == [0]
 
     def finish(self) -> None:
-        """Run it, again where needed, until it is done."""
+        """Run it, again where needed, until it has succeeded."""
         for _ in range(MOST_LAUNCHES):
             if self.process is None and not self.is_done:
                 self.launch()
@@ -168,7 +168,7 @@ class Command:
         raise LostError(f"not done after {MOST_LAUNCHES} launches: {self.codes}, {self.said}")
 
     def wait_for(self, what: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
-        """Return when something is so; LostError when it is not so in time."""
+        """Wait until `what` returns True; raise LostError after `seconds`."""
         deadline = time.monotonic() + seconds
         while not what():
             if time.monotonic() > deadline:
@@ -176,22 +176,22 @@ class Command:
             time.sleep(POLL_SECONDS)
 
     def strike(self, fault: Fault) -> dict[str, Any]:
-        """Launch it where it does not run, and return when the fault has fired: its record."""
+        """Arm a fault, launch the command unless it runs, and return the fault's record when it has fired."""
         self.chaos.arm(fault)
         if self.process is None:
             self.launch()
         return self._fire(fault)
 
     def end(self) -> tuple[int, str]:
-        """Wait for its end; its exit code, and what it said on standard error."""
+        """Wait for its end; return its exit code and standard error."""
         self.wait_for(lambda: not self.is_alive)
         return self.codes[-1], self.said[-1]
 
     def survive(self, fault: Fault) -> Recovery:
-        """Strike, and see the run recover."""
+        """Strike, wait until the run has recovered, and return the cost."""
         num_codes = len(self.codes)
         record = self.strike(fault)
-        # Who had done steps before, or may still do some: their steps are not what comes after the fault.
+        # Processes from before the fault: steps that they still do are no recovery.
         old = {step.pid for step in self.chaos.steps() if step.time <= record["time"]} | set(record["ranks"])
         if _spares_ranks(fault):
             old = set()
@@ -209,7 +209,7 @@ class Command:
         )
 
     def _recover(self, fault: Fault, struck: float, old: set[int]) -> tuple[float, int]:
-        """When the first new step was done, or the last job, and how often the command ran for that."""
+        """Return the time of the first new step (or the end), and the number of launches until then."""
         launches = 0
         deadline = time.monotonic() + DEADLINE_SECONDS
         while (at := self._new_step(struck, old)) is None:
@@ -234,13 +234,13 @@ class Command:
             if time.monotonic() > deadline:
                 raise LostError(f"{fault} did not fire in {DEADLINE_SECONDS:g} s")
             if fault.point is None and time.monotonic() > strikes_at and (session := self.session):
-                with contextlib.suppress(LookupError, psutil.Error):  # a target that is not there yet
+                with contextlib.suppress(LookupError, psutil.Error):  # a target that does not exist yet
                     strike(fault, self.chaos.folder, session)
             time.sleep(POLL_SECONDS)
         return record
 
     def _new_step(self, struck: float, old: set[int]) -> float | None:
-        """When the first step was done that the processes `old` had not done; None where none is."""
+        """Return the time of the first step that no process of `old` had done; None before it."""
         steps = self.chaos.steps()
         known = {step.key for step in steps if step.pid in old}
         new = (s.time for s in steps if s.pid not in old and s.key not in known and s.time > struck)
@@ -248,13 +248,13 @@ class Command:
 
 
 def _spares_ranks(fault: Fault) -> bool:
-    """Whether the ranks live on: of all, only the death of a task that regroups a layer costs no step."""
+    """Return whether the ranks survive: only the death of a task that regroups a layer costs no step."""
     return (fault.point, fault.target) == ("mid-regroup", "itself")
 
 
 @contextlib.contextmanager
 def command(arguments: Sequence[str], chaos: Chaos, ends: Sequence[int] = GOES_ON) -> Iterator[Command]:
-    """A command that does not outlive the block; `ends` are the exit codes that it may end with."""
+    """Yield a command that does not outlive the block; `ends` are the exit codes that it may have."""
     made = Command(arguments, chaos, ends)
     try:
         yield made
@@ -265,13 +265,13 @@ def command(arguments: Sequence[str], chaos: Chaos, ends: Sequence[int] = GOES_O
 
 
 def run_arguments(runs: Path, name: str, data: Path, *overrides: str) -> list[str]:
-    """The `distlth run` command of the quick start, on two ranks, with the given overrides."""
+    """Return the `distlth run` command line of the quick start, with the given overrides."""
     places = [f"data.path={data}", f"runs={runs}", f"name={name}"]
     return [sys.executable, "-m", "jobs.cli", "run", str(RECIPE), *places, *overrides]
 
 
 def left_behind(run: RunPaths, sessions: set[Path]) -> list[str]:
-    """What a finished run must not leave: processes, locks, checkpoints, temporary files."""
+    """Return what a finished run must not leave behind: processes, locks, checkpoints, temporary files."""
     left = [str(path) for path in run.root.rglob(".*")]
     left += [str(run.lock)] if run.lock.exists() else []
     left += [str(path) for path in run.all_checkpoints.glob("*")]
@@ -284,7 +284,7 @@ def left_behind(run: RunPaths, sessions: set[Path]) -> list[str]:
 
 
 def differences(undisturbed: RunPaths, run: RunPaths) -> list[str]:
-    """In what a run differs from an undisturbed one: masks, weights, metrics, and points of curves."""
+    """Return the differences from an undisturbed run: in masks, weights, metrics, and points of curves."""
     from tests.chaos.curves import curves
 
     compared = compare_runs(undisturbed, run)
@@ -301,5 +301,5 @@ def differences(undisturbed: RunPaths, run: RunPaths) -> list[str]:
 
 
 def events(run: RunPaths, kind: str) -> list[dict[str, Any]]:
-    """The events of a kind in a run's log."""
+    """Return the events of a kind in a run's log."""
     return [event for event in read_json_lines(run.log) if event["event"] == kind]

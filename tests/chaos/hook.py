@@ -1,7 +1,7 @@
-"""Loaded into every process of a run: strikes where the armed fault says, once, and records each step.
+"""The fault hook, loaded into every process of a run: strikes once at the armed point, and records each step.
 
-The functions of `points` are replaced, in their modules, as soon as those are imported, by ones that look
-whether a fault is armed for their point. No process of a run knows of it otherwise.
+The functions listed in `points` are replaced as soon as their modules are imported, by functions that check
+whether a fault is armed for their point. The code of the product knows nothing about it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ ARMED, STEPS = "armed.json", "steps"
 
 @dataclass(frozen=True)
 class Fault:
-    """A signal (`KILL`) for a target (see `victims`), when a point is reached the `nth` time in a process.
+    """A signal (`KILL`), sent to a target (see `victims`) when a process reaches a point the `nth` time.
 
-    `rank` limits it to one rank. With no point, the harness itself sends the signal after `delay` seconds.
+    `rank` limits it to one rank. Without a point, the harness sends the signal after `delay` seconds.
     """
 
     id: int
@@ -43,12 +43,12 @@ class Fault:
 
     def __post_init__(self) -> None:
         if self.point is not None and POINTS[self.point].torn:
-            # A file that is cut while its writer lives would get its name after all.
+            # A writer that survived would rename the cut file to its final name.
             assert (self.signal, self.target) == ("KILL", "itself")
 
 
 def write_once(path: Path, value: Any) -> bool:
-    """Write a JSON document durably, unless the file is there: whoever comes first."""
+    """Write a JSON document durably; return False, and write nothing, when the file exists already."""
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -61,7 +61,7 @@ def write_once(path: Path, value: Any) -> bool:
 
 
 def strike(fault: Fault, folder: Path, session: Path | None) -> None:
-    """Record that the fault fires, then send its signal; the first process to come here does it."""
+    """Record that the fault fires, then send its signal; only the first process that calls this does it."""
     from tests.chaos.victims import victims
 
     found = victims(fault.target, session)
@@ -78,14 +78,14 @@ def strike(fault: Fault, folder: Path, session: Path | None) -> None:
 
 
 class Hook:
-    """The faults of one folder, as one process meets them."""
+    """The hook of one process, for the faults that are armed in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.hits: dict[int, int] = {}
 
     def reached(self, point: Point, arguments: Sequence[Any]) -> None:
-        """A point is reached: strike if it is its turn."""
+        """Strike if the armed fault is for this point and this is its `nth` time."""
         if point.path and not (arguments and point.path in str(arguments[0])):
             return
         fault = self.armed()
@@ -102,17 +102,17 @@ class Hook:
             self.broken(f"{fault}: {error!r}")
 
     def armed(self) -> Fault | None:
-        """The fault that is armed now."""
+        """Return the fault that is armed now, None where there is none."""
         with suppress(FileNotFoundError):
             return Fault(**json.loads((self.folder / ARMED).read_text()))
         return None
 
     def broken(self, message: str) -> None:
-        """Tell the harness that this hook does not work."""
+        """Report to the harness that this hook does not work."""
         write_once(self.folder / f"broken-{os.getpid()}-{time.time_ns()}.json", message)
 
     def step_done(self, arguments: Sequence[Any]) -> None:
-        """Record a step, from rank 0."""
+        """Record a step that rank 0 has done."""
         training = arguments[0]
         if training.world.is_main:
             line = f"{time.time()} {os.getpid()} {training.job.id} {training.step}\n"
@@ -120,7 +120,7 @@ class Hook:
                 file.write(line.encode())
 
     def wrap(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        """`function` with the points that are at its calls."""
+        """Return `function` with the points before and after its calls."""
         here = [point for point in POINTS.values() if point.function == name]
         before = [point for point in here if point.when == "before"]
         after = [point for point in here if point.when == "after"]
@@ -139,7 +139,7 @@ class Hook:
         return wrapped
 
     def wrap_all(self, module: ModuleType) -> None:
-        """Put all points of a module that was just imported into place."""
+        """Wrap all functions of a module, just imported, that have points."""
         for name in sorted(functions()):
             if name.partition(":")[0] == module.__name__:
                 try:
@@ -150,12 +150,12 @@ class Hook:
 
 
 def functions() -> set[str]:
-    """All functions that are wrapped."""
+    """Return the names of all functions to wrap."""
     return {STEP_DONE, *(point.function for point in POINTS.values())}
 
 
 def find(module: ModuleType, name: str) -> tuple[Any, str]:
-    """What holds the function, and under which attribute; AttributeError where there is none."""
+    """Return the object that holds the function and the attribute's name; AttributeError if there is none."""
     *path, attribute = name.partition(":")[2].split(".")
     owner = functools.reduce(getattr, path, module)
     getattr(owner, attribute)
@@ -163,7 +163,7 @@ def find(module: ModuleType, name: str) -> tuple[Any, str]:
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-    """Imports the modules that have points as ever, and wraps their functions before anyone gets them."""
+    """Finds modules as usual, and wraps the functions that have points before an importer sees them."""
 
     def __init__(self, hook: Hook) -> None:
         self.hook = hook
@@ -172,7 +172,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """The usual spec, with a loader that wraps."""
+        """Return the usual spec, with a loader that also wraps."""
         if fullname not in self.modules:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -189,7 +189,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 def install(folder: str) -> None:
-    """Have this process meet the faults of a folder."""
+    """Install the hook in this process, for the faults that are armed in `folder`."""
     sys.meta_path.insert(0, _Finder(Hook(Path(folder))))
 
 

@@ -1,6 +1,6 @@
-"""The places in the code at which a fault can strike, each by the function that is called there.
+"""The points in the code where a fault can strike, each named by the function that is called there.
 
-Standard library only: every process of a run loads this before anything else.
+Imports the standard library only: every process of a run loads this before anything else.
 """
 
 from __future__ import annotations
@@ -8,16 +8,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-# What a run must still have before it, for a point to be reached.
+# The part of a run in which a point is reached.
 Stage = Literal["start", "rewind", "step", "job", "mask", "build"]
 
 
 @dataclass(frozen=True)
 class Point:
-    """Before or after a call of `function` (MODULE:QUALIFIED.NAME).
+    """A point before or after a call of `function` (MODULE:QUALIFIED.NAME).
 
-    `path` must be part of the function's first argument, where given. `torn` cuts the file of that name in
-    two: what a kill in the middle of a write leaves.
+    With `path`, only calls whose first argument contains it count. With `torn`, the file of that name is cut
+    in half, as a kill in the middle of a write leaves it.
     """
 
     name: str
@@ -29,20 +29,20 @@ class Point:
 
     @property
     def module(self) -> str:
-        """The module that defines the function."""
+        """The name of the module that defines the function."""
         return self.function.partition(":")[0]
 
     @property
     def qualname(self) -> str:
-        """The function's name in its module."""
+        """The qualified name of the function in its module."""
         return self.function.partition(":")[2]
 
 
-# The last thing before a file gets its name; called with the temporary path.
+# Called with the temporary path, just before the file is renamed.
 WRITE = "distlth.files:_fsync"
 TRAIN = "distlth.train.loop:JobTraining"
 
-# Reached after every step that is done; also the record of which steps were done.
+# Called for every step; the hook records each call.
 STEP_DONE = f"{TRAIN}.train_step"
 
 _ALL = (
@@ -56,14 +56,14 @@ _ALL = (
     # Round 0 alone.
     Point("mid-write of rewind", WRITE, "rewind", path=".rewind.safetensors.", torn=True),
     Point("rewind written", "distlth.files:save_tensors", "rewind", "after", path="/rewind.safetensors"),
-    # Many times a job.
+    # Many times per job.
     Point("mid-step", "distlth.train.masking:Masking.mask_gradients", "step"),
     Point("mid-checkpoint-write", WRITE, "step", path="/.0", torn=True),
     Point("checkpoint, old ones there", "distlth.train.checkpoint:JobState.save", "step", "after"),
     Point("checkpoint begun", f"{TRAIN}.checkpoint", "step"),
     Point("evaluation", "distlth.data.load.loader:EvalLoader.__iter__", "step", "after"),
     Point("metrics written", f"{TRAIN}.write_curves", "step", "after"),
-    # Once a job, at its beginning or its end.
+    # Once per job, at its beginning or its end.
     Point("mid-broadcast", "distlth.files:parse_tensors", "job"),
     Point("ticket fetched", "cluster.runtime.rank:fetch_ticket", "job", "after"),
     Point("mid-write of weights", WRITE, "job", path=".weights.safetensors.", torn=True),
@@ -71,7 +71,7 @@ _ALL = (
     Point("mid-write of result", WRITE, "job", path=".result.json.", torn=True),
     Point("result written, not told", "distlth.run.results:JobResult.save", "job", "after"),
     Point("job told, not drawn", "distlth.report.board:RunBoard.results", "job"),
-    # Once a job that has a parent, when the parent is done.
+    # Once per job that has a parent, when the parent is done.
     Point("mid-prune", "distlth.imp:prune_magnitude", "mask", "after"),
     Point("mid-refill", "distlth.prune.refill:refill", "mask"),
     Point("mid-regroup", "distlth.methods.regroup:_regroup_layer", "mask"),
@@ -81,8 +81,8 @@ _ALL = (
     # While a data set is built.
     Point("mid-build, in a worker", "distlth.data.pack.writer:_encode", "build", "after"),
     Point("images packed, no index", "distlth.data.pack.writer:Packer._finish", "build"),
-    Point("packed, no manifest", "distlth.data.pack.build:_write_durably", "build"),
-    Point("built, not published", "distlth.data.pack.build:_publish", "build"),
+    Point("packed, no manifest", "distlth.files:write_text", "build", path="/dataset.json"),
+    Point("built, not published", "distlth.files:_publish", "build"),
 )
 
 POINTS = {point.name: point for point in _ALL}

@@ -1,4 +1,4 @@
-"""Whatever dies, wherever: one run, struck again and again, ends with an undisturbed run's bits."""
+"""One run under many faults of all kinds ends with the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ KILLED, AGAIN, INTERRUPTED = -signal.SIGKILL, os.EX_TEMPFAIL, 128 + signal.SIGIN
 
 @dataclass
 class Story:
-    """What happened to the struck run, for the tests to look at."""
+    """The struck run and everything that was recorded about it, for the tests to check."""
 
     paths: RunPaths
     digits: Dataset
@@ -46,16 +46,16 @@ class Story:
     orphans: list[str] = field(default_factory=list)
 
     def strike(self, signal: str, target: str, point: str | None = None, **more: Any) -> None:
-        """A fault that the run survives by itself, or that is yet to end it."""
+        """Inject a fault, and return when it has fired."""
         fault = Fault(len(self.struck), signal, target, point, **more)
         self.struck.append(fault)
         self.records[self.name(fault)] = self.process.strike(fault)
 
     def end(self, signal: str, target: str, point: str | None = None, **more: Any) -> None:
-        """A fault that ends the command; nothing of its session is left."""
+        """Inject a fault that ends the command; record its end and what is left of its session."""
         self.strike(signal, target, point, **more)
         self.endings[self.name(self.struck[-1])] = self.process.end()
-        if self.process.codes[-1] != KILLED:  # the next launch sweeps up behind one that was killed itself
+        if self.process.codes[-1] != KILLED:  # a killed command cannot clean up: the next launch does
             self.orphans += [str(p) for folder in self.process.sessions for p in of_session(folder)]
 
     @staticmethod
@@ -65,13 +65,13 @@ class Story:
         )
 
     def wait_for(self, event: str, count: int) -> None:
-        """Return when the log has so many events of a kind."""
+        """Wait until the log has `count` events of a kind."""
         self.process.wait_for(lambda: len(events(self.paths, event)) >= count)
 
 
 @pytest.fixture(scope="module")
 def story(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Story:
-    """Fault after fault along one run. Most end a session while it is young: starting is what takes time."""
+    """Inject many faults into one run. Most end a session early, since starting is what takes time."""
     folder = tmp_path_factory.mktemp("struck")
     with command(small_run(digits, folder, *FAST), Chaos(folder / "chaos")) as process:
         found = Story(RunPaths(folder / "run"), digits, process)
@@ -104,7 +104,7 @@ def story(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def start_a_second_one(story: Story) -> None:
-    """While the first one lives."""
+    """Start the command a second time while the first process holds the run."""
     session = story.process.session
     assert session is not None
     story.tokens.append((session / "token").read_bytes())
@@ -112,7 +112,7 @@ def start_a_second_one(story: Story) -> None:
 
 
 def stop(story: Story) -> None:
-    """A signal for the whole process group, as batch systems send it, while ranks train."""
+    """Stop the run by a signal while ranks train."""
     starts = len(events(story.paths, "first-step"))
     story.wait_for("first-step", starts + 1)
     story.end("USR2", "run", "mid-step")
@@ -125,7 +125,7 @@ def stop(story: Story) -> None:
 
 
 def interrupt_twice(story: Story) -> None:
-    """Two Ctrl-C: the second ends the command at once."""
+    """Send two Ctrl-C: the second ends the command at once."""
     runs, stops = len(events(story.paths, "run-start")), len(events(story.paths, "stopping"))
     story.process.launch()
     story.wait_for("run-start", runs + 1)
@@ -183,7 +183,7 @@ def test_an_end_is_one_line_and_an_exit_code(story: Story, fault: str, code: int
 
 
 def test_a_death_of_rays_head_names_what_died(story: Story) -> None:
-    """Whichever is seen first: the process itself, or the coordinator that ends with it."""
+    """Either the process itself is seen first, or the coordinator that ends with it."""
     assert story.endings["KILL gcs_server"][1].startswith(("Ray's ", "the coordinator died", "the process"))
     assert story.endings["KILL raylet"][1].startswith(("Ray's raylet", "the coordinator died", "the process"))
 
@@ -235,7 +235,7 @@ def test_a_token_is_in_no_file(story: Story) -> None:
 
 
 class TestBuild:
-    """A data set that is built again after its build was struck is the same one."""
+    """A data set that is built again after a fault is the same."""
 
     @pytest.mark.parametrize(
         ("fault", "code"),
@@ -257,7 +257,7 @@ class TestBuild:
 
 
 class TestHarness:
-    """A fault that cannot strike is never taken for one that was survived."""
+    """A fault that cannot strike is never mistaken for a recovery."""
 
     @pytest.mark.parametrize("name", sorted(functions()))
     def test_every_point_is_in_the_code(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Which processes a fault is for: those of one run, found by what all of them inherit."""
+"""Finding the processes that a fault targets, by the environment that all processes of a run inherit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psutil
 
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
-# A target, and how the command line of its processes begins (Ray's actors name themselves).
+# Target -> how the command lines of its processes begin (Ray's actors set their titles).
 COMMANDS = {
     "one rank": "ray::RayTrainWorker",
     "all ranks": "ray::RayTrainWorker",
@@ -25,7 +25,10 @@ TARGETS = (*COMMANDS, *DAEMONS, *OTHERS)
 
 
 def victims(target: str, folder: Path | None) -> list[psutil.Process]:
-    """The processes that `target` means, in the session whose folder is given; seen from this process."""
+    """Return the processes of a target in the session of `folder`, relative to this process.
+
+    Raises LookupError for a target in a session when `folder` is None.
+    """
     if target == "itself":
         return [psutil.Process()]
     if target == "its parent":
@@ -39,7 +42,7 @@ def victims(target: str, folder: Path | None) -> list[psutil.Process]:
 
 
 def of_session(folder: Path) -> Iterator[psutil.Process]:
-    """The processes that were started for a session."""
+    """Yield the processes that were started for a session."""
     for process in psutil.process_iter():
         with suppress(psutil.Error):
             if process.environ().get(TOKEN_PATH, "").startswith(f"{folder}/"):
@@ -47,7 +50,7 @@ def of_session(folder: Path) -> Iterator[psutil.Process]:
 
 
 def session_of(run: int) -> Path | None:
-    """The folder of the session that the `distlth run` process of this number holds."""
+    """Return the folder of the session that the `distlth run` process with this PID holds."""
     for owner in Path(tempfile.gettempdir()).glob("distlth-*/owner"):
         with suppress(OSError):
             if _owner(owner.parent) == str(run):
@@ -56,7 +59,7 @@ def session_of(run: int) -> Path | None:
 
 
 def _owner(folder: Path) -> str:
-    """The number of the process that holds a session; empty while it is just being made."""
+    """Return the PID of the process that holds a session; empty while the session is being set up."""
     return (folder / "owner").read_text().rpartition("\n")[0].rpartition("\n")[2].partition(" ")[0]
 
 
@@ -68,5 +71,5 @@ def _is(process: psutil.Process, target: str) -> bool:
             return "cluster.runtime.head" in process.cmdline()
         if target in DAEMONS:
             return process.name() == target
-        return "".join(process.cmdline()[:1]).startswith(COMMANDS[target])  # empty where it is just dying
+        return "".join(process.cmdline()[:1]).startswith(COMMANDS[target])  # empty while it dies
     return False

@@ -1,4 +1,4 @@
-"""Data that goes bad while a job trains: named with file and sample, within a batch, and never a hang."""
+"""Data that goes bad while a job trains: reported with file and sample, within a batch, without a hang."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_another_number_of_classes_than_the_models_is_refused(
 
 
 def test_data_cut_under_a_run_ends_it_with_one_line(data: Dataset, tmp_path: Path) -> None:
-    """Two ranks, of which each meets it at its own batch: none waits for the other."""
+    """Each of two ranks finds it at its own batch: neither waits for the other."""
     paths = RunPaths(tmp_path / "runs" / "run")
     arguments = small_run(data, paths.root.parent, "train.epochs=200", "train.eval_every=200")
     with command(arguments, Chaos(tmp_path / "chaos"), ends=(2,)) as process:

@@ -266,7 +266,7 @@ build(sys.argv[1], sys.argv[2], BuildOptions(workers=2))
 
 
 def start_slow_build(images: Path, out: Path) -> subprocess.Popen[str]:
-    """A build in a process of its own, on its way."""
+    """Start a build in a process of its own; return when it is reading."""
     command = [sys.executable, "-c", BUILD_SLOWLY, str(images), str(out)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -361,7 +361,7 @@ def test_one_changed_bit_is_found_and_named(dataset: Dataset, tmp_path: Path, sp
 
 
 def test_exchanged_splits_are_found(dataset: Dataset, tmp_path: Path) -> None:
-    """A file that is sound in itself but is not the one that was built."""
+    """The file is sound, but not the one that was built."""
     folder, other = tmp_path / "copy", small_dataset(tmp_path, write_mode="jpg", per_class=8, sizes=(40, 90))
     assert other.digest == dataset.digest
     shutil.copytree(dataset.path, folder)

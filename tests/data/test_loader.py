@@ -1,4 +1,4 @@
-"""The loader: what it yields, that it is reproducible, and that what goes wrong is heard of."""
+"""The loader: what it yields, that it is reproducible, and that errors reach the consumer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +25,12 @@ from distlth.data.beton import read_beton
 from distlth.data.dataset import Dataset
 from distlth.data.layouts.folders import scan
 from distlth.data.load import decode
-from distlth.data.load.loader import Cache, Crop, EvalLoader, TrainLoader, eval_ratio
+from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
+from distlth.data.load.packed import PackedSplit
+from distlth.data.load.storage import Cache
 from distlth.data.load.stream import Stream
+from distlth.data.load.transform import Crop
 from distlth.data.pack.build import BuildOptions, build
 from distlth.errors import DataError
 from tests.data.fixtures import VAL_FRACTION, image_folder, small_dataset
@@ -128,6 +133,40 @@ def test_ranks_part_the_same_global_batches(
     ranks = [list(train_loader(dataset, rank=r, world_size=world_size).epoch(0)) for r in range(world_size)]
     together = collect(batch for step in zip(*ranks, strict=True) for batch in step)
     assert same(together, reference)
+
+
+def test_loaders_share_an_opened_split(dataset: Dataset) -> None:
+    """Another seed, resolution or crop needs no other threads, and has the bits of a loader of its own."""
+    choices: list[tuple[int, int, Crop]] = [(24, 5, "random-resized"), (40, 6, "pad"), (16, 5, "none")]
+    before = decoding_threads()
+    with closing(PackedSplit(dataset, "train", threads=2)) as packed:
+        for resolution, seed, crop in choices:
+            per_job: dict[str, Any] = {"resolution": resolution, "seed": seed, "crop": crop}
+            shared = TrainLoader(dataset, batch_size=BATCH, **per_job, packed=packed)
+            alone = TrainLoader(dataset, batch_size=BATCH, **per_job, threads=1)
+            assert same(collect(shared.epoch(1)), collect(alone.epoch(1)))
+            shared.close()
+            alone.close()
+            whole = EvalLoader(dataset, split="train", batch_size=4, resolution=resolution, packed=packed)
+            assert len(collect(iter(whole))[1]) == 27
+        assert decoding_threads() <= before + 2
+        with pytest.raises(ValueError, match=r"train of .* is open, expected val"):
+            EvalLoader(dataset, batch_size=4, resolution=24, packed=packed)
+
+
+def test_loaders_of_one_split_may_run_at_the_same_time(dataset: Dataset) -> None:
+    with closing(PackedSplit(dataset, "train", threads=2)) as packed:
+        loaders = [
+            TrainLoader(dataset, batch_size=BATCH, resolution=resolution, seed=5, packed=packed)
+            for resolution in (24, 33)
+        ]
+        together = list(zip(*(loader.epoch(0) for loader in loaders), strict=True))
+        for loader, batches in zip(loaders, zip(*together, strict=True), strict=True):
+            assert same(collect(iter(batches)), collect(loader.epoch(0)))
+
+
+def decoding_threads() -> int:
+    return sum(thread.name.startswith("distlth-decode") for thread in threading.enumerate())
 
 
 def test_batch_indices_name_the_samples_of_a_batch(dataset: Dataset) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from distlth.data.dataset import Dataset
-from jobs.benchmarks import BENCHES
 from jobs.cli import main
+from jobs.commands.bench import BENCHES
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -45,7 +45,7 @@ def test_status_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_a_wrong_key_is_told_without_loading_torch(quickstart: Path) -> None:
-    """What a user mistypes should come back at once."""
+    """A typing error should be reported at once."""
     code = (
         "import sys; from jobs.cli import main\n"
         "assert main(['run', sys.argv[1], 'trian.epochs=3']) == 2\n"

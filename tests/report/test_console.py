@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console, RenderableType
 
 from distlth.config.read import parse_config
+from distlth.facts.planned import PlannedJob
 from distlth.facts.status import JobStatus, RunStatus
 from distlth.files import append_json, write_text
 from distlth.models import anatomy, build
 from distlth.report.console import (
-    PlannedJob,
     RunView,
     describe,
     layers_table,
@@ -25,6 +25,7 @@ from distlth.report.text import density_percent, duration, memory, percent
 from distlth.run.paths import RunPaths
 from distlth.run.results import Progress, save_progress
 from distlth.run.store import RunRecord
+from tests.facts.test_rows import derive
 from tests.report.test_report import make_result
 
 
@@ -84,7 +85,9 @@ def test_numbers_for_people() -> None:
 
 
 def test_results_table() -> None:
-    results = [make_result("00", 1.0, 0.9, seconds=75.0), make_result("01/refill", 0.789, 0.885, seconds=8.0)]
+    results = derive(
+        make_result("00", 1.0, 0.9, seconds=75.0), make_result("01/refill", 0.789, 0.885, seconds=8.0)
+    )
     table = cells(results_table(results))
     assert ["0", "imp", "100.00%", "90.00%", "99.00%", "1:15"] in table
     assert ["1", "refill", "78.90%", "88.50%", "-1.50", "99.00%", "8.0 s"] in table

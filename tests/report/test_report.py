@@ -1,10 +1,7 @@
-"""TensorBoard files read back, status from the files of a run, and the pixels of mask pictures."""
+"""TensorBoard files read back, and the files of a report."""
 
 import itertools
-import json
-import math
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -19,17 +16,16 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
-from distlth.facts.status import read_status
-from distlth.files import append_json, write_text
+from distlth.facts.rows import derive_results
+from distlth.files import write_text
 from distlth.plan import plan
-from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
 from distlth.report.board import TOP1_CURVE, RunBoard
-from distlth.report.pictures import ADDED, DROPPED, EMPTY, KEPT, accuracy_figure, ordered_cells
+from distlth.report.pictures import accuracy_figure
 from distlth.report.summary import write_report
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult, Progress, save_progress
+from distlth.run.results import JobResult
 from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
 from distlth.ticket import Structured
@@ -38,8 +34,8 @@ NOW = 1_000_000.0
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.fixture
-def config() -> RunConfig:
+def make_config() -> RunConfig:
+    """Two rounds, each with a branch of refill and one of regroup: seven jobs."""
     document = {
         "name": "tiny",
         "data": {"path": "data"},
@@ -50,11 +46,21 @@ def config() -> RunConfig:
     return parse_config(document, "test")
 
 
-@pytest.fixture
-def run(tmp_path: Path, config: RunConfig) -> RunPaths:
-    paths = RunPaths(tmp_path / "tiny")
-    write_text(paths.job_file, RunRecord(config, {}, {}, NOW).to_yaml())
+def new_run(root: Path) -> RunPaths:
+    """A run that was started and has left nothing but its job.yaml."""
+    paths = RunPaths(root)
+    write_text(paths.job_file, RunRecord(make_config(), {}, {}, NOW).to_yaml())
     return paths
+
+
+@pytest.fixture
+def config() -> RunConfig:
+    return make_config()
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunPaths:
+    return new_run(tmp_path / "tiny")
 
 
 @pytest.fixture
@@ -84,20 +90,6 @@ def make_result(job: str = "00", density: float = 1.0, top1: float = 0.9, second
         mask_digest="m",
         weights_digest="w",
         finished=NOW,
-    )
-
-
-def make_progress(job: str, age: float = 1.0) -> Progress:
-    return Progress(
-        job=job,
-        epoch=2,
-        epochs=4,
-        step=10,
-        steps=40,
-        loss=math.nan,
-        images_per_second=100.0,
-        seconds_left=30.0,
-        time=NOW - age,
     )
 
 
@@ -208,34 +200,9 @@ def test_masks_are_shown_once(run: RunPaths, config: RunConfig) -> None:
     assert len(read(masks / "refill").Images("masks/conv1")) == 1
 
 
-def test_ordered_cells_show_planted_blocks_as_rectangles() -> None:
-    rng = np.random.default_rng(0)
-    rows, columns = rng.permutation(12), rng.permutation(20)
-    blocks = [
-        Block(np.sort(rows[:5]).astype(np.int64), np.sort(columns[:8]).astype(np.int64)),
-        Block(np.sort(rows[5:9]).astype(np.int64), np.sort(columns[8:14]).astype(np.int64)),
-    ]
-    after = torch.zeros(12, 20, dtype=torch.bool)
-    for block in blocks:
-        after[np.ix_(block.rows, block.columns)] = True
-    _, cells = ordered_cells(None, after.reshape(12, 5, 2, 2), blocks)
-    expected = np.full((12, 20), EMPTY)
-    expected[:5, :8] = KEPT
-    expected[5:9, 8:14] = KEPT
-    assert (cells == expected).all()
-
-
-def test_ordered_cells_say_what_became_of_each_weight() -> None:
-    before = torch.tensor([[1, 0, 0], [1, 1, 0], [0, 0, 1]], dtype=torch.bool)
-    after = torch.tensor([[0, 0, 0], [1, 1, 1], [0, 0, 0]], dtype=torch.bool)
-    first, second = ordered_cells(before, after, ())
-    assert first.tolist() == [[KEPT, KEPT, EMPTY], [DROPPED, EMPTY, EMPTY], [EMPTY, EMPTY, DROPPED]]
-    assert second.tolist() == [[KEPT, KEPT, ADDED], [EMPTY] * 3, [EMPTY] * 3]
-
-
-def test_accuracy_figure_has_a_curve_for_each_method() -> None:
+def test_accuracy_figure_has_a_curve_for_each_method(config: RunConfig) -> None:
     results = [make_result("00"), make_result("01", 0.8, 0.89), make_result("01/refill", 0.79, 0.88)]
-    (axes,) = accuracy_figure(results).axes
+    (axes,) = accuracy_figure(derive_results(plan(config), results)).axes
     curves = {str(line.get_label()): line for line in axes.lines if not str(line.get_label()).startswith("_")}
     assert set(curves) == {"imp", "refill"}
     assert np.allclose(curves["imp"].get_xydata(), [(100, 90), (80, 89)])
@@ -257,78 +224,3 @@ def test_report_is_written(run: RunPaths) -> None:
     assert all(path.read_bytes().startswith(PNG_SIGNATURE) for path in written[1:])
     assert "| 1 | refill | 80.00% | 88.50% | -1.50 | 99.00% | 10 s |" in written[0].read_text()
     assert "- 01/refill: conv1 (too few rows)" in written[0].read_text()
-
-
-def put_event(run: RunPaths, event: str, age: float = 1.0, **details: object) -> None:
-    append_json(run.log, {"time": NOW - age, "event": event, **details})
-
-
-@pytest.mark.parametrize(
-    ("ages", "event", "event_age", "state"),
-    [
-        ({"01": 1.0}, "first-step", 1.0, "running"),
-        ({"01": 500.0}, "first-step", 500.0, "stopped"),
-        ({}, "run-start", 5.0, "running"),
-        ({}, "run-start", 500.0, "stopped"),
-        ({"01": 1.0}, "failed", 1.0, "failed"),
-    ],
-)
-def test_state_of_a_run(
-    run: RunPaths, ages: Mapping[str, float], event: str, event_age: float, state: str
-) -> None:
-    make_result("00").save(run.job("00"))
-    for job, age in ages.items():
-        save_progress(run.job(job), make_progress(job, age))
-    put_event(run, event, event_age)
-    status = read_status(run, now=NOW)
-    assert (status.state, status.done, len(status.jobs)) == (state, 1, 7)
-    expected = "running" if state == "running" else "stopped"
-    assert {job.id: job.state for job in status.jobs if job.progress} == dict.fromkeys(ages, expected)
-
-
-def test_a_run_whose_jobs_are_all_done_is_done(run: RunPaths, config: RunConfig) -> None:
-    for job in plan(config):
-        make_result(job.id).save(run.job(job.id))
-    status = read_status(run, now=NOW)
-    assert (status.state, status.done, status.seconds_left) == ("done", 7, 0.0)
-
-
-def test_time_left_is_the_current_job_and_those_to_come(run: RunPaths) -> None:
-    assert read_status(run, now=NOW).seconds_left is None
-    make_result("00", seconds=12.0).save(run.job("00"))
-    save_progress(run.job("01"), make_progress("01"))
-    assert read_status(run, now=NOW).seconds_left == pytest.approx(30.0 + 5 * 12.0)
-
-
-def test_half_written_files_do_not_hide_a_run(run: RunPaths) -> None:
-    make_result("00").save(run.job("00"))
-    for torn in (run.job("01").progress, run.job("02").result):
-        torn.parent.mkdir(parents=True, exist_ok=True)
-    run.job("01").progress.write_text('{"job": "01", "epo')
-    run.job("02").result.write_text('{"job": "02"}')
-    put_event(run, "job-done", job="00")
-    with open(run.log, "a") as log:
-        log.write('{"time": 17, "event": "fai')
-    status = read_status(run, now=NOW)
-    assert (status.state, status.done) == ("running", 1)
-    assert status.last_event is not None
-    assert status.last_event["event"] == "job-done"
-
-
-def test_json_is_strict(run: RunPaths) -> None:
-    make_result("00").save(run.job("00"))
-    save_progress(run.job("01"), make_progress("01"))
-    put_event(run, "something-new", job="01")
-    document = json.loads(read_status(run, now=NOW).to_json(), parse_constant=pytest.fail)
-    assert (document["state"], document["jobs_done"], document["jobs_total"]) == ("running", 1, 7)
-    assert document["jobs"][1]["progress"]["loss"] is None
-    assert document["last_event"]["event"] == "something-new"
-
-
-def test_what_is_no_run_is_refused_in_one_line(tmp_path: Path, run: RunPaths) -> None:
-    for folder, reason in ((tmp_path / "absent", "no such run directory"), (tmp_path, "not a run directory")):
-        with pytest.raises(RunError, match=reason):
-            read_status(RunPaths(folder))
-    run.job_file.write_text("config: [")
-    with pytest.raises(RunError, match="damaged"):
-        read_status(run)

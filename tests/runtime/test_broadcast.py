@@ -1,4 +1,4 @@
-"""Handing bytes to several nodes: whole, once per node, and not all from the head. On real raylets."""
+"""Broadcasts on real raylets: bytes arrive whole, are fetched once per node, and not all from the head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cluster.runtime.session import environment, session_folder
 
 NODES = 3
 
-# Two ranks on each of four raylets take what was handed out: nothing, a byte, one piece, and several.
+# Two ranks on each of four raylets fetch broadcasts of no byte, one byte, one piece, and several pieces.
 PROGRAM = """
 import hashlib, os, ray
 from ray.cluster_utils import Cluster
@@ -56,7 +56,7 @@ def test_every_rank_of_every_node_gets_the_same_bytes() -> None:
 
 @pytest.mark.skipif(nodes.missing() is not None, reason=f"{nodes.missing()}")
 def test_nodes_fetch_once_and_from_each_other() -> None:
-    """Measured on the links: Ray's own way is the head's to send to each, pieces are not."""
+    """Measured on the links: with Ray's own way the head sends every copy, with pieces it does not."""
     rows = bench((NODES,), size=10 * PIECE_BYTES, megabits_per_s=400, reply_nodes=0)
     sent = {row.way: row for row in rows}
     assert set(sent) == {OBJECT, PIECES}

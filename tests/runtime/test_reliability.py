@@ -1,4 +1,4 @@
-"""Which ranks hang, and when deaths are too many: decided without any process."""
+"""Hang detection and the bound on deaths without progress, tested without any process."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from cluster.runtime.coordinator import Coordinator
 from cluster.runtime.heartbeat import Beat, HangWatch
+from cluster.runtime.schedule import Ask
 from cluster.runtime.service import _is_shown
 from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
@@ -41,7 +42,7 @@ class TestHangWatch:
             watch.hear(0, 1, self.beat(0), now)
         assert set(watch.hung(11)) == {(0, 0), (0, 1)}
 
-    def test_phases_without_steps_may_take_their_time(self) -> None:
+    def test_phases_without_steps_may_be_long(self) -> None:
         watch = self.watch(0)
         for now in range(1, 100):
             watch.hear(0, 0, self.beat(0, in_steps=False), now)
@@ -49,7 +50,7 @@ class TestHangWatch:
         watch.hear(0, 0, self.beat(1), now=105)
         assert not watch.hung(109)
 
-    def test_what_ended_or_starts_again_is_not_missed(self) -> None:
+    def test_ranks_that_ended_or_restart_do_not_hang(self) -> None:
         watch = self.watch(0, 1)
         watch.forget(0, 1)
         assert set(watch.hung(11)) == {(0, 0)}
@@ -57,7 +58,7 @@ class TestHangWatch:
         assert not watch.hung(11)
 
 
-def test_batches_of_an_evaluation_are_steps_and_what_follows_may_take_its_time() -> None:
+def test_batches_of_an_evaluation_are_steps_and_hang_detection_pauses_after_it() -> None:
     pulse = Pulse()
     seen = [(batch, pulse.steps, pulse.in_steps) for batch in pulse.watched("ab")]
     assert seen == [("a", 1, True), ("b", 2, True)]
@@ -73,7 +74,7 @@ def test_batches_of_an_evaluation_are_steps_and_what_follows_may_take_its_time()
 
 
 class TestRetries:
-    """What counts is deaths without progress between them, not deaths."""
+    """A finished job or a new checkpoint on disk is progress: only deaths without it are bounded."""
 
     def deaths(self, quickstart: Path, digits: Dataset, runs: Path, progress: list[bool]) -> str | None:
         overrides = [f"data.path={digits.path}", f"runs={runs}", "cluster.retries=2"]
@@ -82,14 +83,16 @@ class TestRetries:
 
         async def die() -> str | None:
             coordinator = Coordinator.__ray_metadata__.modified_class(config, paths)  # type: ignore[attr-defined]
-            coordinator.taken["00"] = 0
+            coordinator.schedule.start_lane(0, "first")
+            coordinator.schedule.offer("00")
+            coordinator.schedule.answer(Ask(0, "first", 0))
             for step, moved in enumerate(progress):
                 if moved:
                     path = paths.checkpoint("00", step)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
                 await coordinator.lane_failed(0, "killed")
-            error: str | None = coordinator.error
+            error: str | None = coordinator.schedule.error
             return error
 
         return asyncio.run(die())

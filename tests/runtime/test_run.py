@@ -1,4 +1,4 @@
-"""Whole runs through the command: real Ray, real ranks, real kills."""
+"""Whole runs through the command line: real Ray, real ranks, real kills."""
 
 from __future__ import annotations
 
@@ -72,7 +72,9 @@ class TestUndisturbed:
         assert not events(paths, "lane-restart")
         assert len(events(paths, "run-done")) == 1
 
-    def test_the_command_prints_the_table_and_where_all_lies(self, undisturbed: tuple[RunPaths, str]) -> None:
+    def test_the_command_prints_the_table_and_where_files_are(
+        self, undisturbed: tuple[RunPaths, str]
+    ) -> None:
         paths, printed = undisturbed
         report = paths.results_table.read_text()
         for result in results(paths).values():
@@ -121,8 +123,8 @@ class TestUndisturbed:
         assert ended.stderr.count("\n") == 1
 
 
-def test_it_goes_on_with_another_number_of_ranks_and_says_so(digits: Dataset, tmp_path: Path) -> None:
-    """From the middle of an epoch of two ranks, with one: the same global batches, recorded as not exact."""
+def test_it_resumes_with_another_number_of_ranks_and_says_so(digits: Dataset, tmp_path: Path) -> None:
+    """From two ranks to one in mid-epoch: the global batches stay the same, the bits are recorded as not."""
     paths = RunPaths(tmp_path / "run")
     one_job = ("prune.rounds=0", "prune.branches=[]", "train.epochs=20", "train.eval_every=20")
     with command(small_run(digits, tmp_path, *one_job), Chaos(tmp_path / "chaos")) as process:

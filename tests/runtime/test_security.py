@@ -1,4 +1,4 @@
-"""Names that lead nowhere else, files that hold no code, and a Ray that lets nobody else in."""
+"""Names cannot leave their folder, files and names run no code, nobody else gets into a session of Ray."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cluster.slurm.submit import Batch, sbatch_text
+from cluster.slurm.batch import Batch, sbatch_text
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import ConfigError
 from distlth.plan import plan
 from distlth.run.paths import RunPaths
+from tests.architecture import ROOT
 from tests.facts.test_compare import make_run
-from tests.test_architecture import LAYERS, ROOT
+from tests.test_architecture import LAYERS
 
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", re.ASCII)
 HOSTILE = ["..", "../up", "/etc/passwd", "a/../../b", "a\n", "a\nb", "a\0", "-rf", "--out=x", "$(id)", "`id`"]
@@ -36,7 +37,7 @@ FILES = ["mask.safetensors", "result.json", "Result.json", "metrics.jsonl", "wei
 
 
 def parse(**changes: Any) -> RunConfig | None:
-    """The config, None where it is refused; anything but one clear line fails the test."""
+    """Return the config, None where it is refused; any other error fails the test."""
     document: dict[str, Any] = {
         "name": "tiny",
         "data": {"path": "data"},
@@ -110,7 +111,7 @@ SHELL = ["a\nrm -rf ~", "'; touch hacked; '", '$(touch hacked) `id` \\" #', "a &
 
 
 def script(folder: str = "/runs", **slurm: Any) -> list[str] | None:
-    """The lines of the batch script of a run; None where it is refused."""
+    """Return the lines of a run's batch script, None where it is refused."""
     config = parse(cluster={"slurm": {"python": "python", **slurm}})
     if config is None:
         return None
@@ -122,7 +123,7 @@ def script(folder: str = "/runs", **slurm: Any) -> list[str] | None:
 
 
 class TestBatchScript:
-    """A batch script is shell: what is no shell by design stays a word in it, or is refused."""
+    """A batch script is shell: values that are not meant as shell stay one word in it, or are refused."""
 
     @given(st.one_of(st.sampled_from(SHELL), VALUES), st.sampled_from(["comment", "account", "nodelist"]))
     def test_a_value_stays_on_its_line(self, value: str, key: str) -> None:
@@ -161,7 +162,7 @@ class TestBatchScript:
         assert "module load $MODULES; echo `id`" in (script(setup=["module load $MODULES; echo `id`"]) or [])
 
 
-# What runs code that a file or a name brings along.
+# Modules and calls that run code from a file or a name.
 LOADERS = ("pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal")
 CALLS = (
     "torch.load",
@@ -177,7 +178,7 @@ COLLECTIVES = ("broadcast_object_list", "all_gather_object", "gather_object", "s
 
 
 def dangers(source: str) -> Iterator[str]:
-    """The calls and imports in a source by which a file or a name could run code."""
+    """Yield the calls and imports in a source by which a file or a name could run code."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name.split(".")[0] in LOADERS)
@@ -272,7 +273,7 @@ except Exception as error:
 
 @dataclass(frozen=True)
 class Session:
-    """A session that stands in another process."""
+    """A session of Ray that another process holds."""
 
     address: str
     folder: Path
@@ -301,7 +302,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 
 def client(session: Session, **environment: str) -> subprocess.Popen[str]:
-    """A process that tries to join a session; Ray tries once instead of for 20 seconds."""
+    """Start a process that tries to join a session; Ray tries once instead of for 20 seconds."""
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     ours = {"RAY_NUM_REDIS_GET_RETRIES": "1", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     variables = {**inherited, **ours, **environment}

@@ -1,4 +1,4 @@
-"""A real SLURM of two nodes for tests: `slurm`, started once a session, cleared after each test."""
+"""A real SLURM of two nodes for tests: `slurm`, started once per session, cleared after each test."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ import pytest
 
 SCRIPTS = Path(__file__).parent.parent.parent / "cluster" / "devslurm"
 NODES = ("n1", "n2")
-NOT_AVAILABLE = os.EX_UNAVAILABLE  # what up.sh ends with where the packages cannot be had
+NOT_AVAILABLE = os.EX_UNAVAILABLE  # the exit code of up.sh where the packages cannot be installed
 
-# What makes tests quick; a real site has minutes here.
+# Short, so that tests are quick; real sites have minutes here.
 SETTINGS = {"DEVSLURM_GRACE": "10", "DEVSLURM_KILL_WAIT": "3", "DEVSLURM_REQUEUE": "5"}
 
-# What a job runs may outlive it in the queue by a little: srun does so where a node did not answer.
+# A SLURM job's processes may end a little after it has left the queue: srun's do if a node did not answer.
 LINGER_SECONDS = 10.0
 
-# States from which a job goes nowhere by itself.
+# Final states of a SLURM job.
 ENDED = ("BOOT_FAIL", "CANCELLED", "COMPLETED", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT")
 
 
@@ -38,7 +38,7 @@ class Slurm:
 
     @property
     def environment(self) -> dict[str, str]:
-        """That of a login node: the commands in PATH, nothing of an allocation that the tests may run in."""
+        """The environment of a login node: SLURM's commands in PATH, no variables of an outer allocation."""
         outer = ("SLURM", "SBATCH", "SALLOC", "SQUEUE", "SINFO")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
         return {
@@ -48,19 +48,19 @@ class Slurm:
         }
 
     def up(self) -> None:
-        """Start what does not run of it, a node that was killed for instance."""
+        """Start the daemons that do not run, such as those of a killed node."""
         done = _script("up.sh", self.folder, self.settings)
         if done.returncode == NOT_AVAILABLE:
             pytest.skip(done.stderr.strip())
         assert done.returncode == 0, done.stdout + done.stderr
 
     def down(self) -> None:
-        """Switch it off and remove its folder."""
+        """Stop it and remove its folder."""
         done = _script("down.sh", self.folder)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def run(self, *command: str) -> str:
-        """What a SLURM command prints; fails with its complaint."""
+        """Return what a SLURM command prints; fail with its error message."""
         done = subprocess.run(
             command, env=self.environment, capture_output=True, text=True, timeout=60, check=False
         )
@@ -68,16 +68,16 @@ class Slurm:
         return done.stdout
 
     def sbatch(self, *options: str) -> str:
-        """Submit a job; its id."""
+        """Submit a SLURM job; return its id."""
         return self.run("sbatch", "--parsable", *options).strip()
 
     def job(self, job: str) -> dict[str, str]:
-        """What `scontrol show job` says: JobState, Reason, Restarts, NodeList and so on."""
+        """Return what `scontrol show job` says: JobState, Reason, Restarts, NodeList and so on."""
         text = self.run("scontrol", "--oneliner", "show", "job", job)
         return dict(re.findall(r"(\S+?)=(\S*)", text))
 
     def wait(self, job: str, *states: str, timeout: float = 60) -> dict[str, str]:
-        """Wait until a job is in one of `states`; fails at once where it ended in another."""
+        """Wait until a SLURM job is in one of `states`; fail at once if it ended in another."""
 
         def reached() -> bool:
             state = self.job(job)["JobState"]
@@ -88,31 +88,31 @@ class Slurm:
         return self.job(job)
 
     def set_node(self, node: str, state: str) -> None:
-        """`DOWN`, `DRAIN`, `RESUME`: as an administrator does."""
+        """Set a node's state as an administrator does: `DOWN`, `DRAIN`, `RESUME`."""
         self.run("scontrol", "update", f"NodeName={node}", f"State={state}", "Reason=test")
 
     def node_state(self, node: str) -> str:
-        """`idle`, `mixed`, `down`; with a star where the node does not answer."""
+        """Return `idle`, `mixed`, `down`; with a star if the node does not answer."""
         return self.run("sinfo", "-h", "-p", "low", "-n", node, "-o", "%T").strip()
 
     def kill_node(self, node: str) -> None:
-        """SIGKILL to the daemons of a node and to all that jobs run there: its power went off."""
+        """Kill the daemons of a node and everything that runs there, like a power failure."""
         for process in (*self.daemons(node), *self.processes(node), *self.daemons(node)):
             with suppress(psutil.NoSuchProcess):
                 process.kill()
         wait_for(lambda: not self.daemons(node) and not self.processes(node), f"the end of {node}", 10)
 
     def daemons(self, node: str | None = None) -> list[psutil.Process]:
-        """Those of a node (slurmd, slurmstepd), or all; by the log that they have open."""
+        """Return the daemons of a node (slurmd, slurmstepd), or all, found by the log they have open."""
         logs = {str(self.folder / "log" / node)} if node else None
         return [process for process in psutil.process_iter() if self._is_daemon(process, logs)]
 
     def processes(self, node: str | None = None) -> list[psutil.Process]:
-        """What jobs run, on one node or on both."""
+        """Return the processes of SLURM jobs, on one node or on both."""
         return [process for process in psutil.process_iter() if self._is_of_a_job(process, node)]
 
     def clear(self, linger: float = LINGER_SECONDS) -> list[str]:
-        """End all jobs and bring both nodes back; what the jobs left behind, ended now, as command lines."""
+        """End all SLURM jobs, bring both nodes back, and kill what is left; return that as command lines."""
         self.run("scancel", "--user", str(os.getuid()))
         self.up()
         for node in NODES:
@@ -142,7 +142,7 @@ class Slurm:
 
 
 def wait_for(condition: Callable[[], object], what: str, timeout: float = 60) -> None:
-    """Poll until `condition` gives something true; raises TimeoutError."""
+    """Poll until `condition` returns something true; raise TimeoutError."""
     deadline = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > deadline:
@@ -152,7 +152,7 @@ def wait_for(condition: Callable[[], object], what: str, timeout: float = 60) ->
 
 @pytest.fixture(scope="session")
 def slurm_session() -> Iterator[Slurm]:
-    """The cluster, for the whole session; fails where a process or a file of it is left."""
+    """The cluster, for the whole session; fails if it leaves a process or a file."""
     with tempfile.TemporaryDirectory(prefix="slurm-") as parent:  # pytest's own are too long for sockets
         slurm = Slurm(Path(parent).resolve() / "c")
         try:
@@ -166,7 +166,7 @@ def slurm_session() -> Iterator[Slurm]:
 
 @pytest.fixture
 def slurm(slurm_session: Slurm) -> Iterator[Slurm]:
-    """The cluster with both nodes idle; fails where the test's jobs leave processes behind."""
+    """The cluster with both nodes idle; fails if the test's SLURM jobs leave processes behind."""
     yield slurm_session
     left = slurm_session.clear()
     assert not left, "processes were left behind:\n" + "\n".join(left)

@@ -1,4 +1,4 @@
-"""How a run is spread over nodes, and how its starts are counted: without any node."""
+"""How a run is spread over nodes, how they find each other, and how its starts are counted."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cluster.runtime.allocation import Allocation
 from cluster.runtime.placement import fewest_nodes, ranks_per_node, sized
-from cluster.runtime.rendezvous import Call, Meeting, sweep_meetings
-from cluster.slurm.task import check_progress
+from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
+from cluster.slurm.attempts import check_progress
+from cluster.slurm.order import Order
 from cluster.slurm.worker_node import own_address
 from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
@@ -25,6 +27,7 @@ from distlth.run.results import run_progress
 RECIPE = Path(__file__).parent.parent.parent / "jobs" / "recipes" / "quickstart.yaml"
 LIGHT = (
     "cluster.slurm.task",
+    "cluster.slurm.order",
     "cluster.runtime.head",
     "cluster.slurm.worker_node",
     "cluster.slurm.submit",
@@ -72,9 +75,17 @@ class TestLayout:
             job("cluster.nodes=2", "cluster.workers=2", "cluster.min_nodes=3")
 
 
-class TestMeeting:
-    def test_nodes_hear_the_newest_call_until_the_head_goes_home(self, tmp_path: Path) -> None:
-        head, node = Meeting(tmp_path / "nodes" / "7-0"), Meeting(tmp_path / "nodes" / "7-0")
+class TestOrder:
+    def test_it_comes_back_from_json_on_one_line(self) -> None:
+        allocation = Allocation(Path("runs/a b/nodes/7-0"), "10.0.0.1")
+        order = Order(job("cluster.nodes=2", "cluster.workers=2"), allocation, ("train.epochs",))
+        assert Order.parse(order.to_json()) == order
+        assert "\n" not in order.to_json()
+
+
+class TestRendezvous:
+    def test_nodes_hear_the_newest_call_until_the_head_closes(self, tmp_path: Path) -> None:
+        head, node = Rendezvous(tmp_path / "nodes" / "7-0"), Rendezvous(tmp_path / "nodes" / "7-0")
         assert node.wait(None, 0) is None
         head.open()
         assert node.heard() is None
@@ -88,28 +99,28 @@ class TestMeeting:
         assert node.heard() is None
         assert not (tmp_path / "nodes").exists()
 
-    def test_what_a_killed_head_left_goes_and_who_waits_stays(self, tmp_path: Path) -> None:
-        dead, waits = Meeting(tmp_path / "nodes" / "7-0"), Meeting(tmp_path / "nodes" / "8-0")
+    def test_what_a_killed_head_left_is_removed_and_a_waiting_one_stays(self, tmp_path: Path) -> None:
+        dead, waits = Rendezvous(tmp_path / "nodes" / "7-0"), Rendezvous(tmp_path / "nodes" / "8-0")
         dead.open()
         dead.call(Call("10.0.0.1:1", "a"))
-        sweep_meetings(tmp_path / "nodes")
+        sweep_rendezvous(tmp_path / "nodes")
         assert not (tmp_path / "nodes").exists()
         dead.open()
         dead.call(Call("10.0.0.1:1", "a"))
         waits.open()
-        sweep_meetings(tmp_path / "nodes")
+        sweep_rendezvous(tmp_path / "nodes")
         assert list((tmp_path / "nodes").iterdir()) == [waits.folder]
 
     def test_nobody_else_may_look(self, tmp_path: Path) -> None:
         before = os.umask(0)
         try:
-            meeting = Meeting(tmp_path / "nodes" / "7-0")
-            meeting.open()
-            meeting.call(Call("10.0.0.1:1", "secret"))
+            rendezvous = Rendezvous(tmp_path / "nodes" / "7-0")
+            rendezvous.open()
+            rendezvous.call(Call("10.0.0.1:1", "secret"))
         finally:
             os.umask(before)
-        assert meeting.folder.stat().st_mode & 0o777 == 0o700
-        assert [file.stat().st_mode & 0o777 for file in meeting.folder.iterdir()] == [0o600]
+        assert rendezvous.folder.stat().st_mode & 0o777 == 0o700
+        assert [file.stat().st_mode & 0o777 for file in rendezvous.folder.iterdir()] == [0o600]
 
 
 class TestProgress:

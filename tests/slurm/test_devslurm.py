@@ -1,4 +1,4 @@
-"""The SLURM that other tests stand on does what a real one does to jobs, and leaves nothing behind."""
+"""The SLURM that other tests use treats jobs as a real one does, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.slurm.fixture import SCRIPTS, Slurm, wait_for
 
 TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--output=/dev/null")
 
-# A task that writes what happens to it, in a file of its own for each node and start. SIGTERM ends it where
-# it is told so, or where its job was requeued.
+# A task that logs what happens to it, in one file per node and start. SIGTERM ends it if it is called with
+# "leave", or if its SLURM job was requeued.
 TASK = """
 import os, signal, sys, time
 def note(word):
@@ -36,13 +36,13 @@ note("end")
 
 
 def task(folder: Path, seconds: float = 100, *words: str) -> str:
-    """A batch script's line that runs TASK once a node."""
+    """Return an option of sbatch that runs TASK once per node."""
     (folder / "task.py").write_text(TASK)
     return f"--wrap=srun {sys.executable} {folder / 'task.py'} {folder} {seconds} {' '.join(words)}"
 
 
 def notes(folder: Path, node: str, restart: int = 0) -> list[str]:
-    """What a task wrote."""
+    """Return what a task logged."""
     file = folder / f"{node}.{restart}"
     return file.read_text().split() if file.exists() else []
 
@@ -156,7 +156,7 @@ def test_a_folder_that_is_not_a_clusters_is_left_alone(slurm_session: Slurm, tmp
 
 
 def test_without_packages_and_apt_one_line_says_what_to_ask_for() -> None:
-    """Nothing is found, since `command` finds nothing."""
+    """`command` finds nothing, so every program is missing."""
     environment = {**os.environ, "BASH_FUNC_command%%": "() { return 1; }"}
     done = subprocess.run(
         ["bash", SCRIPTS / "install.sh"], env=environment, capture_output=True, text=True, check=False

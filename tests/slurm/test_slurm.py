@@ -28,7 +28,7 @@ OVERRIDES = (
     *("log_every=10", "checkpoint.every_steps=25"),
 )
 
-# Ray starts anew after each interruption, which takes a while on few cores.
+# Ray restarts after each interruption, which takes a while on few cores.
 PATIENCE_SECONDS = 300.0
 
 
@@ -40,7 +40,7 @@ class Cluster:
         self.paths = RunPaths(folder / "runs" / "run")
 
     def distlth(self, *arguments: str, code: int = 0) -> str:
-        """What a command prints; fails where it ends with another code than `code`."""
+        """Return what a command prints; fail if it ends with another code than `code`."""
         ended = subprocess.run(
             [sys.executable, "-m", "jobs.cli", *arguments],
             env={**self.slurm.environment, "PYTHONPATH": str(ROOT)},
@@ -53,7 +53,7 @@ class Cluster:
         return ended.stderr if code else ended.stdout
 
     def submit(self, *more: str, code: int = 0) -> str:
-        """Submit two ranks on two nodes; the job's id."""
+        """Submit two ranks on two nodes; return the SLURM job's id."""
         site = ("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")
         printed = self.distlth("submit", str(RECIPE), *OVERRIDES, *site, *self.names, *more, code=code)
         return printed if code else job_of(printed)
@@ -63,7 +63,7 @@ class Cluster:
         return (f"data.path={self.digits.path}", "name=run")
 
     def without_slurm(self, folder: Path) -> RunPaths:
-        """The same run on this machine alone, which nothing disturbs."""
+        """Run the same on this machine alone, undisturbed."""
         folder.mkdir()
         ended = subprocess.run(
             [sys.executable, "-m", "jobs.cli", "run", str(RECIPE), *OVERRIDES, *self.names],
@@ -83,12 +83,12 @@ class Cluster:
         wait_for(what, name, PATIENCE_SECONDS)
 
     def starts_again(self) -> None:
-        """Wait until the run starts after this is called."""
+        """Wait for the next start of the run."""
         starts = len(self.events("run-start"))
         self.wait_for(lambda: len(self.events("run-start")) > starts, "the start of the run")
 
     def trains_again(self) -> None:
-        """Wait until a job starts, or goes on, after this is called."""
+        """Wait until a job starts or resumes."""
         starts = len(self.events("job-start"))
         self.wait_for(lambda: len(self.events("job-start")) > starts, "the start of a job")
 
@@ -116,7 +116,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_bits(
 
 
 def interrupt_in_every_way(cluster: Cluster) -> None:
-    """Preempted, out of time, a node switched off; then cancelled and submitted again."""
+    """Preempt it, let its time run out, kill a node; then cancel it and submit it again."""
     slurm = cluster.slurm
     job = cluster.submit("--time", "60", "--comment", "it's $(date) `x`")
     cluster.trains_again()
@@ -126,7 +126,7 @@ def interrupt_in_every_way(cluster: Cluster) -> None:
     (shown,) = json.loads(cluster.distlth("status", "--json"))
     assert (shown["name"], shown["queue"]["state"]) == ("run", "RUNNING")
 
-    # A job of more importance takes the nodes.
+    # A SLURM job of higher priority takes the nodes.
     slurm.sbatch("-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "srun sleep 1")
     cluster.wait_for(lambda: cluster.restarts(job) == 1, "a restart after preemption")
     assert cluster.events("stopped")[-1]["message"].startswith("by SIGTERM; ")
@@ -156,20 +156,20 @@ def interrupt_in_every_way(cluster: Cluster) -> None:
     assert cluster.restarts(again) == 0
 
 
-def test_lost_nodes_are_done_without_where_that_is_allowed(
+def test_a_run_survives_lost_nodes_where_that_is_allowed(
     slurm: Slurm, digits: Dataset, tmp_path: Path
 ) -> None:
     cluster = Cluster(slurm, tmp_path, digits)
     site = ("cluster.min_nodes=1", "cluster.node_wait_seconds=15")
     job = cluster.submit("--time", "60", "train.epochs=30", *site)
 
-    # The head node: nothing but the node that is left can tell SLURM.
+    # The head node: only the node that is left can tell SLURM.
     cluster.trains_again()
     slurm.kill_node("n1")
     cluster.wait_for(lambda: cluster.restarts(job) == 1, "a restart after the head node was lost")
     slurm.up()
 
-    # The other one: the head goes on alone, with the same global batches.
+    # The other one: the head node continues alone, with the same global batches.
     cluster.trains_again()
     slurm.kill_node("n2")
     slurm.wait(job, "COMPLETED", timeout=PATIENCE_SECONDS)
@@ -183,7 +183,7 @@ def test_lost_nodes_are_done_without_where_that_is_allowed(
 
 
 def test_runs_of_several_seeds_share_the_nodes(slurm: Slurm, digits: Dataset, tmp_path: Path) -> None:
-    """Two Rays at once on each of two nodes, each with ports, a folder and a token of its own."""
+    """Two Rays run at once on each of two nodes, with their own ports, folder and token."""
     cluster = Cluster(slurm, tmp_path, digits)
     cluster.submit("--time", "60", "--seeds", "1,2", "train.epochs=20", "prune.rounds=0")
     runs = [RunPaths(tmp_path / "runs" / f"run-seed{seed}") for seed in (1, 2)]

@@ -1,4 +1,4 @@
-"""Submitting: what is asked for, the text that sbatch gets, refusals, and a run on this machine."""
+"""Submitting: options and configs, the batch script, refusals, and a run on this machine."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import pytest
 import yaml
 from submitit.core.utils import JobPaths
 
-from cluster.slurm.squeue import own_words, parse_queue, standing
-from cluster.slurm.submit import Batch, cpus_per_node, outside_of_jobs, refusal, sbatch_text
+from cluster.slurm.advice import refusal
+from cluster.slurm.batch import Batch, cpus_per_node, sbatch_text
+from cluster.slurm.squeue import own_words, parse_queue
+from cluster.slurm.standing import standing
+from cluster.slurm.submit import outside_of_jobs
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
 from distlth.config.slurm import minutes
@@ -42,7 +45,7 @@ FOLDER = Path("/cluster/ann/runs/.submitit/imagenet/1")
 
 @pytest.fixture(autouse=True)
 def user_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the user's own files are looked for; empty."""
+    """The folder of the user's own files; empty."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     return tmp_path / "config"
 
@@ -55,7 +58,7 @@ def user_file(folder: Path, text: str) -> Path:
 
 
 def asked(*arguments: str, job: Path = IMAGENET) -> tuple[RunConfig, ...]:
-    """The configs that a command line of `distlth submit` comes to."""
+    """Return the configs that a command line of `distlth submit` asks for."""
     return requested(parse(["submit", str(job), *arguments]))
 
 
@@ -176,7 +179,7 @@ class TestRequest:
 
 
 class TestUserFile:
-    def test_it_lies_under_the_job_file_and_the_command_line(self, user_folder: Path, tmp_path: Path) -> None:
+    def test_job_file_and_command_line_override_it(self, user_folder: Path, tmp_path: Path) -> None:
         user_file(
             user_folder,
             "workers: 2\ncpus_per_worker: 6\n"
@@ -212,7 +215,7 @@ class TestUserFile:
 
 
 def batch(*arguments: str) -> Batch:
-    """A request from nowhere in particular."""
+    """Return a batch with fixed folders."""
     configs = asked("cluster.slurm.python=python", *arguments)
     return Batch("imagenet", configs, FOLDER, Path("/cluster/ann"))
 
@@ -237,7 +240,7 @@ class TestText:
         ],
     )
     def test_golden(self, name: str, arguments: list[str]) -> None:
-        """The exact text; DISTLTH_GOLDEN=write writes the files anew."""
+        """Compare the exact text; DISTLTH_GOLDEN=write rewrites the files."""
         path, text = GOLDEN / f"{name}.sbatch.sh", sbatch_text(batch(*arguments))
         if os.environ.get("DISTLTH_GOLDEN") == "write":
             path.write_text(text)
@@ -404,7 +407,7 @@ class TestRefused:
         arguments: list[str],
         words: str,
     ) -> None:
-        """Before it has waited in a queue, and with nothing left."""
+        """It is refused before it has waited in a queue, and nothing is left."""
         given = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL, *arguments]
         assert main(["submit", str(quickstart), "--cluster", "local", *given]) == 2
         error = capsys.readouterr().err
@@ -412,7 +415,7 @@ class TestRefused:
         assert error.count("\n") == 1
         assert not (tmp_path / "runs").exists()
 
-    def test_a_run_that_goes_on_as_another_job(
+    def test_a_run_that_would_resume_with_another_config(
         self, quickstart: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         arguments = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL]
@@ -485,12 +488,12 @@ class TestOnThisMachine:
 
 
 def events(run: RunPaths) -> list[str]:
-    """The kinds of what happened to a run so far."""
+    """Return the kinds of events of a run so far."""
     return [event["event"] for event in read_json_lines(run.log)]
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 240.0) -> None:
-    """Return when a condition holds; fails after some time."""
+    """Return when a condition holds; fail after some time."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

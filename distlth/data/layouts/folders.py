@@ -1,4 +1,4 @@
-"""Image folders as people have them: which files there are, of which class, in which split."""
+"""Image folders as people have them: which files belong to which class and split."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Source:
 
 
 def scan(path: str | Path, val_fraction: float = 0.1, seed: int = 0) -> Source:
-    """The images under `path`, in one of the layouts that people have.
+    """Return the images under `path`, in one of the layouts that people have.
 
     - `train/CLASS/**/*` and `val/CLASS/**/*` (ImageNet), or `val/images/*` with `val/val_annotations.txt`
       (Tiny-ImageNet as it is downloaded);
     - `train/CLASS/**/*` alone, or `CLASS/**/*`: of each class `val_fraction` (0..1, at least one image)
       becomes the val split, the images with the smallest hash of (seed, name).
 
-    Hidden files and other kinds of files are passed over. DataError says what is missing.
+    Hidden files and other kinds of files are ignored. DataError says what is missing.
     """
     path = Path(path)
     if not path.is_dir():
@@ -61,7 +61,7 @@ def scan(path: str | Path, val_fraction: float = 0.1, seed: int = 0) -> Source:
 
 
 def _classes(folder: Path) -> dict[str, list[Path]]:
-    """Image files by class folder; each class has at least one."""
+    """Return image files by class folder; each class has at least one."""
     found = {name: _images(folder / name) for name in _folders(folder)}
     if not any(found.values()):
         raise DataError(f"{folder}: no images in class folders ({folder / 'CLASS' / '*.jpg'})")
@@ -78,7 +78,7 @@ def _folders(folder: Path) -> list[str]:
 
 
 def _images(folder: Path) -> list[Path]:
-    """All image files below `folder`, sorted by path; linked folders are followed, as torchvision does."""
+    """Return all image files below `folder`, sorted by path; follows linked folders, as torchvision does."""
     return sorted(
         Path(root, name)
         for root, _, names in os.walk(folder, followlinks=True)
@@ -107,7 +107,7 @@ def _val_classes(folder: Path) -> dict[str, list[Path]]:
 
 
 def _annotated(annotations: Path) -> dict[str, list[Path]]:
-    """Tiny-ImageNet's val images by class: lines of file name, tab, class, tab, box."""
+    """Return Tiny-ImageNet's val images by class. The lines are: file name, tab, class, tab, box."""
     found: dict[str, list[Path]] = {}
     for number, line in enumerate(annotations.read_text().splitlines(), 1):
         fields = line.split("\t")

@@ -1,7 +1,7 @@
 """The compiled kernels: from an image's bytes to one cropped, resized, flipped and normalised sample.
 
-All randomness is drawn from a counter: draw k of a sample is a hash of (epoch key, sample index, k). So a
-sample's augmentation does not depend on threads, on batches, or on what was drawn before.
+Random numbers come from a counter: draw k of a sample is a hash of (epoch key, sample index, k). So the
+augmentation of a sample does not depend on threads, on batches, or on what was drawn before.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LOG_RATIO = (math.log(ASPECT_RATIO[0]), math.log(ASPECT_RATIO[1]))
 
 @kernel
 def sample_key(epoch_key: np.uint64, index: int) -> np.uint64:
-    """The 64-bit key of sample `index` in the epoch of `epoch_key`."""
+    """Return the 64-bit key of sample `index` in the epoch of `epoch_key`."""
     return _mix(epoch_key + np.uint64(index + 1) * _GAMMA)
 
 
@@ -46,14 +46,14 @@ def _mix(value: np.uint64) -> np.uint64:
 
 @kernel
 def uniform(key: np.uint64, draw: int) -> float:
-    """Draw number `draw` of `key`: a float64 in [0, 1)."""
+    """Return draw number `draw` of `key`: a float64 in [0, 1)."""
     word = _mix(key + np.uint64(draw + 1) * _GAMMA)
     return float(word >> np.uint64(11)) * 2.0**-53
 
 
 @kernel
 def random_resized_crop(height: int, width: int, key: np.uint64) -> tuple[int, int, int, int]:
-    """A crop (top, left, height, width) in pixels, as torchvision's RandomResizedCrop draws it.
+    """Return a crop (top, left, height, width) in pixels, drawn as by torchvision's RandomResizedCrop.
 
     Its area is 0.08..1 of the image's and its aspect ratio 3/4..4/3, log-uniform; after ten draws that do
     not fit, the largest centre crop within those ratios.
@@ -76,14 +76,14 @@ def random_resized_crop(height: int, width: int, key: np.uint64) -> tuple[int, i
 
 @kernel
 def centre_crop(height: int, width: int, ratio: float) -> tuple[int, int, int, int]:
-    """The centred square (top, left, side, side) whose side is `ratio` of the image's shorter side."""
+    """Return the centred square (top, left, side, side) of `ratio` of the image's shorter side."""
     side = max(1, int(ratio * min(height, width)))
     return (height - side) // 2, (width - side) // 2, side, side
 
 
 @kernel
 def jpeg_eighths(height: int, width: int, resolution: int) -> int:
-    """The coarsest libjpeg scale n/8 at which a crop of height x width pixels still has `resolution`.
+    """Return the coarsest libjpeg scale n/8 at which a crop of height x width still has `resolution` pixels.
 
     Only 1/8, 1/4 and 1/2 save time (their inverse transforms are vectorised); otherwise 8.
     """
@@ -95,7 +95,7 @@ def jpeg_eighths(height: int, width: int, resolution: int) -> int:
 
 @kernel
 def _scaled(begin: int, length: int, eighths: int) -> tuple[int, int]:
-    """The interval in an image of that scale: of whole pixels, within half a pixel of the same centre."""
+    """Return the interval in the scaled image: whole pixels, its centre within half a pixel."""
     scaled = length * eighths // 8
     return ((2 * begin + length) * eighths - 8 * scaled + 8) // 16, scaled
 
@@ -104,7 +104,7 @@ def _scaled(begin: int, length: int, eighths: int) -> tuple[int, int]:
 def _decode_crop(
     data: Any, is_jpg: bool, height: int, width: int, crop: Any, resolution: int, scratch: Any, tile: Any
 ) -> bool:
-    """Fill tile (R x R x 3, uint8) with the crop of one image; False when its bytes do not decode."""
+    """Fill tile (R x R x 3, uint8) with the crop of one image; return False when its bytes do not decode."""
     top, left, h, w = crop
     source = data.ctypes.data
     if is_jpg:
@@ -123,7 +123,7 @@ def _decode_crop(
 
 @kernel
 def _shift(tile: Any, down: int, right: int, fill: Any, out: Any) -> None:
-    """Copy tile into out moved by (down, right) pixels; what comes in from outside is `fill` (RGB)."""
+    """Copy tile into out, moved by (down, right) pixels; uncovered pixels become `fill` (RGB)."""
     side = tile.shape[0]
     for y in range(side):
         for x in range(side):
@@ -195,7 +195,7 @@ def decode_samples(
 def normalise(
     pixels: npt.NDArray[np.uint8], scale: npt.NDArray[np.float32], bias: npt.NDArray[np.float32], out: Any
 ) -> None:
-    """Out = pixels x scale + bias, all flat; scale and bias hold one image row and repeat."""
+    """Compute out = pixels x scale + bias, all flat; scale and bias hold one image row and repeat."""
     row = len(scale)
     for begin in range(0, len(pixels), row):
         for i in range(row):

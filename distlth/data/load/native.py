@@ -1,4 +1,4 @@
-"""FFCV's C functions as numba calls them, and a cache of compiled kernels that is safe to share."""
+"""FFCV's C functions for numba to call, and a cache of compiled kernels that processes may share."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def _ffcv_library() -> Path:
-    """FFCV's compiled decoder, found without importing the package (that compiles for three seconds)."""
+    """Return FFCV's compiled decoder, without importing the package, which compiles for three seconds."""
     spec = importlib.util.find_spec("ffcv")
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in sorted(Path(folder).glob("_libffcv*.so")):
@@ -36,7 +36,7 @@ LIBRARY = ctypes.CDLL(str(_ffcv_library()))
 
 
 def _declare(name: str, result: Any, *arguments: Any) -> Any:
-    """FFCV's C function `name`, called by symbol: numba cannot cache code that holds raw addresses."""
+    """Return FFCV's C function `name`, called by symbol: numba cannot cache code with raw addresses."""
     symbol = f"distlth_ffcv_{name}"
     llvm.add_symbol(symbol, ctypes.cast(getattr(LIBRARY, name), ctypes.c_void_p).value)
     return types.ExternalFunction(symbol, result(*arguments))
@@ -55,7 +55,7 @@ resize = _declare("resize", types.void, *[types.int64] * 11)
 
 
 def decode_jpeg(data: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8] | None:
-    """The whole image (height x width x 3, uint8); None when libjpeg has an error or a warning."""
+    """Return the whole image (height x width x 3, uint8); None when libjpeg has an error or a warning."""
     pixels = np.empty((height, width, 3), np.uint8)
     arguments = (height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False)
     failed = LIBRARY.imdecode(*_typed(data.ctypes.data, data.size, *arguments))
@@ -69,10 +69,10 @@ def _typed(*arguments: int) -> list[Any]:
 
 
 def kernels(source: str) -> Callable[[Kernel], Kernel]:
-    """A decorator that compiles the functions of the file `source`, or loads them where it was done before.
+    """Return a decorator that compiles functions of the file `source`, or loads them from the cache.
 
-    The folder's name holds all that machine code depends on. So machines that share a home never load
-    each other's code, and processes that race to write an entry write the same bytes.
+    The name of the cache's folder stands for everything that machine code depends on. So machines that share
+    a home directory never load each other's code, and processes that race write the same bytes.
     """
     folder = _cache_folder(Path(source).read_bytes() + Path(__file__).read_bytes())
     config: Any = numba.config
@@ -91,7 +91,7 @@ def kernels(source: str) -> Callable[[Kernel], Kernel]:
 
 
 def _cache_folder(source: bytes) -> Path | None:
-    """This user's folder for `source` on this kind of machine; None when there is nowhere to write."""
+    """Return the user's cache for `source` on this kind of machine; None when there is nowhere to write."""
     machine = (
         sys.version,
         numba.__version__,

@@ -10,7 +10,7 @@ _WORD = (1 << 64) - 1
 
 
 def mix(value: int) -> int:
-    """The finaliser of SplitMix64: a bijection of 64-bit words in which each input bit reaches all others."""
+    """Apply the finaliser of SplitMix64: a bijection of 64-bit words; each input bit affects all others."""
     value &= _WORD
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _WORD
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _WORD
@@ -18,14 +18,14 @@ def mix(value: int) -> int:
 
 
 def epoch_key(seed: int, epoch: int) -> int:
-    """The 64-bit key from which all order and augmentation of one epoch is drawn."""
+    """Return the 64-bit key from which the order and augmentation of one epoch are drawn."""
     return mix(mix(seed + _GAMMA) + epoch * _GAMMA)
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-    """A permutation of 0..count-1 (int64): the samples sorted by a hash of (seed, epoch, index).
+    """Return a permutation of 0..count-1 (int64): the samples sorted by a hash of (seed, epoch, index).
 
-    Sorting by SplitMix64 keys depends on no generator's stream, so it is the same with every numpy.
+    It uses no random generator of numpy's, so it is the same with every version.
     """
     keys = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(epoch_key(seed, epoch))
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

@@ -1,4 +1,4 @@
-"""Where a packed file's bytes come from: the operating system's page cache, or pages this process reads."""
+"""Where a packed file's bytes come from: the operating system's page cache, or memory of this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,21 +16,22 @@ from distlth.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
+Cache = Literal["os", "process"]
 
 _READERS = 12
 
 
 class Storage(Protocol):
-    """The bytes of one epoch's batches. Only the latest loaded batch, and those that `ahead` allows, stay."""
+    """The bytes of one pass over batches. A batch stays loaded while at most `ahead` later ones are."""
 
     ahead: int
 
     def load(self, batch: int, indices: Indices) -> tuple[Bytes, Indices]:
-        """Make batch number `batch` available: (bytes, where in them each of its images begins)."""
+        """Make batch number `batch` available; return bytes, and where in them each of its images begins."""
 
 
 class MappedFile:
-    """The whole file, mapped read-only; the system caches it and all processes of a machine share it."""
+    """The whole file, mapped read-only: the system caches it, and all processes of a machine share it."""
 
     ahead = 1
 
@@ -39,15 +40,15 @@ class MappedFile:
         self._bytes: Bytes = np.asarray(np.memmap(beton.path, np.uint8, mode="r"))
 
     def load(self, batch: int, indices: Indices) -> tuple[Bytes, Indices]:
-        """The mapping itself; nothing is read before it is needed."""
+        """Return the mapping itself; nothing is read before it is needed."""
         return self._bytes, self._offsets[indices]
 
 
 class PageCache:
-    """Pages read by this process, ahead of the batches that need them, in memory of its own.
+    """Pages that this process reads ahead of the batches that need them, into memory of its own.
 
-    A page stays from its first to its last use in the epoch (FFCV's schedule), so with a random order this
-    comes to hold most of the file: for files on slow or shared disks that fit into memory.
+    A page stays from its first to its last use in the pass (FFCV's schedule), so with a random order most of
+    the file is in memory in the end: for files on slow or shared disks that fit into memory.
     """
 
     ahead = 0
@@ -70,7 +71,7 @@ class PageCache:
         self._reads: dict[int, Future[None]] = {}
 
     def load(self, batch: int, indices: Indices) -> tuple[Bytes, Indices]:
-        """Start reading the pages of the next batches and wait for this one's."""
+        """Start reading the pages of the next batches, and wait for those of this one."""
         for page in self._schedule.can_prefetch_at[batch]:
             self._reads[page] = self._readers.submit(self._read, page)
         for page in self._schedule.entering_at[batch]:
@@ -80,7 +81,7 @@ class PageCache:
         return self._view, self._slots[page] * self._page_size + place
 
     def _read(self, page: int) -> None:
-        """Read one page; the file's last one may be short."""
+        """Read one page; the last one of the file may be short."""
         target = memoryview(self._memory[self._slots[page]])
         with open(self._path, "rb", buffering=0) as file:
             begin = page * self._page_size
@@ -90,11 +91,8 @@ class PageCache:
 
 
 @contextmanager
-def open_storage(cache: str, beton: Beton, batches: Sequence[Indices]) -> Iterator[Storage]:
-    """The storage of kind `cache` ('os' or 'process') for one epoch's batches."""
-    if cache == "os":
-        yield MappedFile(beton)
-        return
+def page_cache(beton: Beton, batches: Sequence[Indices]) -> Iterator[Storage]:
+    """Yield a page cache for one pass over `batches`, with threads of its own that read."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="distlth-pages") as readers:
         try:
             yield PageCache(beton, batches, readers)
@@ -103,6 +101,6 @@ def open_storage(cache: str, beton: Beton, batches: Sequence[Indices]) -> Iterat
 
 
 def check_cache(cache: str) -> None:
-    """DataError when there is no storage of kind `cache`."""
-    if cache not in ("os", "process"):
+    """Raise DataError where there is no storage of kind `cache`."""
+    if cache not in get_args(Cache):
         raise DataError(f"cache {cache!r} is not known; choose 'os' or 'process'")

@@ -1,4 +1,4 @@
-"""A thread that prepares batches ahead of their consumer, and never leaves it waiting for nothing."""
+"""A thread that prepares batches ahead of their consumer; an error in it always reaches the consumer."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class _End:
 class Stream(Iterator[Item], Generic[Item]):
     """Iterates over `produce()`, which runs in a thread, up to `ahead` items in advance.
 
-    Each item goes through `receive` in the consumer's thread.
-    An exception in the thread is raised here, at the place in the sequence where it happened. `close`
-    ends the thread and waits for it; so does the end of a `with` block, and losing the last reference
-    ends it too.
+    Each item goes through `receive` in the consumer's thread. An exception in the thread is raised here, at
+    its place in the sequence. `close` ends the thread and waits for it, as does the end of a `with` block;
+    when the last reference is lost, the thread ends too.
     """
 
     def __init__(
@@ -94,7 +93,7 @@ def _run(
                     return
         finally:
             getattr(produced, "close", lambda: None)()
-    except BaseException as error:  # whatever it is, the consumer must hear of it
+    except BaseException as error:  # whatever it is, it must reach the consumer
         last = _Failure(error)
     _put(last, items, stop)
 
@@ -102,7 +101,7 @@ def _run(
 def _put(
     item: Item | _Failure | _End, items: queue.Queue[Item | _Failure | _End], stop: threading.Event
 ) -> bool:
-    """Queue the item; False when the consumer has closed."""
+    """Queue the item; return False when the consumer has closed the stream."""
     while not stop.is_set():
         try:
             items.put(item, timeout=_POLL_S)

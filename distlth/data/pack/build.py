@@ -1,10 +1,9 @@
-"""Builds a packed data set from a folder of images: all of it, under its name, or nothing."""
+"""Build a packed data set from a folder of images, whole or not at all."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from distlth.data.digest import split_digest
 from distlth.data.layouts.folders import Sample, Source, scan
 from distlth.data.pack.writer import Packed, Packer
 from distlth.errors import DataError
+from distlth.files import replacing_folder, write_text
 
 WriteMode = Literal["smart", "jpg", "raw"]
 WRITE_MODES: tuple[WriteMode, ...] = ("smart", "jpg", "raw")
@@ -35,7 +35,7 @@ class BuildOptions:
     max_resolution: the longer side, in pixels, to which larger images are reduced; None keeps all.
     jpeg_quality: 1..100, for images stored as JPEG.
     write_mode: 'raw' pixels, 'jpg', or 'smart': raw up to 64 KiB of pixels (147 x 147), jpg above.
-    workers: processes that read and encode; 0 for one a core.
+    workers: processes that read and encode; 0 for one per core.
     skip_broken: leave out images that cannot be read, instead of stopping.
     val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.folders.scan`.
     """
@@ -62,7 +62,7 @@ class BuildOptions:
 
 
 def progress_bar() -> Progress:
-    """The bar that `build` and `check` fill: images done, of how many, and the time that is left."""
+    """Return the progress bar of `build` and `check`: images done, of how many, and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns)
 
@@ -78,9 +78,9 @@ def build(
     """Pack the images under `source` (see `distlth.data.layouts.folders`) into the new folder `out`.
 
     It is built beside `out` under a hidden name and renamed when complete; what a killed build left there is
-    removed first. `overwrite` replaces a data set that is there. Raises DataError, and leaves no folder
-    behind, when `out` exists, another build of it is running, a worker dies, or images cannot be read;
-    the error lists those.
+    removed first. `overwrite` replaces an existing data set. Raises DataError, and leaves no folder behind,
+    when `out` exists, another build of it is running, a worker dies, or images cannot be read: the error
+    lists those.
     """
     options = options or BuildOptions()
     out = Path(out)
@@ -88,30 +88,26 @@ def build(
         hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
         raise DataError(f"{out}: exists already; {hint}")
     found = scan(source, options.val_fraction, options.seed)
-    with _building(out) as folder:
-        dataset = _pack_all(found, folder, options, progress)
-        _write_durably(folder / MANIFEST, dataset.to_json())
-        _publish(folder, out)
+    try:
+        with _locked(out), replacing_folder(out) as folder:
+            dataset = _pack_all(found, folder, options, progress)
+            write_text(folder / MANIFEST, dataset.to_json())
+    except OSError as error:
+        raise DataError(f"{out}: cannot be built ({error})") from error
     return Dataset.load(out)
 
 
 @contextmanager
-def _building(out: Path) -> Iterator[Path]:
-    """A new folder beside `out`, gone afterwards unless renamed; only one process builds `out` at a time."""
-    folder, lock_file = out.parent / f".{out.name}.building", out.parent / f".{out.name}.lock"
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with open(lock_file, "w") as lock:
-            _lock(lock, out)
-            shutil.rmtree(folder, ignore_errors=True)  # of a build that was killed
-            folder.mkdir()
-            try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-                lock_file.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{out}: cannot be built ({error})") from error
+def _locked(out: Path) -> Iterator[None]:
+    """Hold the lock file of `out`, beside it; DataError while another process holds it."""
+    lock_file = out.with_name(f".{out.name}.lock")
+    lock_file.parent.mkdir(parents=True, exist_ok=True)
+    with open(lock_file, "w") as lock:
+        _lock(lock, out)
+        try:
+            yield
+        finally:
+            lock_file.unlink(missing_ok=True)
 
 
 def _lock(lock: TextIO, out: Path) -> None:
@@ -176,7 +172,7 @@ def _broken_text(broken: list[tuple[str, str]], total: int) -> str:
 
 
 def _statistics(packed: Packed) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """Mean and standard deviation of each channel in units of 0..1, from exact integer sums."""
+    """Return mean and standard deviation of each channel in units of 0..1, from exact integer sums."""
     mean, std = [], []
     for counts in packed.histogram.tolist():
         pixels = sum(counts)
@@ -209,25 +205,3 @@ def _split(file: Path, source: Source, samples: tuple[Sample, ...], packed: Pack
 def _versions() -> dict[str, str]:
     packages = {name: version(name) for name in ("distlth", "ffcv", "numpy", "pillow")}
     return {"python": sys.version.split()[0], **packages}
-
-
-def _write_durably(path: Path, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _publish(folder: Path, out: Path) -> None:
-    """Give the finished folder its name; an old data set there goes only once the new one is complete."""
-    old = out.parent / f".{out.name}.old"
-    if out.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(out, old)
-    os.replace(folder, out)
-    shutil.rmtree(old, ignore_errors=True)
-    descriptor = os.open(out.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

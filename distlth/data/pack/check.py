@@ -1,4 +1,4 @@
-"""Verifies a built data set by reading all of it."""
+"""Verify a built data set by reading all of it."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _check_split(
 
 
 def _check_sample(beton: Beton, stored: npt.NDArray[np.uint8], index: int) -> bytes:
-    """The sample's digest, after comparing it with its row and decoding its image."""
+    """Return the sample's digest, after comparing it with its row and decoding its image."""
     height, width = int(beton.heights[index]), int(beton.widths[index])
     begin = int(beton.offsets[index])
     data = np.array(stored[begin : begin + int(beton.lengths[index])])

@@ -1,4 +1,4 @@
-"""Packs images into one FFCV file with worker processes; one pass, and no worker's death goes unseen."""
+"""Pack images into one FFCV file in one pass, with worker processes whose death is noticed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Packed:
-    """What packing found: the usable samples in order, and those that are not in the file.
+    """What was packed: the usable samples in order, and those that are not in the file.
 
     `digests` is n x 16 uint8 and `sizes` n x 2 int64 (height, width as stored), for the n usable samples at
     the positions `kept`; `histogram[c, v]` counts the pixels of value v in RGB channel c, as encoded;
@@ -55,7 +55,7 @@ class Packed:
 
 @dataclass
 class _Report:
-    """What a worker says after each chunk; its last report carries its allocations, or its error."""
+    """What a worker reports after each chunk; its last report has its allocations, or its error."""
 
     good: list[tuple[int, bytes, int, int]] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
@@ -69,7 +69,7 @@ class UnusableImageError(Exception):
 
 
 def read_image(path: Path, max_side: int | None) -> Pixels:
-    """The image at `path` as H x W x 3 uint8, its longer side reduced to at most `max_side` pixels.
+    """Return the image at `path` as H x W x 3 uint8, its longer side reduced to at most `max_side` pixels.
 
     Grey, palette and CMYK images are converted, an alpha channel is dropped and EXIF orientation ignored, as
     torchvision's ImageFolder does; 16-bit grey keeps its upper 8 bits. UnusableImageError for all others.
@@ -81,7 +81,7 @@ def read_image(path: Path, max_side: int | None) -> Pixels:
             rgb = _to_rgb(image)
     except UnusableImageError:
         raise
-    except Exception as error:  # PIL's decoders raise whatever they like
+    except Exception as error:  # PIL's decoders raise errors of any kind
         raise UnusableImageError(str(error) or type(error).__name__) from None
     if max_side is not None and max(rgb.size) > max_side:
         ratio = max_side / max(rgb.size)
@@ -105,7 +105,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class Packer(DatasetWriter):  # type: ignore[misc]
-    """FFCV's writer, with workers that report what is wrong instead of hanging.
+    """FFCV's writer, with workers that report errors instead of hanging.
 
     `max_side` as in `read_image`; `image_field` says how pixels are encoded.
     """
@@ -118,7 +118,7 @@ class Packer(DatasetWriter):  # type: ignore[misc]
         self._max_side = max_side
 
     def pack(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> Packed:
-        """Write all usable samples; calls advance(n) as n more are done. DataError when a worker fails."""
+        """Write all usable samples; call advance(n) when n more are done. DataError when a worker fails."""
         self.num_samples = len(samples)
         self.prepare()
         try:
@@ -131,7 +131,7 @@ class Packer(DatasetWriter):  # type: ignore[misc]
             self.metadata_sm.unlink()
 
     def _collect(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> list[_Report]:
-        """All reports of all workers; none of them outlives this call."""
+        """Return all reports of all workers; no worker outlives this call."""
         context = multiprocessing.get_context("fork")
         job = _Job(
             samples=samples,
@@ -160,7 +160,7 @@ class Packer(DatasetWriter):  # type: ignore[misc]
                 reader.close()
 
     def _finish(self, kept: npt.NDArray[np.int64], allocations: npt.NDArray[np.uint64]) -> None:
-        """Write the rows of kept samples, their allocations and the header, and flush all to the disk."""
+        """Write the rows of kept samples, their allocations and the header, and flush everything to disk."""
         rows = np.ndarray(self.num_samples, self.metadata_type, self.metadata_sm.buf)[kept].tobytes()
         places = np.zeros(self.num_samples, np.uint64)
         places[kept] = np.arange(len(kept), dtype=np.uint64)
@@ -195,7 +195,7 @@ def _listen(
     workers: dict[Connection, BaseProcess],
     advance: Callable[[int], None],
 ) -> Iterator[_Report]:
-    """The reports of all workers until each has sent its last."""
+    """Yield the reports of all workers until each has sent its last."""
     while workers:
         ready = wait([*workers, *(worker.sentinel for worker in workers.values())])
         for reader, worker in list(workers.items()):
@@ -222,7 +222,7 @@ def _died(file: str, worker: BaseProcess) -> DataError:
 
 
 def _work(job: _Job, reports: Connection, parent: int) -> None:
-    """The life of one worker process: takes chunks of samples until there are none."""
+    """Run one worker process: pack chunks of samples until there are none left."""
     _die_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
@@ -232,14 +232,14 @@ def _work(job: _Job, reports: Connection, parent: int) -> None:
                 reports.send(_pack_chunk(job, chunk))
         allocations = np.array(job.allocator.allocations, np.uint64).reshape(-1, 3)
         reports.send(_Report(allocations=allocations))
-    except Exception as error:  # the parent must hear of it, whatever it is
+    except Exception as error:  # whatever it is, it must reach the parent
         reports.send(_Report(error=f"{type(error).__name__}: {error}"))
-    # The parent's buffered output and exit handlers are not this process's to run.
+    # Skips what belongs to the parent: its exit handlers and its buffered output.
     os._exit(0)
 
 
 def _die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent ends in whatever way."""
+    """Have the kernel kill this process when its parent ends, however it ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(1)
@@ -277,7 +277,7 @@ def _pack_chunk(job: _Job, chunk: range) -> _Report:
 
 
 def _encode(job: _Job, position: int, pixels: Pixels, row: npt.NDArray[np.void]) -> Pixels:
-    """Encode the image into the file; returns the stored bytes."""
+    """Encode the image into the file; return the stored bytes."""
     stored: list[Pixels] = []
 
     def allocate(size: int) -> tuple[int, Pixels]:

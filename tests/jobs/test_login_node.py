@@ -13,14 +13,16 @@ from typing import Any
 
 import pytest
 
+from distlth.facts.overview import read_row
 from distlth.files import append_json
-from distlth.report.overview import overview_table, read_row
+from distlth.report.console import overview_table
 from distlth.run.paths import RunPaths, runs_in
 from distlth.run.results import save_progress
 from distlth.run.store import RunRecord
 from distlth.run.submission import Standing, record_submission
+from jobs import standings
 from jobs.cli import main
-from jobs.watch import free_port, links
+from jobs.commands.tensorboard import free_port, links
 from tests.report.test_console import cells, make_progress
 from tests.report.test_report import make_result
 from tests.run.test_store import config
@@ -87,7 +89,7 @@ def test_a_run_that_waits_can_be_asked_for_by_name(runs: Path, capsys: pytest.Ca
 
 
 def test_logs_begin_with_the_newest_start(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """SLURM appends what a requeued job prints."""
+    """SLURM appends the output of a requeued job to the same file."""
     start = "submitit INFO (2026-01-01) - Starting with JobEnvironment(job_id=13_1)\n"
     log = runs / ".submitit" / "b" / "1" / "13_1_0_log.out"
     log.write_text(f"module loaded\n{start}old\nslurmstepd: CANCELLED DUE TO PREEMPTION\n{start}new\n")
@@ -147,17 +149,15 @@ def test_tensorboard_without_runs(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_one_squeue_serves_all_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    from jobs import watch
-
     asked: list[Any] = []
 
     def read_queue(users: Any) -> dict[str, Standing]:
         asked.append(sorted(users))
         return {"1": PENDING}
 
-    monkeypatch.setattr(watch, "read_queue", read_queue)
-    queue = watch._Queue()
-    assert queue.standing(make_submission("1")) == PENDING
-    assert queue.standing(make_submission("2")) == Standing("ended")
-    assert queue.standing(None) is None
+    monkeypatch.setattr(standings, "read_queue", read_queue)
+    shown = standings.Standings()
+    assert shown.of(make_submission("1")) == PENDING
+    assert shown.of(make_submission("2")) == Standing("ended")
+    assert shown.of(None) is None
     assert asked == [["ann"]]

@@ -1,0 +1,42 @@
+"""Ray tasks on the head node, for the work between two jobs that has many independent parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+NICENESS = 10
+
+
+def this_node() -> NodeAffinitySchedulingStrategy:
+    """Return the strategy that places a task or an actor on the caller's node, and nowhere else."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
+def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[Any]:
+    """Return `function` of each item, in order, computed by Ray tasks on this node, one per core at a time.
+
+    The tasks have low priority: a lane may train on the same node.
+    """
+    task = _at_low_priority.options(scheduling_strategy=this_node())
+    reference = ray.put(function)
+    results: dict[int, Any] = {}
+    running: dict[Any, int] = {}
+    waiting = list(enumerate(items))[::-1]
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            index, item = waiting.pop()
+            running[task.remote(reference, item)] = index
+        (finished, *_), _ = ray.wait(list(running), num_returns=1)
+        results[running.pop(finished)] = ray.get(finished)
+    return [results[index] for index in sorted(results)]
+
+
+@ray.remote(num_cpus=0)
+def _at_low_priority(function: Callable[[Any], Any], item: Any) -> Any:
+    os.nice(max(0, NICENESS - os.nice(0)))
+    return function(item)

@@ -1,0 +1,114 @@
+"""A packed split, opened once for all loaders of a process: index, mapping and decoding threads."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from distlth.data.beton import read_beton
+from distlth.data.dataset import Dataset
+from distlth.data.load.storage import Cache, Indices, MappedFile, Storage, check_cache, page_cache
+from distlth.errors import DataError
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+
+class Workspace:
+    """Memory that one decoding thread writes into. It grows to the largest resolution that was asked for."""
+
+    def __init__(self, max_pixels: int) -> None:
+        self._max_pixels = max_pixels
+        self._scratch = np.empty(0, np.uint8)
+        self._pixels = np.empty(0, np.uint8)
+
+    def scratch(self, resolution: int) -> npt.NDArray[np.uint8]:
+        """Return room for the largest image of the split, and for one of `resolution`."""
+        size = 3 * (self._max_pixels + resolution * resolution)
+        if size > len(self._scratch):
+            self._scratch = np.empty(size, np.uint8)
+        return self._scratch
+
+    def pixels(self, count: int, resolution: int) -> npt.NDArray[np.uint8]:
+        """Return room for `count` images: uint8, count x resolution x resolution x 3."""
+        size = count * resolution * resolution * 3
+        if size > len(self._pixels):
+            self._pixels = np.empty(size, np.uint8)
+        return self._pixels[:size].reshape(count, resolution, resolution, 3)
+
+
+class PackedSplit:
+    """What stays warm from job to job on one split: nothing here depends on seed, batch size or resolution.
+
+    `threads` decode; torch's own are left alone. `cache`: 'os' maps the file, 'process' reads its pages ahead
+    into this process. Several loaders may use one split, also at the same time. Raises DataError for a file
+    that is damaged.
+    """
+
+    def __init__(self, dataset: Dataset, split: str, *, threads: int, cache: Cache = "os") -> None:
+        check_cache(cache)
+        if threads < 1:
+            raise DataError(f"threads ({threads}) must be at least 1")
+        self.dataset, self.split, self.threads = dataset, split, threads
+        path = dataset.file(split)
+        self._stamp = _stamp(path)
+        self.index = read_beton(path, dataset.num_classes)
+        self._mapped = MappedFile(self.index) if cache == "os" else None
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="distlth-decode")
+        self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
+        for _ in range(threads):
+            self._workspaces.put(Workspace(self.index.max_pixels))
+
+    def storage(self, batches: Sequence[Indices]) -> AbstractContextManager[Storage]:
+        """Open the storage of the stored images for one pass over `batches`."""
+        return page_cache(self.index, batches) if self._mapped is None else nullcontext(self._mapped)
+
+    def submit(
+        self,
+        function: Callable[Concatenate[Workspace, Arguments], Result],
+        *arguments: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> Future[Result]:
+        """Call a function in a decoding thread, with that thread's workspace first."""
+
+        def call() -> Result:
+            workspace = self._workspaces.get()
+            try:
+                return function(workspace, *arguments, **named)
+            finally:
+                self._workspaces.put(workspace)
+
+        return self._pool.submit(call)
+
+    def check_unchanged(self, sample: int) -> None:
+        """Raise DataError where the file was changed since it was opened, before `sample` is read.
+
+        Called before each batch: reading a mapped file behind its new end would kill the process.
+        """
+        path = self.index.path
+        if _stamp(path) != self._stamp:
+            raise DataError(
+                f"{path}: was cut, replaced or changed while it was read, before sample {sample};"
+                " put the file back, or build the data set again"
+            )
+
+    def close(self) -> None:
+        """End the decoding threads. Streams that are still open fail."""
+        # Not cancelled: whoever waits for a cancelled chunk would wait for ever.
+        self._pool.shutdown(wait=True)
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return size and time of change, by which a file is told from another one; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_size, found.st_mtime_ns

@@ -1,0 +1,68 @@
+"""What a job does with stored images: crop, resize, flip, normalise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from distlth.data.load import decode
+from distlth.errors import DataError
+
+Crop = Literal["random-resized", "pad", "none"]
+Colour = tuple[float, float, float]
+
+_KINDS = {"random-resized": decode.RANDOM_RESIZED, "pad": decode.PAD, "none": decode.CENTRE}
+
+
+@dataclass(frozen=True)
+class Transform:
+    """From a stored image to float32 of 3 x `resolution` x `resolution`.
+
+    `crop`: 'random-resized' as torchvision's RandomResizedCrop; 'none': the centred square of `ratio` of the
+    shorter side; 'pad': that square, resized, then moved by up to resolution/8 pixels each way over a border
+    of the mean colour. `flip` mirrors half of the samples. `mean` and `std` are per RGB channel, in units of
+    0..1.
+    """
+
+    resolution: int
+    crop: Crop
+    ratio: float
+    flip: bool
+    mean: Colour
+    std: Colour
+
+    def __post_init__(self) -> None:
+        if self.crop not in _KINDS:
+            known = ", ".join(map(repr, _KINDS))
+            raise DataError(f"crop {self.crop!r} is not known; choose one of {known}")
+        if self.resolution < 1:
+            raise DataError(f"resolution ({self.resolution}) must be at least 1")
+        if not 0 < self.ratio <= 1:
+            raise DataError(f"ratio {self.ratio} is not in (0, 1]")
+
+    @property
+    def kind(self) -> int:
+        """Return the crop as the kernels know it."""
+        return _KINDS[self.crop]
+
+    @property
+    def border(self) -> npt.NDArray[np.uint8]:
+        """Return the colour (RGB) of what a moved square uncovers."""
+        return np.round(np.asarray(self.mean, np.float64) * 255).astype(np.uint8)
+
+    @property
+    def scale(self) -> npt.NDArray[np.float64]:
+        """Return what a pixel's channels (0..255) are multiplied by."""
+        return 1 / (255 * self._spread)
+
+    @property
+    def bias(self) -> npt.NDArray[np.float64]:
+        """Return what is added to its channels then."""
+        return -np.asarray(self.mean, np.float64) / self._spread
+
+    @property
+    def _spread(self) -> npt.NDArray[np.float64]:
+        return np.maximum(np.asarray(self.std, np.float64), 1 / 255)

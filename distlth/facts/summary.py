@@ -1,0 +1,72 @@
+"""What the report of a run shows: its results, the layers left as they were, and layers to look at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from distlth.errors import RunError
+from distlth.facts.masks import LayerMasks, layer_masks, representative_layers
+from distlth.facts.rows import Results, derive_results
+from distlth.plan import Job, plan
+from distlth.run.paths import RunPaths
+from distlth.run.results import load_results
+from distlth.run.store import load_record
+from distlth.run.tickets import load_structured
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """A run with at least one result.
+
+    `ungrouped` has the jobs with layers that could not be grouped: job id -> layer -> reason. `layers` are
+    one layer of each structured ticket of the latest round that has any.
+    """
+
+    name: str
+    results: Results
+    ungrouped: Mapping[str, Mapping[str, str]]
+    layers: tuple[LayerMasks, ...]
+
+
+def read_summary(run: RunPaths) -> RunSummary:
+    """Return what is to be reported of a run, finished or not.
+
+    Raises:
+        RunError: the folder holds no run, a run without a result yet, or a damaged file.
+    """
+    config = load_record(run).config
+    jobs = plan(config)
+    results = load_results(run, jobs)
+    if not results:
+        raise RunError(f"{run.root}: no job of this run is done yet, so there is nothing to report")
+    structured = [job for job in jobs if job.id in results and job.structure is not None]
+    return RunSummary(
+        name=config.name,
+        results=derive_results(jobs, results.values()),
+        ungrouped=_read_ungrouped(run, structured),
+        layers=tuple(_read_layers(run, structured)),
+    )
+
+
+def _read_ungrouped(run: RunPaths, structured: Sequence[Job]) -> Mapping[str, Mapping[str, str]]:
+    tickets = ((job.id, load_structured(run.job(job.id))) for job in structured)
+    return {job_id: ticket.ungrouped for job_id, ticket in tickets if ticket and ticket.ungrouped}
+
+
+def _read_layers(run: RunPaths, structured: Sequence[Job]) -> Iterator[LayerMasks]:
+    latest = max((job.round for job in structured), default=None)
+    for job in structured:
+        if job.round == latest and (layer := _read_layer(run, job)):
+            yield layer
+
+
+def _read_layer(run: RunPaths, job: Job) -> LayerMasks | None:
+    """Return the last representative layer that has blocks, or the last of all where none has."""
+    ticket = load_structured(run.job(job.id))
+    if ticket is None:
+        return None
+    candidates = representative_layers(ticket.mask)
+    layer = next((name for name in reversed(candidates) if ticket.blocks.get(name)), candidates[-1])
+    parent = load_structured(run.job(job.parent)) if job.parent is not None else None
+    return layer_masks(job.method, layer, ticket.mask, parent.mask if parent else None, ticket.blocks)

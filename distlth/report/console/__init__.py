@@ -1,0 +1,27 @@
+"""What the commands print, on a terminal or into a log."""
+
+from distlth.report.console.comparison import comparison_view
+from distlth.report.console.events import describe, describe_line
+from distlth.report.console.live import RunView
+from distlth.report.console.overview import overview_table, watch_rows
+from distlth.report.console.plan import layers_table, plan_table
+from distlth.report.console.results import digests_table, results_table
+from distlth.report.console.status import print_status, status_table, watch_status
+from distlth.report.console.terminal import show
+
+__all__ = [
+    "RunView",
+    "comparison_view",
+    "describe",
+    "describe_line",
+    "digests_table",
+    "layers_table",
+    "overview_table",
+    "plan_table",
+    "print_status",
+    "results_table",
+    "show",
+    "status_table",
+    "watch_rows",
+    "watch_status",
+]

@@ -1,0 +1,104 @@
+"""`distlth bench`: what distlth claims about speed, measured as ratios within one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from jobs.arguments import Commands
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+Rows = Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A benchmark: the module whose `bench(**options)` measures it, and the options of a small one."""
+
+    module: str
+    quick: Mapping[str, Any] = field(default_factory=dict)
+
+    def run(self, *, quick: bool) -> Rows:
+        """Measure, and return the rows: dataclasses of one type."""
+        rows: Rows = import_module(self.module).bench(**(self.quick if quick else {}))
+        return rows
+
+
+BENCHES: Mapping[str, Bench] = {
+    "broadcast": Bench(
+        "cluster.bench.broadcast", {"counts": (1, 2), "ranks": 1, "size": 12 * 2**20, "reply_nodes": 1}
+    ),
+    "checkpoint": Bench("distlth.bench.checkpoint", {"steps": 3, "pairs": 2, "images": 80}),
+    "coordinator": Bench("cluster.bench.coordinator", {"ranks": 64, "rounds": 1}),
+    "disk": Bench("distlth.bench.disk", {"model": "resnet20", "resolution": 32}),
+    "loader": Bench("distlth.bench.loader", {"seconds": 1.0, "resolution": 32, "num_images": 64}),
+    "regroup": Bench("distlth.bench.regroup", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
+    "step": Bench("distlth.bench.step", {"resolution": 32, "steps": 2}),
+}
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
+    parser.add_argument("name", choices=tuple(BENCHES))
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--quick", action="store_true", help="a small one: shows that it works, its figures mean little"
+    )
+    parser.set_defaults(command=_bench)
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from distlth.report.console import show
+
+    rows = BENCHES[options.name].run(quick=options.quick)
+    machine = _machine()
+    if options.json:
+        document = {"bench": options.name, "machine": machine, "rows": [asdict(row) for row in rows]}
+        print(json.dumps(document, indent=1))
+    else:
+        show(_table(options.name, rows))
+        show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    return 0
+
+
+def _machine() -> dict[str, Any]:
+    """Return what the figures were measured on."""
+    import torch
+
+    from distlth.run.store import library_versions
+
+    return {
+        "cores": os.cpu_count(),
+        "cpu": platform.machine(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        **library_versions(),
+    }
+
+
+def _table(title: str, rows: Rows) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, box=None, title_justify="left")
+    for column in fields(rows[0]):
+        table.add_column(column.name.replace("_", " "))
+    for row in rows:
+        table.add_row(*(_cell(getattr(row, column.name)) for column in fields(row)))
+    return table
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
+    if isinstance(value, tuple | list):
+        return " ".join(map(_cell, value))
+    return "" if value is None else str(value)

@@ -1,0 +1,36 @@
+"""`distlth compare`: find where two runs first differ."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jobs.arguments import Commands
+
+DIFFERENT = 1
+
+
+def add(commands: Commands) -> None:
+    """Add the command to the parser."""
+    parser = commands.add_parser(
+        "compare",
+        help="where two runs first differ",
+        description="Say where two runs first differ. Exit code: 0 identical in what both have, 1 different.",
+    )
+    parser.add_argument("first", type=Path, metavar="RUN_A", help="a run directory, finished or not")
+    parser.add_argument("second", type=Path, metavar="RUN_B", help="another one")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(command=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from distlth.facts.compare import compare_runs
+    from distlth.report.console import comparison_view, show
+    from distlth.run.paths import RunPaths
+
+    comparison = compare_runs(RunPaths(options.first), RunPaths(options.second))
+    if options.json:
+        print(comparison.to_json())
+    else:
+        show(comparison_view(comparison))
+    return 0 if comparison.first_difference is None else DIFFERENT

@@ -1,0 +1,76 @@
+"""`distlth data`: build a data set from a folder of images, or check one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from jobs.arguments import Commands
+
+
+def add(commands: Commands) -> None:
+    """Add the command and its two actions to the parser."""
+    parser = commands.add_parser("data", help="build or check a data set")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    _add_build(actions)
+    _add_check(actions)
+
+
+def _add_build(actions: Commands) -> None:
+    build = actions.add_parser(
+        "build", help="pack a folder of images", description="Pack a folder of images."
+    )
+    build.add_argument("source", type=Path, metavar="SOURCE", help="an ImageFolder or ImageNet tree")
+    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument("--max-resolution", type=int, metavar="PIXELS", help="shrink longer sides to this")
+    build.add_argument("--jpeg-quality", type=int, default=90, metavar="1..100")
+    build.add_argument("--write-mode", choices=("smart", "jpg", "raw"), default="smart")
+    build.add_argument("--workers", type=int, default=0, metavar="N", help="processes; default: one per core")
+    build.add_argument(
+        "--val-fraction", type=float, default=0.1, metavar="F", help="where there is no val split"
+    )
+    build.add_argument("--seed", type=int, default=0, help="of a split made here")
+    build.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
+    build.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    build.set_defaults(command=_build)
+
+
+def _add_check(actions: Commands) -> None:
+    check = actions.add_parser(
+        "check", help="verify a built data set", description="Verify a built data set."
+    )
+    check.add_argument("path", type=Path, metavar="DIR")
+    check.set_defaults(command=_check)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from distlth.data.pack.build import BuildOptions, build, progress_bar
+
+    chosen = BuildOptions(
+        max_resolution=options.max_resolution,
+        jpeg_quality=options.jpeg_quality,
+        write_mode=options.write_mode,
+        workers=options.workers,
+        skip_broken=options.skip_broken,
+        val_fraction=options.val_fraction,
+        seed=options.seed,
+    )
+    with progress_bar() as progress:
+        dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
+    train, val = dataset.split("train"), dataset.split("val")
+    print(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
+    for path, reason in dataset.skipped:
+        print(f"left out {path}: {reason}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from distlth.data.pack.build import progress_bar
+    from distlth.data.pack.check import check
+
+    with progress_bar() as progress:
+        report = check(options.path, progress=progress)
+    print(
+        f"{options.path}: {report.num_samples:,} images, {report.num_bytes:,} bytes: all as they were built"
+    )
+    return 0
