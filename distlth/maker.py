@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from distlth.config import RunConfig
-from distlth.files import retry_until_written, save_tensors
+from distlth.files import await_file, exists, retry_until_written, save_tensors
 from distlth.imp import next_mask
 from distlth.methods import Map
 from distlth.models import build
@@ -35,7 +35,7 @@ class TicketMaker:
     def write_init(self) -> None:
         """Write the weights before the first step, unless they are there."""
         init = self._run.seed(self._config.seed).init
-        if init.exists():
+        if exists(init):
             return
         model, classes = self._config.model, self._found.dataset.num_classes
         network = build(model.name, classes, seed=self._config.seed, stem=model.stem)
@@ -56,12 +56,12 @@ class TicketMaker:
         return made, parent.mask if parent else None
 
     def start(self, job: Job) -> Path:
-        """Return the file of the weights that a job trains from."""
+        """Return the file of the weights that a job trains from; RunError where it is missing."""
         if job.start == "trained":
             assert job.parent is not None
-            return self._run.job(job.parent).weights
+            return await_file(self._run.job(job.parent).weights)
         seed = self._run.seed(self._config.seed)
-        return seed.init if job.start == "init" else seed.rewind
+        return await_file(seed.init if job.start == "init" else seed.rewind)
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)

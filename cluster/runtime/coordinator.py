@@ -82,8 +82,9 @@ class Coordinator:
         await self.started.wait()
         self.log.note("lane-start", lane=lane)
         for job_id in self.schedule.taken_by(lane):
-            if self.run.job(job_id).result.exists():  # the ranks died after writing it, before `job_done`
-                await self.job_done(job_id)
+            # Its ranks may have died after writing a result, before `job_done`.
+            if result := await asyncio.to_thread(JobResult.load, self.run.job(job_id)):
+                await self.job_done(result)
         self.watch.forget(lane)
         for rank, beat in enumerate(ranks):
             self.watch.hear(lane, rank, beat, time.monotonic())
@@ -93,26 +94,24 @@ class Coordinator:
 
     async def lane_failed(self, lane: int, error: str) -> None:
         """Record that a lane's ranks died; end the run after too many deaths without progress."""
-        checkpoint = _newest_checkpoint(self.run, self.schedule.taken_by(lane))
+        checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
         message = self.schedule.lane_died(lane, checkpoint, error)
         self.watch.forget(lane)
         self.log.note("lane-restart", lane=lane, error=error)
         if message:
             await self.fail(message)
 
-    async def job_done(self, job_id: str) -> None:
-        """Take in the result that a lane has written; make the tickets that depend on it."""
-        result = JobResult.load(self.run.job(job_id))
-        assert result is not None, f"{job_id}: no result on disk"
+    async def job_done(self, result: JobResult) -> None:
+        """Take in the result that a lane has written on its node; make the tickets that depend on it."""
         self.log.note(
-            "job-done", job=job_id, density=result.density, top1=result.top1, seconds=result.seconds
+            "job-done", job=result.job, density=result.density, top1=result.top1, seconds=result.seconds
         )
         async with self.changed:
-            self.results[job_id] = result
-            self.assignments.pop(job_id, None)
-            self.schedule.finish(job_id)
+            self.results[result.job] = result
+            self.assignments.pop(result.job, None)
+            self.schedule.finish(result.job)
             self.changed.notify_all()
-        _clear_checkpoints(self.run, job_id)
+        await asyncio.to_thread(_clear_checkpoints, self.run, result.job)
         self.make_tickets()
         await self.draw_results()
 
@@ -230,7 +229,7 @@ def _tidy(run: RunPaths, done: Iterable[str]) -> None:
 
 
 def _clear_checkpoints(run: RunPaths, job_id: str) -> None:
-    """Remove the checkpoints of a job that is done: its ranks may have died before they could."""
+    """Remove the checkpoints of a job whose result this process knows."""
     with suppress(OSError):
         remove_states(run.checkpoints(job_id))
 

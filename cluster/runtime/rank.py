@@ -81,10 +81,9 @@ def _train(rank: WarmRank, assignment: Assignment, spec: LaneSpec, coordinator: 
 
     needed = measurements(plan(spec.config), job)
     curves = partial(JobBoard, spec.run, job.id)
-    train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
+    result = train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
     if rank.world.is_main:
-        ray.get(coordinator.job_done.remote(job.id))
-    rank.world.barrier()
+        ray.get(coordinator.job_done.remote(result))
 
 
 def fetch_ticket(assignment: Assignment) -> Ticket:

@@ -141,9 +141,10 @@ class Schedule:
         """Return the first job in plan order that is offered and that no lane has taken.
 
         None for an attempt that is not current: its dead ranks' asks may still wait, and must not take the
-        job of those that live.
+        job of those that live. None as well while the lane's last job is not finished: ranks that have
+        nothing to write wait here for the one that has.
         """
-        if not self.is_current(ask.lane, ask.attempt):
+        if not self.is_current(ask.lane, ask.attempt) or self.taken_by(ask.lane):
             return None
         ids = (job.id for job in self.jobs)
         return next((job for job in ids if job in self._offered and job not in self._taken), None)

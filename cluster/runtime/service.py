@@ -17,7 +17,7 @@ from cluster.runtime.session import LOOPBACK, new_token, resolve_device, session
 from cluster.runtime.signals import StopSignals
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError, RunInterrupted
-from distlth.files import read_json_lines
+from distlth.files import exists, read_json_lines
 from distlth.plan import plan
 from distlth.preflight import preflight
 from distlth.report.console import describe
@@ -70,7 +70,7 @@ def run(
             # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
             patience = 2 * config.cluster.stale_seconds if allocation else 0.0
             with hold(paths.lock, config.cluster.stale_seconds, patience) as lock:
-                if allocation is None or not paths.job_file.exists():
+                if allocation is None or not exists(paths.job_file):
                     asked.open(config)
                 _train(asked, show, _Watch(stop, lock))
     show(paths)
@@ -92,7 +92,7 @@ class _Asked:
     def is_done(self) -> bool:
         """Whether all jobs of the run are done."""
         jobs = plan(self.config)
-        return self.paths.job_file.exists() and len(load_results(self.paths, jobs)) == len(jobs)
+        return exists(self.paths.job_file) and len(load_results(self.paths, jobs)) == len(jobs)
 
     @property
     def progress(self) -> str:

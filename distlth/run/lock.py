@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distlth.errors import RunError
-from distlth.files import write_text
+from distlth.files import exists, write_text
 from distlth.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
@@ -50,7 +50,7 @@ class Holder:
     def read(cls, path: Path) -> Holder | None:
         """Return the holder in a lock file; None if the file is missing or not fully written yet."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf8")))
+            return cls(**json.loads(path.read_text(encoding="utf8"))) if exists(path) else None
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
@@ -171,7 +171,7 @@ def _take_over(path: Path, me: Holder, stale_seconds: float) -> str | None:
         raise RunError(f"{path.parent}: another process is just taking this run over; try again")
     try:
         stale = _why_stale(path, stale_seconds)
-        if not path.exists() and _create(path, me):
+        if not exists(path) and _create(path, me):
             return None
         if stale is None:
             holder = Holder.read(path)

@@ -178,11 +178,9 @@ class Recorder:
         self._checkpoints.write(state)
 
     def finish(self, result: JobResult, weights: Mapping[str, Tensor], measured: Measured, step: int) -> None:
-        """Write all that a done job leaves, and last the result."""
+        """Write all that a done job leaves, and last the result. Its checkpoints stay until that is known."""
         if self._is_main:
             self._retry(lambda: self._write_result(result, weights, measured), step)
-            with suppress(OSError):  # of a job that is done nobody reads them
-                self._checkpoints.clear()
 
     def flush(self) -> None:
         """Return when the last checkpoint is written."""

@@ -107,7 +107,16 @@ class TestAnswers:
 
     def test_jobs_go_out_in_plan_order_whenever_they_were_offered(self) -> None:
         schedule = offered(started(new(done=["00", "01"])), "02", "01/refill")
-        assert [schedule.answer(ask(turn=turn)) for turn in range(2)] == ["01/refill", "02"]
+        assert schedule.answer(ask()) == "01/refill"
+        schedule.finish("01/refill")
+        assert schedule.answer(ask(turn=1)) == "02"
+
+    def test_ranks_that_have_nothing_to_write_wait_for_the_one_that_has(self) -> None:
+        schedule = offered(started(new(done=["00", "01"])), "02", "01/refill")
+        schedule.answer(ask())
+        assert not schedule.can_answer(ask(turn=1))
+        schedule.finish("01/refill")
+        assert schedule.answer(ask(turn=1)) == "02"
 
 
 class TestLanes:
