@@ -15,9 +15,10 @@ from typing import Any
 import ray
 
 from cluster.runtime.assignments import AssignmentMaker
-from cluster.runtime.heartbeat import Beat, HangWatch, kill
+from cluster.runtime.heartbeat import Beat, HangWatch, kill, kill_rank
 from cluster.runtime.messages import Assignment, Outcome
 from cluster.runtime.schedule import Ask, Schedule
+from cluster.runtime.start_watch import Started, StartWatch
 from distlth.config.schema import RunConfig
 from distlth.errors import UserError
 from distlth.files import remove_temporaries
@@ -47,6 +48,7 @@ class Coordinator:
         self.maker = AssignmentMaker(config, run, self.log)
         self.assignments: dict[str, Assignment] = {}
         self.watch = HangWatch(config.cluster.hang_seconds)
+        self.starts = StartWatch(config.cluster.start_seconds)
         self.board = RunBoard(run)
         self.changed = asyncio.Condition()
         self.started = asyncio.Event()
@@ -61,6 +63,8 @@ class Coordinator:
         if self.results:  # an earlier coordinator may have been killed before it drew the last of them
             self.keep(self.draw_results())
         self.make_tickets()
+        for lane in range(self.config.cluster.lanes):
+            self.starts.begin(lane, time.monotonic())
         self.keep(self.watch_ranks())
         self.started.set()
 
@@ -74,6 +78,10 @@ class Coordinator:
             job_id = self.schedule.answer(ask)
             return None if job_id is None else self.assignments[job_id]
 
+    async def lane_starting(self, lane: int, ranks: list[Started]) -> None:
+        """Hear which ranks a lane has started; they have not met yet."""
+        self.starts.started(lane, ranks, time.monotonic())
+
     async def lane_started(self, lane: int, attempt: str, ranks: list[Beat]) -> None:
         """Begin an attempt of a lane; its unfinished job is open again.
 
@@ -81,6 +89,7 @@ class Coordinator:
         """
         await self.started.wait()
         self.log.note("lane-start", lane=lane)
+        self.starts.met(lane)
         for job_id in self.schedule.taken_by(lane):
             # Its ranks may have died after writing a result, before `job_done`.
             if result := await asyncio.to_thread(JobResult.load, self.run.job(job_id)):
@@ -94,6 +103,9 @@ class Coordinator:
 
     async def lane_failed(self, lane: int, error: str) -> None:
         """Record that a lane's ranks died; end the run after too many deaths without progress."""
+        if self.starts.is_given_up(lane):
+            return  # it was counted then
+        self.starts.begin(lane, time.monotonic())
         checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
         message = self.schedule.lane_died(lane, checkpoint, error)
         self.watch.forget(lane)
@@ -193,14 +205,25 @@ class Coordinator:
             raise
 
     async def watch_ranks(self) -> None:
-        """Kill ranks that hang, so that their lane restarts."""
+        """Kill ranks that hang, and those that do not meet, so that their lane restarts."""
         pause = min(WATCH_SECONDS, self.config.cluster.hang_seconds / 4)
         while not await self.is_over_within(pause):
+            for lane in self.starts.overdue(time.monotonic()):
+                await self.give_up_start(lane)
             for (lane, rank), beat in self.watch.hung(time.monotonic()).items():
                 self.watch.forget(lane, rank)
                 message = _describe_hang(beat, self.config.cluster.hang_seconds)
                 self.log.note("hang", lane=lane, rank=rank, message=message)
                 kill(beat)
+
+    async def give_up_start(self, lane: int) -> None:
+        """End an attempt whose ranks did not meet in time."""
+        ranks = self.starts.ranks(lane)
+        what = f"its {len(ranks)} ranks did not all meet" if ranks else "its ranks did not start"
+        await self.lane_failed(lane, f"{what} in {self.starts.seconds:g} s (cluster.start_seconds)")
+        self.starts.give_up(lane)
+        for node, pid in ranks:
+            kill_rank(node, pid)
 
     async def is_over_within(self, seconds: float) -> bool:
         """Wait until the run is over, or for `seconds`; return whether it is over."""

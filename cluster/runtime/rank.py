@@ -33,11 +33,7 @@ def work(spec: LaneSpec) -> None:
     torch.set_num_threads(spec.config.cluster.cpus_per_worker)
     world = World.current(ray.train.torch.get_device())
     coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
-    attempt = world.share_text(uuid.uuid4().hex)
-    ranks = [Beat.first(text) for text in world.texts(birth())]
-    if world.is_main:
-        ray.get(coordinator.lane_started.remote(spec.index, attempt, ranks))
-    world.barrier()
+    attempt = meet(spec, world, coordinator)
     pulse = Pulse()
     heart = Heart(
         pulse,
@@ -65,6 +61,16 @@ def work(spec: LaneSpec) -> None:
     except UserError as error:
         ray.get(coordinator.fail.remote(str(error)))
         raise
+
+
+def meet(spec: LaneSpec, world: World, coordinator: Any) -> str:
+    """Begin an attempt of the lane with all its ranks; return its name."""
+    attempt = world.share_text(uuid.uuid4().hex)
+    ranks = [Beat.first(text) for text in world.texts(birth())]
+    if world.is_main:
+        ray.get(coordinator.lane_started.remote(spec.index, attempt, ranks))
+    world.barrier()
+    return attempt
 
 
 def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assignment | None:
