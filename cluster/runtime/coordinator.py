@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,6 +17,7 @@ import ray
 from cluster.runtime.assignments import AssignmentMaker
 from cluster.runtime.heartbeat import Beat, HangWatch, kill, kill_rank
 from cluster.runtime.messages import Assignment, Outcome
+from cluster.runtime.ray_watch import living_nodes
 from cluster.runtime.schedule import Ask, Schedule
 from cluster.runtime.start_watch import Started, StartWatch
 from distlth.config.schema import RunConfig
@@ -101,17 +102,21 @@ class Coordinator:
             self.schedule.start_lane(lane, attempt)
             self.changed.notify_all()
 
-    async def lane_failed(self, lane: int, error: str) -> None:
-        """Record that a lane's ranks died; end the run after too many deaths without progress."""
+    async def lane_failed(self, lane: int, error: str, ranks: Sequence[int] = ()) -> None:
+        """Record that `ranks` of a lane died, and the others with them.
+
+        After too many deaths without progress the run is given up.
+        """
         if self.starts.is_given_up(lane):
             return  # it was counted then
+        nodes = _names_of([self.starts.ranks(lane)[rank][0] for rank in ranks if self.starts.ranks(lane)])
         self.starts.begin(lane, time.monotonic())
         checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
-        message = self.schedule.lane_died(lane, checkpoint, error)
         self.watch.forget(lane)
         self.log.note("lane-restart", lane=lane, error=error)
-        if message:
-            await self.fail(message)
+        async with self.changed:
+            self.schedule.lane_died(lane, checkpoint, error, nodes)
+            self.changed.notify_all()
 
     async def job_done(self, result: JobResult) -> None:
         """Take in the result that a lane has written on its node; make the tickets that depend on it."""
@@ -128,10 +133,10 @@ class Coordinator:
         await self.draw_results()
 
     async def beat(self, lane: int, attempt: str, rank: int, beat: Beat) -> bool:
-        """Hear a rank's sign of life; return whether the run is to stop."""
+        """Hear a rank's sign of life; return whether it is to leave a checkpoint and end."""
         if self.schedule.is_current(lane, attempt):
             self.watch.hear(lane, rank, beat, time.monotonic())
-        return self.schedule.is_stopping
+        return self.schedule.is_ending
 
     async def rank_done(self, lane: int, attempt: str, rank: int) -> None:
         """Expect no more beats of a rank that ends as it should."""
@@ -154,8 +159,9 @@ class Coordinator:
     async def outcome(self, seconds: float) -> Outcome:
         """Return where the run stands after `seconds`, or as soon as it is over."""
         is_over = await self.is_over_within(seconds)
-        quiet = self.schedule.is_stopping and not self.watch.ranks
-        return Outcome(is_over, self.schedule.error, quiet, self.log.unwritten)
+        quiet = self.schedule.is_ending and not self.watch.ranks
+        at = self.schedule
+        return Outcome(is_over, at.error, at.lost, at.suspects, quiet, self.log.unwritten)
 
     async def stop(self, why: str) -> None:
         """Have the ranks write a checkpoint at their next step and end; hand out no more jobs."""
@@ -171,7 +177,7 @@ class Coordinator:
         """
         if self.schedule.is_over:
             await asyncio.gather(*self.background)
-        if self.schedule.is_over and self.schedule.error is None:
+        if self.schedule.is_over and not self.schedule.has_failed:
             self.log.note("run-done")
         await self.draw(self.board.close)
 
@@ -201,7 +207,9 @@ class Coordinator:
         except UserError as error:
             await self.fail(str(error))
         except Exception as error:
-            await self.fail(f"making the mask of job {job.id} failed: {error!r}")
+            async with self.changed:
+                self.schedule.give_up(f"making the mask of job {job.id} failed: {error!r}")
+                self.changed.notify_all()
             raise
 
     async def watch_ranks(self) -> None:
@@ -261,6 +269,12 @@ def _newest_checkpoint(run: RunPaths, job_ids: Iterable[str]) -> str:
     """Return the name of the newest checkpoint of the job that a lane trains, empty where there is none."""
     newest = [newest_checkpoint(run.checkpoints(job_id)) for job_id in job_ids]
     return "".join(path.name for path in newest if path)
+
+
+def _names_of(node_ids: Iterable[str]) -> list[str]:
+    """Return the names of nodes that Ray knows, each once."""
+    node_ids = set(node_ids)
+    return sorted({name for node, name in living_nodes().items() if node in node_ids}) if node_ids else []
 
 
 def _describe_hang(beat: Beat, seconds: float) -> str:

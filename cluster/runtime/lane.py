@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
-from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 
 from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
-from cluster.runtime.session import NAMESPACE
+from cluster.runtime.session import NAMESPACE, NODE_LABEL
 
 # The coordinator counts restarts without progress; this only bounds a start-up that never succeeds.
 MAX_RESTARTS = 100
+
+
+# How a rank reports that another one is gone, or does not come.
+ABOUT_PEERS = ("closed by peer", "reset by peer", "roken pipe", "imed out", "NCCL", "gloo")
 
 
 class _ReportDeaths(UserCallback):
@@ -36,7 +41,14 @@ class _ReportDeaths(UserCallback):
             f"rank {rank}: {last_line(str(error)) or repr(error)}"
             for rank, error in sorted(worker_exceptions.items())
         )
-        _coordinator(self.spec).lane_failed.remote(self.spec.index, ranks)
+        _coordinator(self.spec).lane_failed.remote(self.spec.index, ranks, culprits(worker_exceptions))
+
+
+def culprits(errors: Mapping[int, Exception]) -> list[int]:
+    """Return the ranks that ended a lane: those that died, or else those that do not blame another rank."""
+    died = [rank for rank, e in errors.items() if isinstance(e, RayActorError | WorkerHealthCheckFailedError)]
+    own = [rank for rank, e in errors.items() if not any(word in str(e) for word in ABOUT_PEERS)]
+    return sorted(died or own or errors)
 
 
 @dataclass
@@ -65,8 +77,21 @@ class _LaneBackend(_TorchBackend):
             super().on_start(worker_group, backend_config)
         except (RayActorError, RayTaskError) as error:
             why = f"the ranks did not meet: {last_line(str(error)) or repr(error)}"
-            coordinator.lane_failed.remote(spec.index, why)
+            coordinator.lane_failed.remote(spec.index, why, _ranks_of(error, worker_group.get_workers()))
             raise WorkerGroupStartupFailedError(why) from error  # the one that Ray Train retries
+
+
+def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:
+    """Return the rank that an error of Ray came from, where Ray tells."""
+    actor, process = (
+        getattr(error, "actor_id", None),
+        (getattr(error, "ip", None), getattr(error, "pid", None)),
+    )
+    return [
+        rank
+        for rank, worker in enumerate(workers)
+        if actor == worker.actor._actor_id.hex() or process == (worker.metadata.node_ip, worker.metadata.pid)
+    ]
 
 
 def _coordinator(spec: LaneSpec) -> Any:
@@ -87,7 +112,10 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
             spec=spec,
         ),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers, use_gpu=gpu, resources_per_worker=resources
+            num_workers=cluster.workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            label_selector={NODE_LABEL: f"!in({','.join(spec.without)})"} if spec.without else None,
         ),
         run_config=RunConfig(
             name=f"lane-{spec.index}",

@@ -108,10 +108,10 @@ class _Asked:
         """Open the run directory for `config`: that of the run, sized to the nodes that there are."""
         open_run(self.paths, config, self.data, self.allowed_changes)
 
-    def order(self, config: RunConfig, node_wait_seconds: float) -> Order:
-        """Return the order to train with `config`."""
+    def order(self, config: RunConfig, node_wait_seconds: float, without: tuple[str, ...]) -> Order:
+        """Return the order to train with `config`, with no rank on the nodes in `without`."""
         rendezvous = self.allocation.rendezvous if self.allocation else None
-        return Order(config, self.paths, self.device, rendezvous, node_wait_seconds)
+        return Order(config, self.paths, self.device, rendezvous, node_wait_seconds, without)
 
 
 def _is_shown(paths: RunPaths) -> bool:
@@ -145,16 +145,21 @@ class _Watch:
 
 
 def _train(asked: _Asked, show: Show, watch: _Watch) -> None:
-    """Hold one session of Ray after the other, as long as nodes are lost that the run can do without."""
+    """Hold one session of Ray after the other, as long as nodes are lost that the run can do without.
+
+    A node on which ranks died again and again is left out of the next sessions.
+    """
     log = EventLog(asked.paths.log)
     sweep_rendezvous(asked.paths.rendezvous)
     if watch.lock.taken_from:
         log.note("taken-over", message=f"from {watch.lock.taken_from}")
     node_wait_seconds = asked.config.cluster.node_wait_seconds
-    ending = _hold_session(asked, show, watch, node_wait_seconds)
+    without: tuple[str, ...] = ()
+    ending = _hold_session(asked, show, watch, node_wait_seconds, without)
     while ending.again and not watch.signal:
-        log.note("node-lost", message=ending.lost)
-        ending = _hold_session(asked, show, watch, min(REJOIN_SECONDS, node_wait_seconds))
+        log.note("node-left-out" if ending.without else "node-lost", message=ending.lost)
+        without += ending.without
+        ending = _hold_session(asked, show, watch, min(REJOIN_SECONDS, node_wait_seconds), without)
     _judge(ending, asked, show, watch, log)
 
 
@@ -174,12 +179,14 @@ def _judge(ending: Ending, asked: _Asked, show: Show, watch: _Watch, log: EventL
         raise RunInterrupted(f"stopped by {watch.signal}; {where}", watch.stop.exit_code)
 
 
-def _hold_session(asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: float) -> Ending:
+def _hold_session(
+    asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: float, without: tuple[str, ...]
+) -> Ending:
     """Hold a session of Ray until the run ends, stops or loses Ray; return how it ended."""
     token = new_token()
     alone = asked.config.cluster.nodes == 1
     with session_folder(token) as folder, HeadProcess(folder, asked.address, alone=alone) as head:
-        session = _Session(asked, head, token, node_wait_seconds)
+        session = _Session(asked, head, token, node_wait_seconds, without)
         session.order(asked.config)
         while True:
             session.pass_stop_on(watch)
@@ -194,14 +201,21 @@ def _hold_session(asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: f
 class _Session:
     """The conversation with the process that holds Ray."""
 
-    def __init__(self, asked: _Asked, head: HeadProcess, token: str, node_wait_seconds: float) -> None:
+    def __init__(
+        self,
+        asked: _Asked,
+        head: HeadProcess,
+        token: str,
+        node_wait_seconds: float,
+        without: tuple[str, ...],
+    ) -> None:
         self._asked, self._head, self._token = asked, head, token
-        self._node_wait_seconds = node_wait_seconds
+        self._node_wait_seconds, self._without = node_wait_seconds, without
         self._told_to_stop = False
 
     def order(self, config: RunConfig) -> None:
         """Have it train with `config`."""
-        self._head.send(self._asked.order(config, self._node_wait_seconds))
+        self._head.send(self._asked.order(config, self._node_wait_seconds, self._without))
 
     def pass_stop_on(self, watch: _Watch) -> None:
         """Have it stop, once a signal has asked for that."""

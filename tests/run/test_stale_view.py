@@ -164,7 +164,7 @@ class TestCoordinator:
                 with view.elsewhere():
                     state(step).save(run.checkpoint("00", step))
                 await coordinator.lane_failed(0, "killed")
-                errors.append(coordinator.schedule.error)
+                errors.append(coordinator.schedule.lost)
             return errors
 
         assert asyncio.run(die()) == [None, None, None]
