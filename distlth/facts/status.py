@@ -14,10 +14,10 @@ from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.files import exists
-from distlth.plan import Job, plan
+from distlth.plan import Job, descendants, plan
 from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult, Progress, load_progress
+from distlth.run.results import JobResult, Progress, load_divergences, load_progress
 from distlth.run.store import load_record
 from distlth.run.submission import load_submission
 
@@ -28,16 +28,20 @@ LOG_TAIL_BYTES = 64 * 1024
 # Events after which a run does not continue by itself.
 ENDINGS = ("failed", "stopped", "lost")
 
+# The states of jobs that nothing is left to train of.
+CLOSED = ("done", "diverged", "left out")
+
 T = TypeVar("T")
 
 RunState = Literal["done", "running", "stopped", "failed", "waiting"]
-JobState = Literal["done", "running", "stopped", "waiting"]
+JobState = Literal["done", "running", "stopped", "waiting", "diverged", "left out"]
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """One job of the plan: done, running, stopped before its end, or waiting for its turn.
 
+    One that diverged has no result, and jobs that would be made from it are left out.
     `density` is a fraction: that of the result where there is one, else the planned one.
     """
 
@@ -122,7 +126,12 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     last_event = _last_event(run.log)
     ended = last_event is not None and last_event["event"] in ENDINGS
     planned = plan(config)
-    jobs = tuple(_job_status(run, job, now, ended) for job in planned)
+    diverged = _tolerant(lambda: load_divergences(run, planned)) or {}
+    closed: dict[str, JobState] = {
+        **dict.fromkeys(descendants(planned, diverged), "left out"),
+        **dict.fromkeys(diverged, "diverged"),
+    }
+    jobs = tuple(_job_status(run, job, now, ended, closed.get(job.id)) for job in planned)
     return RunStatus(
         name=config.name,
         path=run.root,
@@ -141,7 +150,7 @@ def _config(run: RunPaths) -> RunConfig:
     return parse_config(submission.config, source=str(run.submission))
 
 
-def _job_status(run: RunPaths, job: Job, now: float, ended: bool) -> JobStatus:
+def _job_status(run: RunPaths, job: Job, now: float, ended: bool, closed: JobState | None) -> JobStatus:
     paths = run.job(job.id)
     result = _tolerant(lambda: JobResult.load(paths))
     progress = None if result else _tolerant(lambda: load_progress(paths))
@@ -150,7 +159,7 @@ def _job_status(run: RunPaths, job: Job, now: float, ended: bool) -> JobStatus:
         round=job.round,
         method=job.method,
         density=result.density if result else job.density,
-        state=_job_state(result, progress, now, ended),
+        state=closed or _job_state(result, progress, now, ended),
         progress=progress,
         result=result,
     )
@@ -172,8 +181,8 @@ def _job_state(result: JobResult | None, progress: Progress | None, now: float, 
 
 
 def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, now: float) -> RunState:
-    if all(job.state == "done" for job in jobs):
-        return "done"
+    if all(job.state in CLOSED for job in jobs):
+        return "failed" if any(job.state == "left out" or _is_broken(job) for job in jobs) else "done"
     if last_event is not None and last_event["event"] == "failed":
         return "failed"
     if last_event is not None and last_event["event"] in ENDINGS:
@@ -183,6 +192,11 @@ def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, 
     # Between two jobs, and while a lane starts, the log is what is fresh.
     fresh = last_event is not None and now - last_event["time"] < FRESH_SECONDS
     return "running" if fresh else "stopped"
+
+
+def _is_broken(job: JobStatus) -> bool:
+    """Return whether a round has diverged, not only a branch of it."""
+    return job.state == "diverged" and "/" not in job.id
 
 
 def _last_event(log: Path) -> Mapping[str, Any] | None:
@@ -213,7 +227,7 @@ def _longest_chain(planned: Sequence[Job], seconds: Mapping[str, float]) -> floa
 
 
 def _job_seconds_left(job: JobStatus, whole: float) -> float:
-    if job.state == "done":
+    if job.state in CLOSED:
         return 0.0
     if job.progress is None:
         return whole

@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distlth.facts.rows import read_results
+from distlth.facts.rows import read_divergences, read_results
 from distlth.facts.status import JobStatus, RunStatus, read_status
 from distlth.report.console.events import clock, describe
 from distlth.report.console.results import digests_table, results_table
@@ -74,6 +74,8 @@ class RunView:
         results = read_results(run)
         self._console.print(results_table(results))
         self._console.print(digests_table(results))
+        for divergence in read_divergences(run):
+            self._console.print(f"diverged: {divergence.message}", markup=False, soft_wrap=True)
         places = {"run": run.root, "tensorboard": run.tensorboard, "report": written[0].parent}
         for name, path in places.items():
             self._console.print(f"{name:12}{path}", markup=False, soft_wrap=True)
