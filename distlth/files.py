@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -73,6 +74,20 @@ def _publish(temporary: Path, path: Path) -> None:
     os.replace(temporary, path)
     _fsync(path.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def file_system_time(folder: Path) -> float:
+    """Return the time by the clock that dates the files of a folder: on network file systems, the server's.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    now = folder / f".{secrets.token_hex(4)}.now"
+    try:
+        now.touch()
+        return now.stat().st_mtime
+    finally:
+        now.unlink(missing_ok=True)
 
 
 def remove_temporaries(folder: Path) -> None:

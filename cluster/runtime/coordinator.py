@@ -24,6 +24,7 @@ from distlth.config.schema import RunConfig
 from distlth.errors import UserError
 from distlth.files import remove_temporaries
 from distlth.plan import Job, plan
+from distlth.process import memory_shortage
 from distlth.report.board import RunBoard
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, newest_checkpoint
@@ -114,6 +115,7 @@ class Coordinator:
         self.starts.begin(lane, time.monotonic())
         checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
         self.watch.forget(lane)
+        error += memory_shortage()
         self.log.note("lane-restart", lane=lane, error=error)
         async with self.changed:
             self.schedule.lane_died(lane, checkpoint, error, nodes)

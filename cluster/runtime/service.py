@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.runtime.allocation import Allocation
@@ -20,8 +19,10 @@ from distlth.config.schema import RunConfig
 from distlth.errors import RunError, RunInterrupted
 from distlth.files import exists, read_json_lines
 from distlth.plan import descendants, plan
+from distlth.process import memory_shortage
 from distlth.preflight import preflight
 from distlth.report.console import describe
+from distlth.report.ending import complain
 from distlth.run.events import EventLog
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
@@ -49,9 +50,9 @@ def run(
 ) -> RunPaths:
     """Start or resume a run, and train until all its jobs are done; return the run's files.
 
-    `show` is called a few times a second. `allowed_changes` names what may differ from the run on disk, as
-    `open_run` takes it. With an `allocation` the run is spread over its nodes; without one it has this
-    machine alone, whatever `cluster.nodes` says.
+    `show` is called a few times a second; its errors end nothing. `allowed_changes` names what may differ
+    from the run on disk, as `open_run` takes it. With an `allocation` the run is spread over its nodes;
+    without one it has this machine alone, whatever `cluster.nodes` says.
 
     Raises:
         UserError: the run cannot start as it is, one of its jobs cannot be trained, or another process holds
@@ -59,6 +60,7 @@ def run(
         RunError: a round diverged, so that others could not be made. A branch that diverged is a result.
         RunInterrupted: a signal stopped the run, or Ray died; says where it resumes.
     """
+    show = _without_errors(show)
     if allocation is None:
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": 1})})
     with StopSignals() as stop:
@@ -80,6 +82,22 @@ def run(
     show(paths)
     _refuse_broken_trunk(asked)
     return paths
+
+
+def _without_errors(show: Show) -> Show:
+    """Return a `show` that ends no run: it says once what it could not show."""
+    told = False
+
+    def carefully(paths: RunPaths) -> None:
+        nonlocal told
+        try:
+            show(paths)
+        except Exception as error:
+            if not told:
+                complain(f"the run goes on, and cannot be shown: {error!r}")
+            told = True
+
+    return carefully
 
 
 def _refuse_broken_trunk(asked: _Asked) -> None:
@@ -209,7 +227,8 @@ def _hold_session(
             reply = head.receive(POLL_SECONDS)
             watch.check()
             if isinstance(reply, Ending):
-                return reply
+                # While what died still holds its share of it.
+                return replace(reply, lost=reply.lost + memory_shortage()) if reply.lost else reply
             session.answer(reply)
 
 
@@ -242,7 +261,7 @@ class _Session:
         """Do what a reply asks for."""
         match reply:
             case Unwritten(event):
-                print(f"the run's log cannot be written: {describe(event)}", file=sys.stderr)
+                complain(f"the run's log cannot be written: {describe(event)}")
             case Started(address):
                 self._call_nodes(address)
             case Joined(nodes):

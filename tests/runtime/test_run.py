@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from distlth.run.results import load_metrics
 from distlth.run.tickets import load_structured
 from tests.chaos.harness import ROOT, Chaos, command, events
 from tests.chaos.hook import Fault
-from tests.small_run import JOBS, results, run, small_run
+from tests.small_run import JOBS, TIMEOUT_SECONDS, results, run, small_run
 
 
 class TestUndisturbed:
@@ -145,17 +146,12 @@ def test_it_resumes_with_another_number_of_ranks_and_says_so(digits: Dataset, tm
 
 
 def test_two_lanes_share_the_jobs_of_an_inline_run(digits: Dataset, tmp_path: Path) -> None:
-    branch = "prune.branches=[{method: regroup}]"
-    ended = run(
-        digits,
-        tmp_path,
-        "prune.mode=inline",
-        branch,
-        "prune.rounds=1",
-        "cluster.workers=1",
-        "cluster.lanes=2",
-    )
-    assert ended.returncode == 0, ended.stderr
+    lanes = ("prune.rounds=1", "cluster.workers=1", "cluster.lanes=2")
+    inline = ("prune.mode=inline", "prune.branches=[{method: regroup}]")
+    with open("/dev/full", "w") as full:  # a log on a full disk, which ends nothing
+        arguments = small_run(digits, tmp_path, *inline, *lanes)
+        ended = subprocess.run(arguments, stdout=full, stderr=full, timeout=TIMEOUT_SECONDS, check=False)
+    assert ended.returncode == 0
     paths = RunPaths(tmp_path / "run")
     found = results(paths, ["00", "01"])
     assert found["01"].method == "imp-regroup"

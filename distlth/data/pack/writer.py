@@ -27,6 +27,7 @@ from distlth.data.beton import FIELDS
 from distlth.data.digest import DIGEST_BYTES, checksum, sample_digest
 from distlth.data.layouts.folders import Sample
 from distlth.errors import DataError
+from distlth.process import memory_shortage
 
 Pixels = npt.NDArray[np.uint8]
 Histogram = npt.NDArray[np.int64]
@@ -218,7 +219,7 @@ def _died(file: str, worker: BaseProcess) -> DataError:
     worker.join()
     code = worker.exitcode or 0
     how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"exited with status {code}"
-    return DataError(f"{file}: a worker process {how}; nothing was built")
+    return DataError(f"{file}: a worker process {how}; nothing was built{memory_shortage()}")
 
 
 def _work(job: _Job, reports: Connection, parent: int) -> None:
