@@ -33,8 +33,8 @@ def memory_shortage() -> str:
         found = shutil.disk_usage(SHARED_MEMORY)
         if found.free < SHORTAGE_BYTES:
             return (
-                f"; {SHARED_MEMORY} is full ({found.free >> 20} of {found.total >> 20} MiB free): remove what "
-                "others left there, or give a container more (--shm-size)"
+                f"; {SHARED_MEMORY} is full ({found.free >> 20} of {found.total >> 20} MiB free): remove "
+                "what others left there, or give a container more (--shm-size)"
             )
     return ""
 

@@ -19,8 +19,8 @@ from distlth.config.schema import RunConfig
 from distlth.errors import RunError, RunInterrupted
 from distlth.files import exists, read_json_lines
 from distlth.plan import descendants, plan
-from distlth.process import memory_shortage
 from distlth.preflight import preflight
+from distlth.process import memory_shortage
 from distlth.report.console import describe
 from distlth.report.ending import complain
 from distlth.run.events import EventLog

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -183,20 +184,14 @@ FULL = "/dev/full"  # takes nothing, as a full disk
 class TestOutputThatFails:
     """What is only shown ends nothing."""
 
-    def run(self, code: str, encoding: str = "utf-8", **streams: object) -> subprocess.CompletedProcess[str]:
+    def run(self, code: str, encoding: str = "utf-8", **streams: Any) -> subprocess.CompletedProcess[str]:
         begin = "from distlth.report.console import RunView\nfrom distlth.report.ending import exit_code\n"
-        return subprocess.run(
-            [sys.executable, "-c", begin + code],
-            env={**os.environ, "PYTHONIOENCODING": encoding},
-            text=True,
-            check=False,
-            **streams,  # type: ignore[call-overload]
-        )
+        command = [sys.executable, "-c", begin + code]
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        return subprocess.run(command, env=env, text=True, check=False, **streams)
 
     def test_a_view_on_a_full_disk_shows_nothing_and_ends_nothing(self) -> None:
-        code = (
-            "view = RunView()\nfor _ in range(3000): view._print_line('a long line ' * 9, 0.0)\nview.close()"
-        )
+        code = "view = RunView()\nfor _ in range(3000): view._print_line('a long line ' * 9, 0.0)"
         with open(FULL, "w") as full:
             ended = self.run(code, stdout=full, stderr=subprocess.PIPE)
         assert (ended.returncode, ended.stderr) == (0, "")

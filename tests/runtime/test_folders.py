@@ -22,6 +22,7 @@ from cluster.runtime.folders import (
     short_link,
 )
 from distlth.errors import ConfigError
+from distlth.process import numbering
 
 ENDED = "1 1.0"
 
@@ -94,7 +95,7 @@ def test_what_others_put_in_tmpdir_is_passed_over(tmp_path: Path, monkeypatch: p
     (base / "distlth-endless" / OWNER).symlink_to("/dev/zero")
     (base / "distlth-link").symlink_to(base / "distlth-mine")
     for name in ("mine", "theirs"):
-        (base / f"distlth-{name}" / OWNER).write_text(f"{folders.numbering()}\n{ENDED}\n")
+        (base / f"distlth-{name}" / OWNER).write_text(f"{numbering()}\n{ENDED}\n")
     (base / "distlth-file" / OWNER).write_bytes(b"\xff" * 10**6)
     if os.geteuid() == 0:
         os.chown(base / "distlth-theirs", 12345, 12345)

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from typing import TextIO
+from typing import TextIO, cast
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -26,7 +26,7 @@ def output_console() -> Console:
 def run_console() -> Console:
     """Return a console for what a run shows while it trains: output that cannot be written ends no run."""
     out = Expendable(sys.stdout)
-    return Console(file=out, highlight=False, width=None if out.isatty() else FILE_WIDTH)
+    return Console(file=cast(TextIO, out), highlight=False, width=None if out.isatty() else FILE_WIDTH)
 
 
 class Expendable(io.TextIOBase):
