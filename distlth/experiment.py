@@ -6,7 +6,6 @@ from contextlib import closing
 from typing import Any
 
 from distlth.config import RunConfig
-from distlth.files import load_tensors
 from distlth.maker import TicketMaker
 from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
@@ -45,8 +44,7 @@ def make_ticket(maker: TicketMaker, job: Job, world: World) -> Ticket:
         maker.mask(job)
     world.barrier()
     structured, _ = maker.mask(job)
-    weights, _ = load_tensors(maker.start(job))
-    return Ticket(structured.mask, weights, job.removes_channels)
+    return Ticket(structured.mask, maker.weights(job), job.removes_channels)
 
 
 def _note(event: str, **details: Any) -> None:

@@ -21,7 +21,7 @@ from cluster.runtime.heartbeat import Beat, HangWatch, kill
 from cluster.runtime.messages import Assignment
 from distlth.config.schema import RunConfig
 from distlth.errors import UserError
-from distlth.files import append_json, remove_temporaries
+from distlth.files import append_json, format_tensors, remove_temporaries
 from distlth.maker import TicketMaker
 from distlth.plan import Job, plan, ready
 from distlth.preflight import preflight
@@ -321,11 +321,10 @@ class Coordinator:
 
     def weights_of(self, job: Job) -> Pieces:
         """The bytes of the weights that a job starts from: put once, fetched once per node."""
-        path = self.maker.start(job)
         if job.start == "trained":
-            return hand_out(path.read_bytes())
+            return hand_out(format_tensors(self.maker.weights(job)))
         if job.start not in self.weights:
-            self.weights[job.start] = hand_out(path.read_bytes())
+            self.weights[job.start] = hand_out(format_tensors(self.maker.weights(job)))
         return self.weights[job.start]
 
     def progress_of(self, lane: int) -> str:

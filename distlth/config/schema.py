@@ -115,7 +115,8 @@ class PruneSection(Section):
     rewind_epoch: int = Field(0, ge=0, description="tickets start from round 0 after this epoch; 0 = init")
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
-        description="the whole schedule; the rest from the rewind epoch on; or that rest on trained weights",
+        description="the whole schedule; the rest from the rewind epoch on; or that rest on the weights that "
+        "the round before has trained, of which only refilled ones are rewound",
     )
     scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
     mode: Literal["branch", "inline"] = Field(

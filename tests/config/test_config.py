@@ -77,7 +77,10 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("train.amp=bf61", ["train.amp:", "'off', 'bf16' or 'fp16'", "did you mean bf16?"]),
         ("prune.rate=1.5", ["prune.rate:", "less than 1", "got 1.5"]),
         ("prune.branches.0.method=refil", ["prune.branches.0.method:", "'refil'", "did you mean refill?"]),
-        ("prune.branches.1.extra=1", ["prune.branches.1.extra: unknown key", "allowed: columns, groups, method"]),
+        (
+            "prune.branches.1.extra=1",
+            ["prune.branches.1.extra: unknown key", "allowed: columns, groups"],
+        ),
         ("prune.branches.1.columns=paper", ["prune.branches.1.columns: 'paper' is called prefix now"]),
         ("prune.branches.1.min_rows=1", ["prune.branches.1.min_rows:", "greater than or equal to 2, got 1"]),
         ("prune.branches.1.t1=.inf", ["prune.branches.1.t1:", "finite number"]),
