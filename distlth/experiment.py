@@ -6,7 +6,7 @@ from contextlib import closing
 from typing import Any
 
 from distlth.config import RunConfig
-from distlth.maker import TicketMaker
+from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
 from distlth.run.paths import RunPaths
@@ -41,7 +41,8 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
 def make_ticket(maker: TicketMaker, job: Job, world: World) -> Ticket:
     """Prune the parent's network, make its mask structured, rewind its weights."""
     if world.is_main:
-        maker.mask(job)
+        for remark in remarks(*maker.mask(job)):
+            _note(**remark, job=job.id)
     world.barrier()
     structured, _ = maker.mask(job)
     return Ticket(structured.mask, maker.weights(job), job.removes_channels)

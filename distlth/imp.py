@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from distlth.errors import RunError
 from distlth.methods import Map, Source
 from distlth.plan import Job
 from distlth.prune.magnitude import prune_magnitude
@@ -26,11 +27,19 @@ def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Str
     """Return the mask of a job: its magnitude mask, made structured where the job's method does.
 
     `run_map` does a method's work on many layers. A pure function.
+
+    Raises:
+        RunError: the mask would keep no weight at all.
     """
     mask = magnitude_mask(job, parent, rate)
-    if job.structure is None:
-        return Structured(mask)
-    return job.structure.make(Source(mask, parent, job.density, job.seed, run_map))
+    made = Structured(mask)
+    if job.structure is not None:
+        made = job.structure.make(Source(mask, parent, job.density, job.seed, run_map))
+    if not made.mask.kept:
+        raise RunError(
+            f"job {job.id}: pruning leaves none of {made.mask.total:,} weights; use fewer prune.rounds"
+        )
+    return made
 
 
 def rewind_refilled(

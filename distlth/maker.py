@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from torch import Tensor
@@ -14,7 +14,7 @@ from distlth.methods import Map
 from distlth.models import build
 from distlth.plan import Job
 from distlth.preflight import Preflight
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, empty_layers
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.ticket import Structured, Trained
@@ -88,3 +88,14 @@ class TicketMaker:
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)
+
+
+def remarks(made: Structured, before: Mask | None) -> Iterator[dict[str, str]]:
+    """Iterate over what a run's log should say about a mask: an event and its details each.
+
+    `before` is the parent's mask: a layer that had no weight there is no news.
+    """
+    for layer, reason in made.ungrouped.items():
+        yield {"event": "ungrouped", "layer": layer, "reason": reason}
+    for layer in empty_layers(made.mask, before):
+        yield {"event": "emptied", "layer": layer, "message": "it keeps no weight from here on"}

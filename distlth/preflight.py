@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distlth.config.schema import RunConfig
+from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
+from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 
 # Where hwloc finds the cores. Without it Mt-KaHyPar ends the whole process.
@@ -45,8 +47,8 @@ def preflight(config: RunConfig) -> Preflight:
 
     Raises:
         DataError: no built data set where the job file says.
-        ConfigError: an unknown model, one that does not take these images or has nothing to prune, or
-            a batch larger than the train split.
+        ConfigError: an unknown model, one that does not take these images or has nothing to prune, a
+            batch larger than the train split, or rounds that leave next to nothing.
     """
     dataset = Dataset.load(config.data.path)
     count, batch = dataset.split("train").count, config.train.batch_size
@@ -64,7 +66,25 @@ def preflight(config: RunConfig) -> Preflight:
         )
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+    check_rounds(config.prune, [layer.num_weights for layer in layers])
     return Preflight(dataset, body, layers, count // batch, _memory(config, body))
+
+
+def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
+    """Check that every round keeps at least as many weights as there are layers, of `sizes` weights each.
+
+    Raises:
+        ConfigError: a round does not.
+    """
+    total = sum(sizes)
+    for number, kept in enumerate(planned_kept(total, prune.rate, prune.rounds)):
+        if kept < len(sizes):
+            rounds = f"at most {number - 1} rounds or " if number > 1 else ""
+            raise ConfigError(
+                f"prune.rounds: at prune.rate = {prune.rate:g} round {number} of {prune.rounds} keeps "
+                f"{kept:,} of {total:,} weights, fewer than there are prunable layers ({len(sizes):,}); "
+                f"use {rounds}a lower prune.rate"
+            )
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

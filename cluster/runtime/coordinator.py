@@ -22,7 +22,7 @@ from cluster.runtime.messages import Assignment
 from distlth.config.schema import RunConfig
 from distlth.errors import UserError
 from distlth.files import append_json, format_tensors, remove_temporaries
-from distlth.maker import TicketMaker
+from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job, plan, ready
 from distlth.preflight import preflight
 from distlth.report.board import RunBoard
@@ -290,8 +290,8 @@ class Coordinator:
             structured, before = await asyncio.to_thread(self.maker.mask, job)
             seconds = time.perf_counter() - start
             self.note("mask", job=job.id, density=structured.mask.density, seconds=seconds)
-            for layer, reason in structured.ungrouped.items():
-                self.note("ungrouped", job=job.id, layer=layer, reason=reason)
+            for remark in remarks(structured, before):
+                self.note(**remark, job=job.id)
             ticket = Assignment(
                 job=job,
                 mask_digest=structured.mask.digest(),

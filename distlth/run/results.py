@@ -46,7 +46,10 @@ class Progress:
 
 @dataclass(frozen=True)
 class JobResult:
-    """The end of a job. Densities and accuracies are fractions; digests are hex."""
+    """The end of a job. Densities and accuracies are fractions; digests are hex.
+
+    `empty_layers` is the number of prunable layers that keep no weight.
+    """
 
     job: str
     round: int
@@ -65,6 +68,7 @@ class JobResult:
     mask_digest: str
     weights_digest: str
     finished: float
+    empty_layers: int = 0
 
     def save(self, paths: JobPaths) -> None:
         """Mark the job as done. Everything else of the job must be on disk before."""

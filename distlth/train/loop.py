@@ -16,6 +16,7 @@ from distlth.errors import TrainingError
 from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors, tensors_digest
 from distlth.methods import Measurement
 from distlth.plan import Job
+from distlth.prune.mask import empty_layers
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress, save_progress
@@ -466,6 +467,7 @@ class JobTraining:
             mask_digest=mask.digest(),
             weights_digest=digest,
             finished=time.time(),
+            empty_layers=len(empty_layers(mask)),
         )
 
     def note_main(self, event: str, **details: Any) -> None:
