@@ -25,7 +25,9 @@ class Refill(Method):
         0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
     )
     bn: Literal["mask", "keep"] = Field(
-        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
+        "mask",
+        description="`mask`: a removed channel is exactly zero up to the layers that read it, without bias "
+        "and norm ([more](removed-channels.md)); `keep`: it leaks, as in the authors' code",
     )
 
     @property
