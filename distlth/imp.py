@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
@@ -49,19 +49,17 @@ def rewind_refilled(
     *,
     before: Mask,
     after: Mask,
-    channel_parameters: Mapping[str, Sequence[str]],
+    revived: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return `trained`, a whole state dict, with what refilling brought back reset to the `rewound` values.
 
     These are the weights that `after` keeps and `before` does not: in `trained` they are zero, or were about
-    to be pruned (section 3.2: refilled weights are reset to the rewound ones, whatever the rest does). Where
-    a channel comes back whole, so do its `channel_parameters`, those of a layer with one entry a channel.
+    to be pruned (section 3.2: refilled weights are reset to the rewound ones, whatever the rest does). So are
+    the entries (flat) of biases and norms that were removed with their channel and are `revived`.
     """
     weights = dict(trained)
-    for layer, kept in after.items():
-        back = {f"{layer}.weight": kept & ~before[layer]}
-        channels = before.empty_channels(layer) & ~after.empty_channels(layer)
-        back |= {name: channels for name in channel_parameters[layer] if name in weights}
-        for name, cells in back.items():
-            weights[name] = torch.where(cells, rewound[name], trained[name])
+    back = {f"{layer}.weight": kept & ~before[layer] for layer, kept in after.items()}
+    for name, cells in {**revived, **back}.items():
+        reset = cells.reshape(trained[name].shape)
+        weights[name] = torch.where(reset, rewound[name], trained[name])
     return weights

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from distlth.config import RunConfig
 from distlth.files import load_tensors, retry_until_written, save_tensors
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
-from distlth.models import build
+from distlth.models import build, removal
 from distlth.plan import Job
 from distlth.preflight import Preflight
 from distlth.prune.mask import Mask, empty_layers
@@ -70,13 +71,20 @@ class TicketMaker:
         made, parent = load_structured(self._run.job(job.id)), self._parent(job)
         assert made is not None
         assert parent is not None
+        before = magnitude_mask(job, parent, self._config.prune.rate)
         return rewind_refilled(
             weights,
             rewound,
-            before=magnitude_mask(job, parent, self._config.prune.rate),
+            before=before,
             after=made.mask,
-            channel_parameters={layer.name: layer.channel_parameters for layer in self._found.layers},
+            revived=self._revived(before, made.mask),
         )
+
+    def _revived(self, before: Mask, after: Mask) -> dict[str, Tensor]:
+        """Return the entries of biases and norms that `before` removes with channels and `after` keeps."""
+        graph = self._found.anatomy.graph
+        dead, kept = removal(graph, before.layers), removal(graph, after.layers)
+        return {name: ~entries & kept.get(name, torch.ones_like(entries)) for name, entries in dead.items()}
 
     def _start(self, job: Job) -> Path:
         if job.start == "trained":

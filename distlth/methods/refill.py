@@ -33,7 +33,9 @@ class Refill(Method):
         1, ge=1, description="round channel counts to multiples of this, under the same total of weights"
     )
     bn: Literal["mask", "keep"] = Field(
-        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
+        "mask",
+        description="`mask`: a removed channel is exactly zero up to the layers that read it, without bias "
+        "and norm ([more](removed-channels.md)); `keep`: it leaks, as in the authors' code",
     )
 
     @property

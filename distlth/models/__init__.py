@@ -1,6 +1,22 @@
 """The networks to prune: built by name from a seed, and described layer by layer without computing."""
 
 from distlth.models.anatomy import Anatomy, ConvLayer, Scope, anatomy, prunable
+from distlth.models.graph import Graph
+from distlth.models.removal import Leak, gates, leaks, removal
 from distlth.models.zoo import Stem, build, names
 
-__all__ = ["Anatomy", "ConvLayer", "Scope", "Stem", "anatomy", "build", "names", "prunable"]
+__all__ = [
+    "Anatomy",
+    "ConvLayer",
+    "Graph",
+    "Leak",
+    "Scope",
+    "Stem",
+    "anatomy",
+    "build",
+    "gates",
+    "leaks",
+    "names",
+    "prunable",
+    "removal",
+]
