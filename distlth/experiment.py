@@ -1,20 +1,21 @@
-"""A whole experiment in one process, as the method says; `cluster.runtime` does the same on lanes."""
+"""Run a whole experiment in sequence, as the method says; `cluster.runtime` does the same on lanes."""
 
 from __future__ import annotations
 
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from distlth.config import RunConfig
-from distlth.files import load_tensors
-from distlth.maker import TicketMaker
+from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
-from distlth.train.loop import train_job
-from distlth.train.trainer import Trainer
+from distlth.train.trainer import train_job
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 
@@ -30,11 +31,12 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
         open_run(run, config, found.dataset.identity)
         maker.write_init()
     jobs = plan(config)
-    with closing(Trainer(config, found.dataset, world)) as trainer:
+    with closing(WarmRank(config, found.dataset, world)) as rank:
         for job in jobs:
             if not run.job(job.id).result.exists():
                 ticket = make_ticket(maker, job, world)
-                train_job(trainer, job, ticket, run, _note, needed=measurements(jobs, job))
+                curves = partial(JobBoard, run, job.id)
+                train_job(rank, job, ticket, run, _note, curves, needed=measurements(jobs, job))
             world.barrier()
     return run
 
@@ -42,11 +44,11 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
 def make_ticket(maker: TicketMaker, job: Job, world: World) -> Ticket:
     """Prune the parent's network, make its mask structured, rewind its weights."""
     if world.is_main:
-        maker.mask(job)
+        for remark in remarks(*maker.mask(job)):
+            _note(**remark, job=job.id)
     world.barrier()
     structured, _ = maker.mask(job)
-    weights, _ = load_tensors(maker.start(job))
-    return Ticket(structured.mask, weights, job.removes_channels)
+    return Ticket(structured.mask, maker.weights(job), job.removes_channels)
 
 
 def _note(event: str, **details: Any) -> None:

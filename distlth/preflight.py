@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distlth.config.schema import RunConfig
+from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable
+from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
@@ -44,7 +45,8 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; a method cannot run on this machine, or remove this model's channels.
+            larger than the train split; rounds leave next to nothing; or a method cannot run on this
+            machine, or remove this model's channels.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
@@ -55,6 +57,7 @@ def preflight(config: RunConfig) -> Preflight:
         branch.check_machine()
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+    check_rounds(config.prune, [layer.num_weights for layer in layers])
     removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
     if removing:
         _check_removal(config.model.name, removing, body, layers)
@@ -75,6 +78,23 @@ def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: S
 
 def _shapes(layers: Sequence[ConvLayer]) -> dict[str, tuple[int, ...]]:
     return {layer.name: layer.weight_shape for layer in layers}
+
+
+def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
+    """Check that every round keeps at least as many weights as there are layers, of `sizes` weights each.
+
+    Raises:
+        ConfigError: a round does not.
+    """
+    total = sum(sizes)
+    for number, kept in enumerate(planned_kept(total, prune.rate, prune.rounds)):
+        if kept < len(sizes):
+            rounds = f"at most {number - 1} rounds or " if number > 1 else ""
+            raise ConfigError(
+                f"prune.rounds: at prune.rate = {prune.rate:g} round {number} of {prune.rounds} keeps "
+                f"{kept:,} of {total:,} weights, fewer than there are prunable layers ({len(sizes):,}); "
+                f"use {rounds}a lower prune.rate"
+            )
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

@@ -51,6 +51,18 @@ def test_what_follows_a_rewind(after_rewind: str, start: str, first_epoch: int) 
     assert {(job.start, job.first_epoch) for job in tickets} == {(start, first_epoch)}
 
 
+def test_with_lr_rewind_a_branch_starts_where_its_rounds_trunk_job_does() -> None:
+    jobs = plan(config(rewind_epoch=2, after_rewind="lr-rewind", branches=BOTH))
+    assert {job.id: job.start_job for job in jobs} == {
+        "00": None,
+        "01": "00",
+        "01/refill": "00",
+        "02": "01",
+        "02/refill": "01",
+        "02/regroup": "01",
+    }
+
+
 def test_a_job_is_ready_when_its_parent_is_done() -> None:
     jobs = plan(config(branches=BOTH))
 
@@ -76,6 +88,18 @@ def test_channel_scores_are_asked_of_the_jobs_whose_children_use_them() -> None:
         "01": ["l1", "saliency"],
         "02": ["l1", "saliency"],
     }
+
+
+def test_a_method_that_prunes_the_untrained_network_has_round_0_measured_and_starts_from_init() -> None:
+    jobs = plan(config(rewind_epoch=2, after_rewind="lr-rewind", branches=[{"method": "snip"}]))
+    branches = [job for job in jobs if not job.is_trunk]
+    assert [(job.id, job.parent, job.start, job.first_epoch) for job in branches] == [
+        ("01/snip", "00", "init", 0),
+        ("02/snip", "00", "init", 0),
+    ]
+    assert [job.density for job in branches] == [jobs[1].density, jobs[3].density]
+    needed = {job.id: [(each.name, each.untrained) for each in measurements(jobs, job)] for job in jobs}
+    assert {job: found for job, found in needed.items() if found} == {"00": [("snip", True)]}
 
 
 def test_planned_density_falls_by_the_rate() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from functools import partial
 from typing import Any
 
 import ray
@@ -18,11 +19,12 @@ from distlth.errors import UserError
 from distlth.files import parse_tensors
 from distlth.plan import measurements, plan
 from distlth.prune.mask import Mask
+from distlth.run.curves import JobBoard
 from distlth.run.store import check_data
 from distlth.ticket import Ticket
-from distlth.train.loop import train_job
 from distlth.train.pulse import Pulse, StoppedEarly
-from distlth.train.trainer import Trainer
+from distlth.train.trainer import train_job
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 
@@ -47,12 +49,13 @@ def work(spec: LaneSpec) -> None:
     try:
         dataset = Dataset.load(spec.config.data.path)
         check_data(spec.run, dataset.digest)
-        trainer = Trainer(spec.config, dataset, world)
+        rank = WarmRank(spec.config, dataset, world)
+        rank.executable(plan(spec.config)[0])  # while the coordinator makes the first ticket
         turn = 0
         while assignment := _next_job(coordinator, spec, attempt, turn):
-            _train(trainer, assignment, spec, coordinator, pulse)
+            _train(rank, assignment, spec, coordinator, pulse)
             turn += 1
-        trainer.close()
+        rank.close()
         # Before the process ends, so that its silence is not taken for a hang.
         heart.close()
         ray.get(coordinator.rank_done.remote(spec.index, attempt, world.rank))
@@ -69,7 +72,7 @@ def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assi
     return answer
 
 
-def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator: Any, pulse: Pulse) -> None:
+def _train(rank: WarmRank, assignment: Assignment, spec: LaneSpec, coordinator: Any, pulse: Pulse) -> None:
     job = assignment.job
     ticket = fetch_ticket(assignment)
 
@@ -77,10 +80,11 @@ def _train(trainer: Trainer, assignment: Assignment, spec: LaneSpec, coordinator
         coordinator.note.remote(event, lane=spec.index, **details)
 
     needed = measurements(plan(spec.config), job)
-    train_job(trainer, job, ticket, spec.run, note, needed=needed, pulse=pulse)
-    if trainer.world.is_main:
+    curves = partial(JobBoard, spec.run, job.id)
+    train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
+    if rank.world.is_main:
         ray.get(coordinator.job_done.remote(job.id))
-    trainer.world.barrier()
+    rank.world.barrier()
 
 
 def fetch_ticket(assignment: Assignment) -> Ticket:

@@ -1,4 +1,4 @@
-"""What checkpoints cost: steps of the quick start's job with and without one in every hundred, in one run."""
+"""The cost of checkpoints: steps of the quick start's job with and without one in a hundred, in one run."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,13 @@ from distlth.data.pack.build import BuildOptions, build
 from distlth.models import prunable
 from distlth.plan import plan
 from distlth.prune.mask import Mask
+from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.ticket import Ticket
-from distlth.train.loop import JobTraining
 from distlth.train.pulse import Pulse
+from distlth.train.recorder import Recorder
 from distlth.train.trainer import Trainer
+from distlth.train.warm import WarmRank
 from distlth.train.world import World
 
 CLASSES = 10
@@ -38,9 +41,9 @@ CLASSES = 10
 class CheckpointRow:
     """Steps with one checkpoint, or without: medians over pairs.
 
-    `stall_share` is the part of the time that the training loop spent in the checkpoint, `time_ratio` the
-    whole time (the writer in the background competes for the cores) to that without a checkpoint, `rounds`
-    that of each pair.
+    `stall_share` is the share of the time that the training loop spent in the checkpoint, `time_ratio` the
+    ratio of the whole time to that without a checkpoint (the writer in the background competes for the
+    cores), `rounds` that ratio for each pair.
     """
 
     name: str
@@ -55,7 +58,7 @@ class CheckpointRow:
 def bench(
     *, model: str = "resnet20", steps: int = 100, pairs: int = 4, images: int = 1437
 ) -> list[CheckpointRow]:
-    """Train `pairs` pairs of `steps` steps as a rank of the quick start does, on images made up here.
+    """Train `pairs` pairs of `steps` steps as a rank of the quick start does, on random images.
 
     The order within a pair alternates, so that a drift of the machine's speed falls on both.
     """
@@ -70,8 +73,10 @@ def bench(
 def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRow]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        training = _training(folder, model, images)
-        with closing(training.trainer), closing(_batches(training)) as batches:
+        dataset = _dataset(folder, images)
+        rank = WarmRank(_config(model, dataset), dataset, World(0, 1, torch.device("cpu")))
+        training = _training(folder, rank)
+        with closing(rank), closing(_batches(training)) as batches:
             _segment(training, batches, min(steps, 20), checkpoint=True)
             rows = []
             for index in range(pairs):
@@ -80,9 +85,7 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
                     with_one: _segment(training, batches, steps, checkpoint=with_one) for with_one in order
                 }
                 rows.append((*both[True], both[False][0]))
-        training.writer.wait()
-        if training.board:
-            training.board.close()
+        training.recorder.close()
     ratios = tuple(own / plain for own, _, plain in rows)
     return [
         CheckpointRow("no checkpoint", steps, statistics.median(plain for *_, plain in rows)),
@@ -99,13 +102,13 @@ def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRo
 
 
 def _segment(
-    training: JobTraining, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
+    training: Trainer, batches: Iterator[tuple[Tensor, Tensor]], steps: int, *, checkpoint: bool
 ) -> tuple[float, float]:
-    """Seconds of `steps` steps, and of the loop's part in the checkpoint after the first of them."""
-    training.writer.wait()
+    """Return the seconds of `steps` steps, and those that the checkpoint after the first held them up."""
+    training.recorder.flush()
     stall, start = 0.0, time.perf_counter()
     for index in range(steps):
-        training.train_step(*next(batches))
+        training.take_step(*next(batches))
         training.step += 1
         if checkpoint and index == 0:
             before = time.perf_counter()
@@ -114,29 +117,29 @@ def _segment(
     return time.perf_counter() - start, stall
 
 
-def _batches(training: JobTraining) -> Generator[tuple[Tensor, Tensor], None, None]:
+def _batches(training: Trainer) -> Generator[tuple[Tensor, Tensor], None, None]:
     for epoch in count():
-        with closing(training.trainer.loader.epoch(epoch, 0)) as batches:
+        with closing(training.executable.loader.epoch(epoch, 0)) as batches:
             yield from batches
 
 
-def _training(folder: Path, model: str, images: int) -> JobTraining:
-    dataset = _dataset(folder, images)
-    config = _config(model, dataset)
-    trainer = Trainer(config, dataset, World(0, 1, torch.device("cpu")))
-    layers = prunable(trainer.anatomy, "no-stem")
+def _training(folder: Path, rank: WarmRank) -> Trainer:
+    job = plan(rank.config)[0]
+    executable = rank.executable(job)
+    layers = prunable(executable.anatomy, "no-stem")
     mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
-    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    training = JobTraining(
-        trainer, plan(config)[0], Ticket(mask, weights), RunPaths(folder / "run"), _ignore, (), Pulse()
-    )
+    weights = {name: tensor.clone() for name, tensor in executable.model.state_dict().items()}
+    run = RunPaths(folder / "run")
+    curves = partial(JobBoard, run, job.id)
+    recorder = Recorder(run, job, _ignore, curves, keep=rank.config.checkpoint.keep, is_main=True)
+    training = Trainer(rank, job, Ticket(mask, weights), recorder, (), Pulse())
     training.begin()
     training.model.train()
     return training
 
 
 def small_run(folder: Path) -> RunConfig:
-    """The config of a run as small as they get, with its data set in `folder`."""
+    """Return the config of a very small run, and build its data set in `folder`."""
     return _config("resnet20", _dataset(folder, 2 * CLASSES))
 
 
@@ -145,7 +148,7 @@ def _ignore(event: str, **details: Any) -> None:
 
 
 def _config(model: str, dataset: Dataset) -> RunConfig:
-    """The quick start's, as long as it takes."""
+    """Return the quick start's config, with epochs without end."""
     document = {
         "name": "bench",
         "data": {"path": dataset.path, "resolution": 16, "crop": "pad", "flip": False, "threads": 1},

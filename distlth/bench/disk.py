@@ -41,7 +41,7 @@ def bench(*, model: str = "resnet50", resolution: int = 224, density: float = 0.
     dense = Mask.dense({conv.name: conv.weight_shape for conv in convs})
     weights = {name: network.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
     trained = Trained(prune_magnitude(weights, dense, 1 - density), weights)
-    source = Source(trained.mask, trained, density, seed=0)
+    source = Source(trained.mask, trained, trained.mask.kept, seed=0)
     tickets = {
         "round": Structured(trained.mask),
         "branch: refill": Refill(method="refill").make(source),

@@ -1,4 +1,4 @@
-"""What a mask costs in a training step: masked against unmasked steps of the same model, in one run."""
+"""The cost of a mask in a training step: masked against unmasked steps of the same model, in one run."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from distlth.config.schema import TrainSection
 from distlth.models import anatomy, build
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.ticket import Ticket
-from distlth.train.masking import Masking, parameter_masks
-from distlth.train.optim import make_optimizer
+from distlth.train.masking import parameter_masks
+from distlth.train.step import StepState, train_step
+from distlth.train.world import World
 
 
 @dataclass(frozen=True)
@@ -55,32 +55,32 @@ def bench(
 
 
 class _Run:
-    """A model in training, as the training loop does it."""
+    """A model that trains on one batch of images, again and again."""
 
     def __init__(self, name: str, resolution: int, batch: int, density: float | None) -> None:
-        self.model = build(name, 1000, seed=0).to(memory_format=torch.channels_last)
-        self.masking = Masking(self.model, self._masks(self.model, resolution, density))
-        self.optimizer = make_optimizer(self.model, TrainSection(epochs=1, batch_size=batch, lr=0.01))
+        model = build(name, 1000, seed=0).to(memory_format=torch.channels_last)
+        config = TrainSection(epochs=1, batch_size=batch, lr=0.01)
+        masks = _masks(model, resolution, density)
+        self._state = StepState.fresh(model, model, masks, config, World(0, 1, torch.device("cpu")), seed=0)
+        self._step = 0
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, 3, resolution, resolution, generator=generator)
-        self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(0, 1000, (batch,), generator=generator)
-
-    @staticmethod
-    def _masks(model: nn.Module, resolution: int, density: float | None) -> dict[str, torch.Tensor]:
-        if density is None:
-            return {}
-        body = anatomy(model, resolution)
-        dense = Mask.dense({conv.name: conv.weight_shape for conv in body.convs})
-        weights = {name: model.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
-        ticket = Ticket(prune_magnitude(weights, dense, 1 - density), {})
-        return parameter_masks(ticket, body, dict(model.named_parameters()))
+        self._images = images.contiguous(memory_format=torch.channels_last)
+        self._labels = torch.randint(0, 1000, (batch,), generator=generator)
 
     def step(self) -> float:
-        """Seconds of one training step."""
+        """Return the seconds of one training step."""
         start = time.perf_counter()
-        functional.cross_entropy(self.model(self.images), self.labels).backward()
-        self.masking.mask_gradients()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        train_step(self._state, self._images, self._labels, step=self._step, lr=self._state.config.lr)
+        self._step += 1
         return time.perf_counter() - start
+
+
+def _masks(model: nn.Module, resolution: int, density: float | None) -> dict[str, torch.Tensor]:
+    if density is None:
+        return {}
+    body = anatomy(model, resolution)
+    dense = Mask.dense({conv.name: conv.weight_shape for conv in body.convs})
+    weights = {name: model.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
+    ticket = Ticket(prune_magnitude(weights, dense, 1 - density), {})
+    return parameter_masks(ticket, body, dict(model.named_parameters()))

@@ -120,7 +120,8 @@ class PruneSection(Section):
     )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
-        description="the full schedule; from the rewind epoch on; or from there on, with the trained weights",
+        description="the full schedule; from the rewind epoch on; or from there on, with the weights that "
+        "the round before has trained, of which only refilled ones are rewound",
     )
     scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
     mode: Literal["branch", "inline"] = Field(
@@ -143,6 +144,10 @@ class PruneSection(Section):
     def _branches_fit_mode_and_rounds(self) -> PruneSection:
         if self.mode == "inline" and len(self.branches) != 1:
             raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
+        if self.mode == "inline" and self.branches[0].prunes_untrained:
+            raise ValueError(
+                f"mode: inline prunes trained networks; {self.branches[0].label!r} needs mode: branch"
+            )
         for branch in self.branches:
             self._check_rounds(branch)
         return self

@@ -9,6 +9,7 @@ from pydantic import Field
 from distlth.methods.base import Calibration, Map, Measurement, Method, Source
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
+from distlth.methods.snip import Snip
 
 __all__ = ["METHODS", "Branch", "Calibration", "Map", "Measurement", "Method", "Source"]
 
@@ -16,6 +17,7 @@ __all__ = ["METHODS", "Branch", "Calibration", "Map", "Measurement", "Method", "
 METHODS: dict[str, type[Method]] = {
     "refill": Refill,
     "regroup": Regroup,
+    "snip": Snip,
 }
 
 if TYPE_CHECKING:

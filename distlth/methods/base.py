@@ -29,7 +29,7 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 class Calibration(Protocol):
-    """A network in eval mode with the calibration images, as one of the ranks that measure together."""
+    """A network in eval mode and the calibration images, on one of the ranks that measure together."""
 
     @property
     def model(self) -> nn.Module:
@@ -50,8 +50,8 @@ class Calibration(Protocol):
 class Measurement:
     """Something measured on a network with data, which a method makes its mask from.
 
-    `measure` runs on every rank and returns the same on each: layer -> CPU tensor. `untrained` measures the
-    dense network before its first step instead of the trained parent. Equal names are equal measurements.
+    `measure` runs on every rank and returns the same on each: layer -> CPU tensor. With `untrained` it runs
+    on the dense network before its first step, not on the trained parent. Equal names are equal measurements.
     """
 
     name: str
@@ -63,13 +63,14 @@ class Measurement:
 class Source:
     """What a method makes its mask from.
 
-    `mask` is the unstructured mask to restructure, `trained` the parent's result, `density` the planned
-    density of the ticket (a fraction), `run_map` a `map` for work on many layers.
+    `mask` is the unstructured mask to restructure (dense where a method prunes the untrained network),
+    `trained` the parent's result, `kept` the weights that the ticket's round keeps by plan, `run_map` a `map`
+    for work on many layers.
     """
 
     mask: Mask
     trained: Trained
-    density: float
+    kept: int
     seed: int
     run_map: Map = map
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-import torch
 from torch import Tensor
 
 from distlth.prune.mask import Mask, check_weights
+from distlth.prune.scores import keep_best
 
 
 def num_pruned(remaining: int, rate: float) -> int:
@@ -45,31 +44,5 @@ def prune_magnitude(weights: Mapping[str, Tensor], mask: Mask, rate: float) -> M
     Raises ValueError for weights that do not fit the mask or are not finite, and for a rate outside [0, 1).
     """
     check_weights(mask, weights)
-    to_remove = num_pruned(mask.kept, rate)
-    if to_remove == 0:
-        return mask
-    threshold = _kth_smallest_magnitude(weights, mask, to_remove)
-    below = {name: kept & (weights[name].abs() < threshold) for name, kept in mask.items()}
-    ties_to_remove = to_remove - sum(int(torch.count_nonzero(removed)) for removed in below.values())
-    pruned = {}
-    for name, kept in mask.items():
-        tied = kept & (weights[name].abs() == threshold)
-        removed = _first_true(tied, ties_to_remove)
-        ties_to_remove -= int(torch.count_nonzero(removed))
-        pruned[name] = kept & ~below[name] & ~removed
-    return Mask(pruned)
-
-
-def _kth_smallest_magnitude(weights: Mapping[str, Tensor], mask: Mask, k: int) -> float:
-    """The k-th smallest magnitude (k from 1) among the kept weights, by selection instead of a sort."""
-    magnitudes = np.concatenate([weights[name].detach()[kept].abs().numpy() for name, kept in mask.items()])
-    magnitudes.partition(k - 1)
-    return float(magnitudes[k - 1])
-
-
-def _first_true(cells: Tensor, count: int) -> Tensor:
-    """A bool tensor with only the first `count` True cells, in flat order; all of them if there are fewer."""
-    first = torch.zeros(cells.numel(), dtype=torch.bool)
-    if count > 0:
-        first[torch.nonzero(cells.reshape(-1)).squeeze(1)[:count]] = True
-    return first.view(cells.shape)
+    magnitudes = {name: weight.detach().abs() for name, weight in weights.items()}
+    return keep_best(magnitudes, mask, mask.kept - num_pruned(mask.kept, rate))

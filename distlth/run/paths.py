@@ -38,6 +38,11 @@ class JobPaths:
         return self.root / "activations.safetensors"
 
     @property
+    def untrained(self) -> Path:
+        """Scores of the network before its first step, where a branch prunes that."""
+        return self.root / "untrained.safetensors"
+
+    @property
     def metrics(self) -> Path:
         """One JSON line per epoch."""
         return self.root / "metrics.jsonl"
@@ -55,7 +60,7 @@ class JobPaths:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the job; the folder of a round also holds the folders of its branches."""
-        made = (self.mask, self.structure, self.weights, self.activations)
+        made = (self.mask, self.structure, self.weights, self.activations, self.untrained)
         return (*made, self.metrics, self.progress, self.result)
 
 

@@ -45,10 +45,10 @@ def load_structured(paths: JobPaths) -> Structured | None:
 
 
 def load_trained(paths: JobPaths) -> Trained:
-    """A finished job's mask, the trained weights of its masked layers, and what was measured on it."""
+    """Return a finished job's mask, the trained weights of its masked layers, and what was measured on it."""
     mask = _load_mask(paths.mask)
     state, _ = load_tensors(paths.weights)
-    measured = load_measured(paths.activations)
+    measured = {**load_measured(paths.untrained), **load_measured(paths.activations)}
     return Trained(mask, {layer: state[f"{layer}.weight"] for layer in mask}, measured)
 
 

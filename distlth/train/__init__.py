@@ -1,1 +1,1 @@
-"""Training one ticket: schedule, optimizer, masks in training, evaluation, checkpoints, and the loop."""
+"""Train one ticket: the step, the trainer, its meter, checkpoints and files, and what a rank keeps warm."""

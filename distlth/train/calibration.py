@@ -1,19 +1,22 @@
-"""Measuring a network on the calibration images, for the methods that need it."""
+"""Measure a network on the calibration images, for the methods that need it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from distlth.methods import Measurement
+from distlth.train.executable import Executable
 from distlth.train.pulse import Pulse
 from distlth.train.world import World
 
 
 @dataclass(frozen=True)
 class CalibrationRun:
-    """What a measurement gets on one rank (see `distlth.methods.Calibration`)."""
+    """The network and images of a measurement on one rank (see `distlth.methods.Calibration`)."""
 
     model: nn.Module
     layers: Sequence[str]
@@ -28,3 +31,22 @@ class CalibrationRun:
     def total(self, values: Tensor) -> Tensor:
         """Return the sum of `values` over the ranks, on every rank."""
         return self.world.sum(values)
+
+
+def measure(
+    measurements: Iterable[Measurement],
+    executable: Executable,
+    layers: Sequence[str],
+    world: World,
+    pulse: Pulse,
+) -> dict[str, dict[str, Tensor]]:
+    """Return what is measured on the network in eval mode: measurement -> layer -> tensor. Collective.
+
+    The network is left in eval mode.
+    """
+    measured = {}
+    for measurement in measurements:
+        with closing(executable.open_calibration()) as images:
+            run = CalibrationRun(executable.model.eval(), layers, images, world, pulse)
+            measured[measurement.name] = measurement.measure(run)
+    return measured

@@ -1,4 +1,4 @@
-"""The state of a job between two steps, on disk: whole, with a digest, the newest few kept."""
+"""Write the state of a job between two steps: whole, with a digest, the newest few kept."""
 
 from __future__ import annotations
 
@@ -17,19 +17,18 @@ from torch import Tensor
 
 from distlth.errors import RunError
 from distlth.files import load_tensors, save_tensors
-from distlth.run.paths import newest_checkpoint
+from distlth.run.paths import checkpoint_files, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class JobState:
-    """A job after `step` of its steps: with the same ranks, all that the steps after it depend on.
+    """A job after `step` steps: with the same ranks, all that the steps after it depend on.
 
-    The schedule's and the loader's position follow from `step`, and so does the random state: every step
-    draws from a generator seeded by (seed, step, rank). `sums` are each rank's running metric sums,
-    shape (world size, n). Steps count from the
-    schedule's start, which a job with `first_epoch` does not begin at.
+    Steps count from the schedule's start, which a job with `first_epoch` does not begin at. The schedule's
+    and the loader's position follow from `step`, and so does the random state: every step draws from a
+    generator seeded by (seed, step, rank). `sums` are each rank's running metric sums, shape (world size, n).
     """
 
     job: str
@@ -41,7 +40,7 @@ class JobState:
     sums: Tensor
 
     def sums_of(self, rank: int, world_size: int) -> Tensor:
-        """A rank's running sums, shape (n,): its own, or of all, on rank 0, when the number changed."""
+        """Return a rank's running sums, shape (n,). Where the number of ranks changed, rank 0 has all."""
         if len(self.sums) == world_size:
             return self.sums[rank]
         return self.sums.sum(0) if rank == 0 else torch.zeros_like(self.sums[0])
@@ -74,8 +73,8 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> JobState | None:
-    """The newest whole state in a job's checkpoint folder; a damaged one is named and passed over."""
-    for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
+    """Return the newest whole state in a job's checkpoint folder; warn of a damaged one and pass over it."""
+    for path in reversed(checkpoint_files(folder)):
         try:
             return JobState.load(path)
         except RunError as error:
@@ -84,7 +83,7 @@ def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> Job
 
 
 def remove_states(folder: Path) -> None:
-    """Remove a job's checkpoint folder, if there is one: the job is done."""
+    """Remove the checkpoint folder, if there is one, of a job that is done."""
     if folder.exists():
         shutil.rmtree(folder)
 
@@ -99,7 +98,7 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, state: JobState) -> None:
-        """Start to write a state whose tensors nobody changes any more; waits for the one before it."""
+        """Start to write a state, once the one before is written. Its tensors must not change any more."""
         self.wait()
         self._thread = threading.Thread(target=self._write, args=(state,), name="checkpoint", daemon=True)
         self._thread.start()
@@ -111,11 +110,11 @@ class CheckpointWriter:
             self._thread = None
 
     def newest(self) -> Path | None:
-        """The newest checkpoint on disk, for messages."""
+        """Return the newest checkpoint on disk, for messages."""
         return newest_checkpoint(self._folder)
 
     def clear(self) -> None:
-        """Remove all: the job is done."""
+        """Remove all checkpoints of a job that is done."""
         self.wait()
         remove_states(self._folder)
 
@@ -131,10 +130,10 @@ class CheckpointWriter:
             self._failed(state.step, error)
             return
         with suppress(OSError):
-            for old in sorted(self._folder.glob("[0-9]*.safetensors"))[: -self._keep]:
+            for old in checkpoint_files(self._folder)[: -self._keep]:
                 old.unlink()
 
 
 def snapshot(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Copies on the CPU that later steps do not change."""
+    """Return copies on the CPU that later steps do not change."""
     return {name: torch.empty_like(t, device="cpu").copy_(t.detach()) for name, t in tensors.items()}

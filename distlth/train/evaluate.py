@@ -1,4 +1,4 @@
-"""Accuracy on a whole split."""
+"""Measure the accuracy on a whole split."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ class Evaluation:
     top5: float
     count: int
 
+    @property
+    def scores(self) -> dict[str, float]:
+        """The values under their names in metrics and results."""
+        return {"eval_loss": self.loss, "top1": self.top1, "top5": self.top5}
+
 
 @torch.no_grad()
 def evaluate(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], world: World, precision: torch.autocast
 ) -> Evaluation:
-    """Evaluate `model` on the images that all ranks' `batches` hold together, each counted once.
+    """Evaluate `model` on the images of all ranks' `batches` together, each counted once. Collective.
 
     With fewer than five classes, top-5 is the accuracy within all of them: 1.
     """

@@ -1,4 +1,4 @@
-"""A mask on a model in training: applied in place, nothing in the forward pass."""
+"""Apply a mask to a model in training: in place, with nothing in the forward pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distlth.ticket import Ticket
 
 
 def parameter_masks(ticket: Ticket, anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Which entries of each named parameter train: bool tensors, only for parameters that lose some."""
+    """Return which entries of each named parameter train: bool tensors, for parameters that lose some."""
     masks = {f"{layer}.weight": kept for layer, kept in ticket.mask.items() if not bool(kept.all())}
     if ticket.remove_channels:
         found = removal(anatomy.graph, ticket.mask.layers)
@@ -30,7 +30,7 @@ class Masking:
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         parameters = dict(model.named_parameters())
         self._parameters = [parameters[name] for name in masks]
-        # Of each parameter's own memory format and type: the product in place is then one pass.
+        # In each parameter's own memory format and type, so that the product in place is one pass.
         self._factors = [
             torch.empty_like(parameter).copy_(kept)
             for parameter, kept in zip(self._parameters, masks.values(), strict=True)

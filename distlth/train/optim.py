@@ -12,9 +12,9 @@ _NORMS = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 def decayed(model: nn.Module, *, norm_and_bias: bool) -> set[str]:
-    """The names of the parameters that weight decay applies to.
+    """Return the names of the parameters that weight decay applies to.
 
-    By module type: none of a normalisation's, no bias; all of them with `norm_and_bias`.
+    Those are all but biases and the parameters of normalisations; with `norm_and_bias`, all.
     """
     names = set()
     for prefix, module in model.named_modules():
@@ -26,7 +26,7 @@ def decayed(model: nn.Module, *, norm_and_bias: bool) -> set[str]:
 
 
 def make_optimizer(model: nn.Module, config: TrainSection) -> torch.optim.SGD:
-    """SGD with fresh momentum; its learning rate is set before every step."""
+    """Return SGD without momentum yet; its learning rate is set before every step."""
     names = decayed(model, norm_and_bias=config.decay_norm_and_bias)
     parameters = dict(model.named_parameters())
     groups = [
@@ -43,13 +43,13 @@ def make_optimizer(model: nn.Module, config: TrainSection) -> torch.optim.SGD:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give all parameters this learning rate."""
+    """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
 def momentum_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The momentum buffers by parameter name; those that no step has made yet are left out."""
+    """Return the momentum buffers by parameter name, without those that no step has made yet."""
     return {
         name: optimizer.state[parameter]["momentum_buffer"]
         for name, parameter in model.named_parameters()
@@ -58,7 +58,7 @@ def momentum_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str,
 
 
 def load_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, momentum: dict[str, Tensor]) -> None:
-    """Give the optimizer the momentum buffers that `momentum_of` read."""
+    """Load the momentum buffers that `momentum_of` returned."""
     for name, parameter in model.named_parameters():
         if name in momentum:
             optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])

@@ -1,4 +1,4 @@
-"""What a rank shows of itself while it trains, and the wish to stop that reaches it: plain values."""
+"""Progress and stop flag shared with the watchdog."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TypeVar
 Batch = TypeVar("Batch")
 
 
-class StoppedEarly(Exception):  # noqa: N818  # not an error: a checkpoint was written, the job goes on later
-    """A job that was asked to stop, and left a checkpoint at `step`."""
+class StoppedEarly(Exception):  # noqa: N818  # not an error: the job resumes later
+    """Raised by a job that was asked to stop, and left a checkpoint at `step`."""
 
     def __init__(self, job: str, step: int) -> None:
         super().__init__(f"job {job} stopped at step {step}")
@@ -19,10 +19,11 @@ class StoppedEarly(Exception):  # noqa: N818  # not an error: a checkpoint was w
 
 @dataclass
 class Pulse:
-    """Shared by the training loop, which counts its steps, and whoever watches it from another thread.
+    """Written by the training loop, read by the watchdog from another thread.
 
-    A batch of an evaluation counts as a step. `in_steps` tells that the next one must follow soon: not while
-    a rank starts, waits, compiles or writes results. `stop` is set from outside; rank 0's counts.
+    `steps` counts steps and batches of evaluations. While `in_steps` is set, the next one must follow soon;
+    it is not set while a rank starts, waits, compiles or writes results. `stop` is set from outside and asks
+    the job to stop; only rank 0's is heard.
     """
 
     steps: int = 0
@@ -30,16 +31,16 @@ class Pulse:
     stop: bool = False
 
     def step(self) -> None:
-        """A step is done, another follows."""
+        """Count a step that another one follows."""
         self.steps += 1
         self.in_steps = True
 
     def rest(self) -> None:
-        """What follows may take its time."""
+        """Suspend hang detection."""
         self.in_steps = False
 
     def watched(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches; each is a step."""
+        """Yield the batches, and count each as a step."""
         try:
             for batch in batches:
                 self.step()

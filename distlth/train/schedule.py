@@ -1,4 +1,4 @@
-"""The learning rate at a step: pure functions of the schedule."""
+"""Compute the learning rate of a step: a pure function of the schedule."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distlth.config.schema import ScheduleSection
 def learning_rate(
     schedule: ScheduleSection, base: float, step: int, steps_per_epoch: int, epochs: int
 ) -> float:
-    """The learning rate of step `step` (0-based) of a job of `epochs` epochs.
+    """Return the learning rate of step `step` (0-based) of a job of `epochs` epochs.
 
     It rises linearly over the warm-up, reaching `base` on the warm-up's last step, and then follows the
     schedule's curve; `cosine` and `linear` end at zero one step after the job's last.

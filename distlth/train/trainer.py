@@ -1,121 +1,323 @@
-"""A rank of a lane: what it keeps warm from job to job."""
+"""Train one job on one rank, from its ticket's weights or its newest checkpoint to its result."""
 
 from __future__ import annotations
 
-import os
-from typing import Any
+import time
+from dataclasses import asdict
 
-import torch
 from torch import Tensor, nn
 
-from distlth.config.schema import RunConfig
-from distlth.data.dataset import Dataset
-from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
-from distlth.data.load.order import epoch_order
+from distlth.errors import TrainingError
+from distlth.files import tensors_digest
 from distlth.methods import Measurement
-from distlth.models import Anatomy, anatomy, build
-from distlth.train.calibration import CalibrationRun
-from distlth.train.pulse import Pulse
-from distlth.train.world import World
+from distlth.plan import Job
+from distlth.prune.mask import empty_layers
+from distlth.run.paths import RunPaths
+from distlth.run.results import EpochMetrics, JobResult, Progress
+from distlth.ticket import Measured, Ticket
+from distlth.train.agreement import Agreement
+from distlth.train.calibration import measure
+from distlth.train.checkpoint import JobState, snapshot
+from distlth.train.evaluate import Evaluation, evaluate
+from distlth.train.masking import parameter_masks
+from distlth.train.meter import Meter
+from distlth.train.optim import load_momentum, momentum_of
+from distlth.train.pulse import Pulse, StoppedEarly
+from distlth.train.recorder import EventSink, OpenCurves, Recorder
+from distlth.train.schedule import learning_rate
+from distlth.train.step import StepState, train_step
+from distlth.train.warm import WarmRank
+
+
+def train_job(
+    rank: WarmRank,
+    job: Job,
+    ticket: Ticket,
+    run: RunPaths,
+    note: EventSink,
+    open_curves: OpenCurves,
+    *,
+    needed: tuple[Measurement, ...] = (),
+    pulse: Pulse | None = None,
+) -> JobResult:
+    """Train a job on this rank, from its newest checkpoint where there is one, and leave its files.
+
+    Every rank of the lane calls this; rank 0 writes, and the result is the same on all. `needed` is measured
+    for the tickets to be made from this job. `pulse` is shared with the watchdog.
+
+    Raises:
+        TrainingError: a loss that is not finite.
+        DataError: a sample that does not decode.
+        StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
+    """
+    keep = rank.config.checkpoint.keep
+    recorder = Recorder(run, job, note, open_curves, keep=keep, is_main=rank.world.is_main)
+    return Trainer(rank, job, ticket, recorder, needed, pulse or Pulse()).run()
 
 
 class Trainer:
-    """One rank of a lane: model, loaders and process group, warm from job to job."""
+    """One job on one rank. Steps and epochs count from the start of the schedule."""
 
-    def __init__(self, config: RunConfig, dataset: Dataset, world: World) -> None:
-        self.config = config
-        self.world = world
-        self.anatomy: Anatomy
-        train, data, device = config.train, config.data, world.device
-        _set_determinism(train.deterministic)
-        self.model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
-        self.anatomy = anatomy(self.model, data.resolution)
-        if train.sync_batch_norm and device.type == "cuda":
-            self.model = nn.SyncBatchNorm.convert_sync_batchnorm(self.model)
-        self.model.to(device)
-        if train.channels_last:
-            self.model.to(memory_format=torch.channels_last)
-        self.loader = TrainLoader(
-            dataset,
-            batch_size=train.batch_size,
-            rank=world.rank,
-            world_size=world.size,
-            resolution=data.resolution,
-            crop=data.crop,
-            flip=data.flip,
-            seed=config.seed,
-            threads=data.threads,
-            cache=data.cache,
-            device=device,
-        )
-        self.eval_loader = self._eval_loader(dataset)
-        self._dataset = dataset
-        self.replicas = world.wrap(self.model)
-        self._settle()
+    def __init__(
+        self,
+        rank: WarmRank,
+        job: Job,
+        ticket: Ticket,
+        recorder: Recorder,
+        needed: tuple[Measurement, ...],
+        pulse: Pulse,
+    ) -> None:
+        self.executable = rank.executable(job)
+        self.job, self.ticket, self.recorder = job, ticket, recorder
+        self.needed, self.pulse = needed, pulse
+        self.config, self.world = rank.config, rank.world
+        self.steps_per_epoch = self.executable.loader.steps_per_epoch
+        self.step = self.first_step
+        self.meter = Meter(self.world)
+        self.started = time.perf_counter()
 
     @property
-    def rank_batch(self) -> int:
-        """Training images of one step on this rank."""
-        return self.config.train.batch_size // self.world.size
+    def model(self) -> nn.Module:
+        """The network that trains."""
+        return self.executable.model
 
-    def precision(self) -> torch.autocast:
-        """The context that forward passes run in."""
-        amp = self.config.train.amp
-        dtype = torch.float16 if amp == "fp16" else torch.bfloat16
-        return torch.autocast(self.world.device.type, dtype=dtype, enabled=amp != "off")
+    @property
+    def first_step(self) -> int:
+        """The steps of the schedule that the job leaves out."""
+        return self.job.first_epoch * self.steps_per_epoch
 
-    def measure(self, measurement: Measurement, layers: list[str], pulse: Pulse) -> dict[str, Tensor]:
-        """Measure the model on the calibration set: the first images of a seeded order, in eval mode."""
-        count = self._dataset.split("train").count
-        order = epoch_order(count, self.config.seed, epoch=0)
-        indices = sorted(order[: self.config.prune.calibration_images].tolist())
-        loader = self._eval_loader(self._dataset, split="train", indices=indices)
-        self.model.eval()
+    @property
+    def last_step(self) -> int:
+        """The steps of the whole schedule."""
+        return self.config.train.epochs * self.steps_per_epoch
+
+    def run(self) -> JobResult:
+        """Train from where the job stands to its end, and leave its files."""
+        evaluation = None
         try:
-            return measurement.measure(CalibrationRun(self.model, layers, loader, self.world, pulse))
+            self.begin()
+            for epoch in range(self.step // self.steps_per_epoch, self.config.train.epochs):
+                self.train_epoch(epoch)
+                evaluation = self.end_epoch(epoch)
+            return self.finish(evaluation or self.evaluate())
         finally:
-            loader.close()
+            self.pulse.rest()
+            self.recorder.close()
 
-    def close(self) -> None:
-        """Give back threads and mappings."""
-        self.loader.close()
-        self.eval_loader.close()
+    # -- beginning ------------------------------------------------------------------------------------
 
-    def _eval_loader(self, dataset: Dataset, **choice: Any) -> EvalLoader:
-        data = self.config.data
-        return EvalLoader(
-            dataset,
-            **choice,
-            batch_size=self.config.train.eval_batch_size or self.rank_batch,
-            rank=self.world.rank,
-            world_size=self.world.size,
-            resolution=data.resolution,
-            ratio=data.eval_ratio or eval_ratio(data.crop),
-            threads=data.threads,
-            cache=data.cache,
-            device=self.world.device,
+    def begin(self) -> None:
+        """Load the ticket's weights, or the newest checkpoint in their place."""
+        found = self.recorder.newest_state(self.step)
+        self.check_mask(found)
+        self.model.load_state_dict(dict(found.model if found else self.ticket.weights))
+        self.state = self.fresh_state()
+        if found is not None:
+            self.restore(found)
+        self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
+        self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
+        self.recorder.open(self.step, self.ticket.mask.density)
+        self.save_untrained()
+        self.save_rewind_point()
+
+    def check_mask(self, found: JobState | None) -> None:
+        """Raise RuntimeError when a checkpoint is of another mask than the ticket's."""
+        digest = self.ticket.mask.digest()
+        if found is not None and found.mask_digest != digest:
+            raise RuntimeError(f"{self.job.id}: the checkpoint's mask {found.mask_digest} is not {digest}")
+
+    def fresh_state(self) -> StepState:
+        """Return what the job's steps work on, from the model's weights of now."""
+        masks = parameter_masks(self.ticket, self.executable.anatomy, dict(self.model.named_parameters()))
+        replicas, section, seed = self.executable.replicas, self.config.train, self.job.seed
+        return StepState.fresh(self.model, replicas, masks, section, self.world, seed)
+
+    def restore(self, found: JobState) -> None:
+        """Resume from a checkpoint whose weights are loaded."""
+        load_momentum(self.model, self.state.optimizer, dict(found.momentum))
+        if found.scaler:
+            self.state.scaler.load_state_dict(dict(found.scaler))
+        self.meter.restore(found.sums_of(self.world.rank, self.world.size))
+        self.step = found.step
+
+    # -- steps ----------------------------------------------------------------------------------------
+
+    def train_epoch(self, epoch: int) -> None:
+        """Train the rest of an epoch."""
+        self.model.train()
+        self.meter.start_epoch()
+        first = self.step % self.steps_per_epoch
+        batches = self.executable.loader.epoch(epoch, first)
+        try:
+            for _ in range(first, self.steps_per_epoch):
+                self.take_step(*self.meter.next_batch(batches))
+                self.after_step()
+        finally:
+            self.pulse.rest()
+            batches.close()
+
+    def take_step(self, images: Tensor, labels: Tensor) -> None:
+        """Train on this rank's part of a global batch, and count it."""
+        loss = train_step(self.state, images, labels, step=self.step, lr=self.learning_rate())
+        self.meter.count(loss, len(labels), self.step)
+
+    def after_step(self) -> None:
+        """Log, and save where due. Collective, at the same steps on all ranks."""
+        if self.step == self.first_step:
+            self.recorder.event("first-step", self.step)
+        lr = self.learning_rate()
+        self.step += 1
+        self.pulse.step()
+        if self.step % self.config.log_every == 0:
+            self.check_finite(lr)
+            self.log_point(lr)
+        if self.step % self.steps_per_epoch:
+            self.save_if_due(lr)
+
+    def learning_rate(self) -> float:
+        """Return the learning rate of the current step."""
+        c = self.config.train
+        return learning_rate(c.schedule, c.lr, self.step, self.steps_per_epoch, c.epochs)
+
+    def check_finite(self, lr: float) -> None:
+        """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
+        step = self.meter.first_bad_step()
+        if step is None:
+            return
+        newest = self.recorder.newest_checkpoint
+        last = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
+        raise TrainingError(
+            f"job {self.job.id}: the loss was not finite at step {step} (learning rate {lr:.4g}); "
+            f"{last}. Lower train.lr, lengthen train.schedule.warmup_epochs or set train.clip_norm"
         )
 
-    def _settle(self) -> None:
-        """One pass over an empty batch before any job.
+    def log_point(self, lr: float) -> None:
+        """Add a point to the curves: means since the point before."""
+        means = self.meter.end_point()
+        self.recorder.point(self.step, means, lr=lr, density=self.ticket.mask.density)
+        self.recorder.progress(self.progress())
 
-        DDP lays its gradient buckets out anew after the first backward pass it ever sees, and with more
-        than two ranks the layout decides the order of sums. Past this, every step of every job has the
-        same layout, whether its lane is fresh or has restarted.
-        """
-        if self.replicas is self.model:
-            return
-        size = self.config.data.resolution
-        images = torch.zeros(2, 3, size, size, device=self.world.device)
+    # -- epochs ---------------------------------------------------------------------------------------
+
+    def end_epoch(self, epoch: int) -> Evaluation | None:
+        """Evaluate and save where due, and write the epoch's metrics."""
+        metrics = EpochMetrics(epoch, self.step, lr=self.learning_rate(), **asdict(self.meter.end_epoch()))
+        self.check_finite(metrics.lr)
+        is_last = epoch + 1 == self.config.train.epochs
+        if is_last:
+            self.recorder.event("last-step", self.step)
+        is_due = is_last or (epoch + 1) % self.config.train.eval_every == 0
+        evaluation = self.evaluate() if is_due else None
+        self.recorder.epoch(metrics, evaluation)
+        self.recorder.progress(self.progress(), now=True)
+        self.save_rewind_point()
+        if not is_last:
+            self.save_if_due(metrics.lr)
+        return evaluation
+
+    def evaluate(self) -> Evaluation:
+        """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
+        self.world.share_buffers(self.model)
+        batches = self.pulse.watched(self.executable.eval_loader)
+        result = evaluate(self.model, batches, self.world, self.state.precision)
         self.model.train()
-        self.replicas(images).sum().backward()
-        self.model.zero_grad(set_to_none=True)
+        return result
 
+    # -- saving ---------------------------------------------------------------------------------------
 
-def _set_determinism(deterministic: bool) -> None:
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may vary from run to run
-    torch.use_deterministic_algorithms(deterministic)
-    # Filling fresh memory is a debugging aid; all of ours is written before it is read.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.backends.cudnn.benchmark = not deterministic
+    def save_untrained(self) -> None:
+        """Keep what is measured before the first step; a job that resumes later has it on disk."""
+        if self.step == self.first_step:
+            self.recorder.untrained(self.step, self.measure(untrained=True))
+
+    def save_rewind_point(self) -> None:
+        """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
+        rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
+        if self.job.parent is None and self.step == rewind_step:
+            self.recorder.rewind_point(self.step, self.model)
+
+    def save_if_due(self, lr: float) -> None:
+        """Leave a checkpoint where one is due, and end the job where it is asked to stop."""
+        due = self.agreement.after(self.step)
+        if due.checkpoint:
+            self.check_finite(lr)
+            self.checkpoint()
+        if due.stop:
+            self.recorder.flush()
+            self.recorder.progress(self.progress(), now=True)
+            raise StoppedEarly(self.job.id, self.step)
+
+    def checkpoint(self) -> None:
+        """Copy the state to host memory and have it written in the background."""
+        sums = self.meter.sums()
+        if self.world.is_main:
+            self.recorder.checkpoint(self.job_state(sums))
+
+    def job_state(self, sums: Tensor) -> JobState:
+        """Return a copy of all that the steps to come depend on."""
+        return JobState(
+            job=self.job.id,
+            step=self.step,
+            mask_digest=self.ticket.mask.digest(),
+            model=snapshot(self.model.state_dict()),
+            momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
+            scaler=self.state.scaler.state_dict(),
+            sums=sums,
+        )
+
+    # -- ending ---------------------------------------------------------------------------------------
+
+    def finish(self, evaluation: Evaluation) -> JobResult:
+        """Check the zeros, measure what is needed, and write the weights and, last, the result."""
+        self.state.masking.check_zeros()
+        self.world.share_buffers(self.model)
+        weights = snapshot(self.model.state_dict())
+        digest = tensors_digest(weights)
+        self.world.agree(f"trained weights {digest}")
+        measured = self.measure(untrained=False)
+        result = self.result(evaluation, digest)
+        self.recorder.finish(result, weights, measured, self.step)
+        return result
+
+    def measure(self, *, untrained: bool) -> Measured:
+        """Return what is needed of the network before its first step, or after its last."""
+        needed = [each for each in self.needed if each.untrained == untrained]
+        return measure(needed, self.executable, list(self.ticket.mask), self.world, self.pulse)
+
+    def result(self, evaluation: Evaluation, digest: str) -> JobResult:
+        """Return what the job leaves for people and for the plan."""
+        mask = self.ticket.mask
+        return JobResult(
+            job=self.job.id,
+            round=self.job.round,
+            method=self.job.method,
+            density=mask.density,
+            kept=mask.kept,
+            total=mask.total,
+            **evaluation.scores,
+            train_loss=self.meter.loss,
+            epochs=self.config.train.epochs - self.job.first_epoch,
+            steps=self.last_step - self.first_step,
+            seconds=time.perf_counter() - self.started,
+            world_size=self.world.size,
+            mask_digest=mask.digest(),
+            weights_digest=digest,
+            finished=time.time(),
+            empty_layers=len(empty_layers(mask)),
+        )
+
+    def progress(self) -> Progress:
+        """Return where the job stands."""
+        rate = self.meter.images_per_second
+        epochs = self.config.train.epochs
+        return Progress(
+            job=self.job.id,
+            epoch=min(self.step // self.steps_per_epoch + 1, epochs),
+            epochs=epochs,
+            step=self.step,
+            steps=self.last_step,
+            loss=self.meter.loss,
+            images_per_second=rate,
+            seconds_left=(self.last_step - self.step) * self.config.train.batch_size / max(rate, 1e-9),
+            time=time.time(),
+        )

@@ -1,4 +1,4 @@
-"""All that is distributed in training stands here; without a process group the world is one rank."""
+"""The ranks of a job and their collectives. Without a process group, the world is one rank."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class World:
 
     @classmethod
     def current(cls, device: torch.device) -> World:
-        """The world of the default process group, or a world of one."""
+        """Return the world of the default process group, or a world of one."""
         if dist.is_available() and dist.is_initialized():
             return cls(dist.get_rank(), dist.get_world_size(), device)
         return cls(0, 1, device)
@@ -31,9 +31,9 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the ranks after each backward pass.
+        """Return the model with its gradients averaged over the ranks after each backward pass.
 
-        BatchNorm buffers stay each rank's own while training: only rank 0's count, see `share_buffers`.
+        BatchNorm's buffers stay each rank's own in training; rank 0's count (see `share_buffers`).
         """
         if self.size == 1:
             return model
@@ -43,19 +43,19 @@ class World:
         )
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every rank the buffers of rank 0."""
+        """Copy the buffers of rank 0 to every rank."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, src=0)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum of `values` over the ranks, on every rank."""
+        """Return the sum of `values` over the ranks, on every rank. `values` may be changed in place."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def gather(self, values: Tensor) -> Tensor:
-        """`values` of every rank, stacked in order of rank: shape (size, *values.shape)."""
+        """Return every rank's `values`, stacked in order of rank: shape (size, *values.shape)."""
         if self.size == 1:
             return values.unsqueeze(0)
         parts = [torch.empty_like(values) for _ in range(self.size)]
@@ -63,12 +63,12 @@ class World:
         return torch.stack(parts)
 
     def barrier(self) -> None:
-        """Return when every rank has come here."""
+        """Wait for every rank."""
         if self.size > 1:
             dist.barrier()
 
     def texts(self, text: str) -> list[str]:
-        """The text of every rank, in order of rank. Sent as bytes: torch's own way would unpickle them."""
+        """Return the text of every rank, in order. Sent as bytes, since torch's own way would unpickle it."""
         content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=self.device)
         lengths = self.gather(torch.tensor(len(content), device=self.device))
         padded = torch.zeros(int(lengths.max()), dtype=torch.uint8, device=self.device)
@@ -77,7 +77,7 @@ class World:
         return [bytes(row[:length]).decode() for row, length in rows]
 
     def share_text(self, text: str) -> str:
-        """Rank 0's `text`, on every rank."""
+        """Return rank 0's `text` on every rank."""
         return self.texts(text)[0]
 
     def agree(self, what: str) -> None:

@@ -40,18 +40,18 @@ class Point:
 
 # Called with the temporary path, just before the file is renamed.
 WRITE = "distlth.files:_fsync"
-TRAIN = "distlth.train.loop:JobTraining"
+TRAIN = "distlth.train.trainer:Trainer"
 
-# Called for every step; the hook records each call.
-STEP_DONE = f"{TRAIN}.train_step"
+# Reached after every step that is done; also the record of which steps were done.
+STEP_DONE = f"{TRAIN}.take_step"
 
 _ALL = (
     # While a run, a lane or its first job starts.
     Point("run made, Ray not started", "distlth.run.store:open_run", "start", "after"),
     Point("mid-write of init", WRITE, "start", path=".init.safetensors.", torn=True),
     Point("ranks compare data", "distlth.run.store:check_data", "start"),
-    Point("lane start", "distlth.train.trainer:Trainer.__init__", "start"),
-    Point("lane warm, no job", "distlth.train.trainer:Trainer.__init__", "start", "after"),
+    Point("lane start", "distlth.train.warm:WarmRank.__init__", "start"),
+    Point("lane warm, no job", "distlth.train.executable:make_executable", "start", "after"),
     Point("job start", f"{TRAIN}.begin", "start", "after"),
     # Round 0 alone.
     Point("mid-write of rewind", WRITE, "rewind", path=".rewind.safetensors.", torn=True),
@@ -62,7 +62,7 @@ _ALL = (
     Point("checkpoint, old ones there", "distlth.train.checkpoint:JobState.save", "step", "after"),
     Point("checkpoint begun", f"{TRAIN}.checkpoint", "step"),
     Point("evaluation", "distlth.data.load.loader:EvalLoader.__iter__", "step", "after"),
-    Point("metrics written", f"{TRAIN}.write_curves", "step", "after"),
+    Point("metrics written", "distlth.train.recorder:Recorder.write_curves", "step", "after"),
     # Once per job, at its beginning or its end.
     Point("mid-broadcast", "distlth.files:parse_tensors", "job"),
     Point("ticket fetched", "cluster.runtime.rank:fetch_ticket", "job", "after"),

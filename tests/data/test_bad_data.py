@@ -9,22 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
 from distlth.data.beton import FIELD, FIELDS, HEADER, SAMPLE, read_beton
 from distlth.data.dataset import Dataset
 from distlth.errors import DataError
-from distlth.models import prunable
-from distlth.plan import plan
-from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
-from distlth.ticket import Ticket
-from distlth.train.loop import train_job
-from distlth.train.trainer import Trainer
-from distlth.train.world import World
+from tests import small_job
 from tests.chaos.harness import Chaos, command, events
 from tests.small_run import run, small_run
 
@@ -42,18 +35,11 @@ def config_of(quickstart: Path, data: Dataset, *more: str) -> RunConfig:
 
 
 def train(config: RunConfig, data: Dataset, run: RunPaths, at_first_step: Callable[[], None]) -> None:
-    trainer = Trainer(config, data, World(0, 1, torch.device("cpu")))
-    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(trainer.anatomy, "all")})
-    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-
     def note(event: str, **_details: Any) -> None:
         if event == "first-step":
             at_first_step()
 
-    try:
-        train_job(trainer, plan(config)[0], Ticket(mask, weights), run, note)
-    finally:
-        trainer.close()
+    small_job.train(config, data, run, note)
 
 
 def cut(path: Path) -> None:

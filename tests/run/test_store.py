@@ -1,4 +1,4 @@
-"""Going on with a run: what may change under it, what may not, and what is recorded."""
+"""Resuming a run: what may change under it, what is refused, and what is recorded."""
 
 from __future__ import annotations
 

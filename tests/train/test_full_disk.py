@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.files import append_json, read_json_lines
-from distlth.models import prunable
-from distlth.plan import plan
-from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult, load_metrics
-from distlth.ticket import Ticket
-from distlth.train.loop import train_job
-from distlth.train.trainer import Trainer
-from distlth.train.world import World
+from tests.small_job import train
 
 SIZE_MB = 24
 
@@ -84,16 +77,6 @@ def config(quickstart: Path, digits: Dataset) -> RunConfig:
     return load_config(quickstart, overrides)
 
 
-def train(config: RunConfig, digits: Dataset, run: RunPaths, note: Any) -> JobResult:
-    trainer = Trainer(config, digits, World(0, 1, torch.device("cpu")))
-    mask = Mask.dense({conv.name: conv.weight_shape for conv in prunable(trainer.anatomy, "all")})
-    weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-    try:
-        return train_job(trainer, plan(config)[0], Ticket(mask, weights), run, note)
-    finally:
-        trainer.close()
-
-
 def test_training_goes_on_while_the_disk_is_full_and_nothing_is_lost(
     config: RunConfig, digits: Dataset, tmp_path: Path, disk: Disk
 ) -> None:
@@ -119,7 +102,7 @@ def test_training_goes_on_while_the_disk_is_full_and_nothing_is_lost(
     assert "No space left" in failed["error"] or "Permission denied" in failed["error"]
 
     whole = RunPaths(tmp_path / "whole")
-    expected = train(config, digits, whole, lambda event, **details: None)
+    expected = train(config, digits, whole)
     assert (found.weights_digest, found.top1, found.train_loss) == (
         expected.weights_digest,
         expected.top1,

@@ -30,16 +30,11 @@ from distlth.ticket import Ticket
 from distlth.train.calibration import CalibrationRun
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state
 from distlth.train.evaluate import evaluate
-from distlth.train.loop import train_job
 from distlth.train.masking import Masking, parameter_masks
 from distlth.train.optim import decayed, make_optimizer
 from distlth.train.pulse import Pulse
 from distlth.train.schedule import learning_rate
-from distlth.train.trainer import Trainer
-from distlth.train.world import World
-
-CPU = torch.device("cpu")
-WORLD = World(0, 1, CPU)
+from tests.small_job import WORLD, train
 
 
 class TestSchedule:
@@ -172,42 +167,26 @@ class TestJob:
         return load_config(quickstart, [*overrides, f"data.path={digits.path}"])
 
     def train(
-        self,
-        config: RunConfig,
-        digits: Dataset,
-        run: RunPaths,
-        job: Job,
-        ticket: Ticket | None,
-        stop_at: str = "",
+        self, config: RunConfig, digits: Dataset, run: RunPaths, job: Job, stop_at: str = ""
     ) -> JobResult:
-        trainer = Trainer(config, digits, WORLD)
-        if ticket is None:
-            layers = prunable(trainer.anatomy, config.prune.scope)
-            mask = Mask.dense({conv.name: conv.weight_shape for conv in layers})
-            weights = {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()}
-            ticket = Ticket(mask, weights)
-
         def note(event: str, **_details: Any) -> None:
             if event == stop_at:
                 raise StoppedError
 
-        try:
-            return train_job(trainer, job, ticket, run, note)
-        finally:
-            trainer.close()
+        return train(config, digits, run, note, job)
 
     def test_a_resumed_job_ends_with_the_same_bits(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
     ) -> None:
         whole, parts = RunPaths(tmp_path / "whole"), RunPaths(tmp_path / "parts")
         first = plan(config)[0]
-        dense = self.train(config, digits, whole, first, None)
+        dense = self.train(config, digits, whole, first)
         with pytest.raises(StoppedError):
-            self.train(config, digits, parts, first, None, stop_at="last-step")
+            self.train(config, digits, parts, first, stop_at="last-step")
         state = newest_state(parts.checkpoints("00"))
         assert state is not None
         assert state.step == 20  # of 24: in the middle of an epoch
-        resumed = self.train(config, digits, parts, first, None)
+        resumed = self.train(config, digits, parts, first)
         assert (resumed.weights_digest, resumed.train_loss) == (dense.weights_digest, dense.train_loss)
         assert (resumed.top1, resumed.eval_loss) == (dense.top1, dense.eval_loss)
         assert self.losses(parts) == self.losses(whole)
@@ -219,15 +198,15 @@ class TestJob:
     ) -> None:
         whole, parts = RunPaths(tmp_path / "whole"), RunPaths(tmp_path / "parts")
         first = plan(config)[0]
-        dense = self.train(config, digits, whole, first, None)
+        dense = self.train(config, digits, whole, first)
         with pytest.raises(StoppedError):
-            self.train(config, digits, parts, first, None, stop_at="last-step")
+            self.train(config, digits, parts, first, stop_at="last-step")
         state = newest_state(parts.checkpoints("00"))
         assert state is not None
         assert state.sums[0].any()
         two = replace(state, sums=torch.cat([state.sums / 4, state.sums * 3 / 4]))
         two.save(parts.checkpoint("00", state.step))
-        resumed = self.train(config, digits, parts, first, None)
+        resumed = self.train(config, digits, parts, first)
         assert resumed.weights_digest == dense.weights_digest
         assert resumed.train_loss == pytest.approx(dense.train_loss, rel=1e-12)
 
@@ -242,10 +221,10 @@ class TestJob:
         # With a constant rate, one epoch of the long job is the whole of a short one.
         constant = config.train.model_copy(update={"schedule": ScheduleSection(name="constant")})
         long = config.model_copy(update={"train": constant})
-        self.train(long, digits, run, job, None)
+        self.train(long, digits, run, job)
         prune = config.prune.model_copy(update={"rewind_epoch": 0})
         one = long.model_copy(update={"train": constant.model_copy(update={"epochs": 1}), "prune": prune})
-        self.train(one, digits, short, job, None)
+        self.train(one, digits, short, job)
         rewind, _ = load_tensors(run.seed(0).rewind)
         trained, _ = load_tensors(short.job("00").weights)
         assert rewind.keys() == trained.keys()
@@ -261,7 +240,7 @@ class TestJob:
         with pytest.raises(
             TrainingError, match=r"job 00: the loss was not finite at step \d+ \(learning rate"
         ):
-            self.train(wild, digits, RunPaths(tmp_path), plan(wild)[0], None)
+            self.train(wild, digits, RunPaths(tmp_path), plan(wild)[0])
         assert not RunPaths(tmp_path).job("00").result.exists()
 
     @pytest.mark.parametrize("amp", ["bf16"])
@@ -271,7 +250,7 @@ class TestJob:
         mixed = config.model_copy(
             update={"train": config.train.model_copy(update={"amp": amp, "clip_norm": 1.0})}
         )
-        result = self.train(mixed, digits, RunPaths(tmp_path), plan(mixed)[0], None)
+        result = self.train(mixed, digits, RunPaths(tmp_path), plan(mixed)[0])
         assert result.train_loss < 2.0
 
 

@@ -1,0 +1,72 @@
+"""SNIP: single-shot pruning by connection sensitivity, before training (Lee et al., arXiv 1810.02340)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from distlth.methods.base import Calibration, Measurement, Method, Source
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distlth.ticket import Structured
+
+SENSITIVITY = "snip"
+
+
+class Snip(Method):
+    """Single weights, by their connection sensitivity at initialisation; trained from there."""
+
+    method: Literal["snip"] = Field(description="single weights, chosen before training")
+
+    prunes_untrained: ClassVar[bool] = True
+
+    def measurements(self) -> tuple[Measurement, ...]:
+        """Return the one of connection sensitivity."""
+        return (Measurement(SENSITIVITY, connection_sensitivity, untrained=True),)
+
+    def make(self, source: Source) -> Structured:
+        """Return the most sensitive weights, as many as the round keeps by plan.
+
+        Raises RunError when the untrained network was not measured.
+        """
+        from distlth.errors import RunError
+        from distlth.prune.scores import keep_best
+        from distlth.ticket import Structured
+
+        scores = source.trained.measured.get(SENSITIVITY)
+        if scores is None:
+            raise RunError(
+                f"branch {self.label!r} prunes the untrained network, which was not measured before round 0 "
+                "trained; leave the branch out, or start another run (name=...)"
+            )
+        return Structured(keep_best(scores, source.mask, source.kept))
+
+
+def connection_sensitivity(calibration: Calibration) -> dict[str, Tensor]:
+    """Return |g x w| for each weight w of each prunable layer: float32, of the weight's shape.
+
+    g is the gradient of the mean cross-entropy over the calibration images of all ranks. With the network
+    in eval mode, as in the authors' code, BatchNorm does nothing yet. The paper divides by the sum over all
+    weights, which changes no rank.
+    """
+    import torch
+    from torch.nn import functional
+
+    weights = [calibration.model.get_parameter(f"{name}.weight") for name in calibration.layers]
+    sums = [torch.zeros(w.shape, dtype=torch.float64, device=w.device) for w in weights]
+    count = torch.zeros(1, dtype=torch.float64, device=weights[0].device)
+    for images, labels in calibration.batches():
+        loss = functional.cross_entropy(calibration.model(images), labels, reduction="sum")
+        # Not backward(), which would add to .grad and wake DDP.
+        for total, gradient in zip(sums, torch.autograd.grad(loss, weights), strict=True):
+            total += gradient
+        count += len(labels)
+    count = calibration.total(count)
+    means = [calibration.total(total) / count for total in sums]
+    return {
+        name: (mean * weight.detach()).abs().float().cpu().contiguous()
+        for name, mean, weight in zip(calibration.layers, means, weights, strict=True)
+    }

@@ -1,0 +1,61 @@
+"""From a score of every weight to a mask: the best of all layers together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distlth.prune.mask import Mask
+
+
+def keep_best(scores: Mapping[str, Tensor], mask: Mask, count: int) -> Mask:
+    """Return `mask` with only the `count` kept weights of best score over all layers together.
+
+    `scores` holds one float32 CPU tensor for each layer of the mask, of its shape. Among equal scores the
+    weight in the earlier layer, then of the lower flat index, goes first.
+
+    Raises ValueError for scores that do not fit the mask or are not finite, and for a `count` outside
+    0 .. `mask.kept`.
+    """
+    _check_scores(mask, scores)
+    if not 0 <= count <= mask.kept:
+        raise ValueError(f"cannot keep {count} of {mask.kept} weights")
+    to_remove = mask.kept - count
+    if to_remove == 0:
+        return mask
+    threshold = _kth_smallest(scores, mask, to_remove)
+    below = {name: kept & (scores[name] < threshold) for name, kept in mask.items()}
+    ties_to_remove = to_remove - sum(int(torch.count_nonzero(removed)) for removed in below.values())
+    pruned = {}
+    for name, kept in mask.items():
+        tied = kept & (scores[name] == threshold)
+        removed = _first_true(tied, ties_to_remove)
+        ties_to_remove -= int(torch.count_nonzero(removed))
+        pruned[name] = kept & ~below[name] & ~removed
+    return Mask(pruned)
+
+
+def _check_scores(mask: Mask, scores: Mapping[str, Tensor]) -> None:
+    for name, kept in mask.items():
+        if name not in scores or scores[name].shape != kept.shape:
+            raise ValueError(f"layer {name!r} has no score for each weight")
+        if not torch.isfinite(scores[name]).all():
+            raise ValueError(f"scores of {name!r} have NaN or infinite entries")
+
+
+def _kth_smallest(scores: Mapping[str, Tensor], mask: Mask, k: int) -> float:
+    """Return the k-th smallest score (k from 1) among the kept weights, by selection instead of a sort."""
+    values = np.concatenate([scores[name].detach()[kept].numpy() for name, kept in mask.items()])
+    values.partition(k - 1)
+    return float(values[k - 1])
+
+
+def _first_true(cells: Tensor, count: int) -> Tensor:
+    """Return a bool tensor with only the first `count` True cells, in flat order, or all of fewer."""
+    first = torch.zeros(cells.numel(), dtype=torch.bool)
+    if count > 0:
+        first[torch.nonzero(cells.reshape(-1)).squeeze(1)[:count]] = True
+    return first.view(cells.shape)

@@ -1,0 +1,144 @@
+"""The network of a job, ready to train on this rank's device, and the job's images at its resolution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+
+from distlth.config.schema import RunConfig
+from distlth.data.dataset import SPLITS, Dataset
+from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
+from distlth.data.load.order import epoch_order
+from distlth.data.load.packed import PackedSplit
+from distlth.models import Anatomy, anatomy, build
+from distlth.models.zoo import Stem
+from distlth.plan import Job
+from distlth.train.world import World
+
+Splits = Mapping[str, PackedSplit]
+
+
+@dataclass(frozen=True)
+class ExecutableKey:
+    """What jobs must have in common to train on one executable. `resolution` is in pixels."""
+
+    model: str
+    stem: Stem
+    resolution: int
+    seed: int
+
+    @classmethod
+    def of(cls, config: RunConfig, job: Job) -> ExecutableKey:
+        """Return the key of a job."""
+        return cls(config.model.name, config.model.stem, config.data.resolution, job.seed)
+
+
+@dataclass(frozen=True, eq=False)
+class Executable:
+    """A network on its device, with loaders of its images.
+
+    `replicas` is `model` wrapped for DDP. A job loads its weights into `model`. `open_calibration` returns a
+    loader of the calibration images: the first of a seeded order, unaugmented.
+    """
+
+    key: ExecutableKey
+    model: nn.Module
+    replicas: nn.Module
+    anatomy: Anatomy
+    loader: TrainLoader
+    eval_loader: EvalLoader
+    open_calibration: Callable[[], EvalLoader]
+
+
+def open_splits(config: RunConfig, dataset: Dataset) -> Splits:
+    """Open the splits that a rank reads: once for all its jobs, whatever their seed and resolution."""
+    data = config.data
+    return {name: PackedSplit(dataset, name, threads=data.threads, cache=data.cache) for name in SPLITS}
+
+
+def make_executable(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> Executable:
+    """Build, place and wrap the network, and open its loaders. Collective."""
+    model = build(key.model, splits["train"].dataset.num_classes, seed=key.seed, stem=key.stem)
+    body = anatomy(model, key.resolution)
+    model = _placed(model, config, world.device)
+    loader = _train_loader(config, splits, world, key)
+    eval_loader = _eval_loader(config, splits["val"], world, key)
+    replicas = world.wrap(model)
+    _settle(model, replicas, key.resolution, world.device)
+    calibration = partial(_calibration_loader, config, splits["train"], world, key)
+    return Executable(key, model, replicas, body, loader, eval_loader, calibration)
+
+
+def _placed(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
+    """Return the model on its device, in its memory format."""
+    if config.train.sync_batch_norm and device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    model.to(device)
+    if config.train.channels_last:
+        model.to(memory_format=torch.channels_last)
+    return model
+
+
+def _settle(model: nn.Module, replicas: nn.Module, resolution: int, device: torch.device) -> None:
+    """Run one pass over an empty batch before any job.
+
+    DDP lays its gradient buckets out anew after the first backward pass it ever sees, and with more than two
+    ranks the layout decides the order of sums. Past this, every step of every job has the same layout,
+    whether its lane is fresh or has restarted.
+    """
+    if replicas is model:
+        return
+    images = torch.zeros(2, 3, resolution, resolution, device=device)
+    model.train()
+    replicas(images).sum().backward()
+    model.zero_grad(set_to_none=True)
+
+
+def _train_loader(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> TrainLoader:
+    packed = splits["train"]
+    return TrainLoader(
+        packed.dataset,
+        packed=packed,
+        batch_size=config.train.batch_size,
+        rank=world.rank,
+        world_size=world.size,
+        resolution=key.resolution,
+        crop=config.data.crop,
+        flip=config.data.flip,
+        seed=key.seed,
+        device=world.device,
+    )
+
+
+def _eval_loader(
+    config: RunConfig,
+    packed: PackedSplit,
+    world: World,
+    key: ExecutableKey,
+    indices: Sequence[int] | None = None,
+) -> EvalLoader:
+    data, train = config.data, config.train
+    return EvalLoader(
+        packed.dataset,
+        packed=packed,
+        split=packed.split,
+        indices=indices,
+        batch_size=train.eval_batch_size or train.batch_size // world.size,
+        rank=world.rank,
+        world_size=world.size,
+        resolution=key.resolution,
+        ratio=data.eval_ratio or eval_ratio(data.crop),
+        device=world.device,
+    )
+
+
+def _calibration_loader(
+    config: RunConfig, packed: PackedSplit, world: World, key: ExecutableKey
+) -> EvalLoader:
+    order = epoch_order(packed.dataset.split("train").count, key.seed, epoch=0)
+    indices = sorted(order[: config.prune.calibration_images].tolist())
+    return _eval_loader(config, packed, world, key, indices)

@@ -1,0 +1,90 @@
+"""One optimisation step, and what it works on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distlth.config.schema import TrainSection
+from distlth.train.masking import Masking
+from distlth.train.optim import make_optimizer, set_learning_rate
+from distlth.train.world import World
+
+
+@dataclass(frozen=True, eq=False)
+class StepState:
+    """What the optimisation steps of one rank read and change.
+
+    `replicas` is `model` with its gradients averaged over the ranks, `precision` the context of forward
+    passes. What a step draws at random follows from `seed`, the step's number and `rank`.
+    """
+
+    model: nn.Module
+    replicas: nn.Module
+    masking: Masking
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    precision: torch.autocast
+    config: TrainSection
+    seed: int
+    rank: int
+
+    @classmethod
+    def fresh(
+        cls,
+        model: nn.Module,
+        replicas: nn.Module,
+        masks: Mapping[str, Tensor],
+        config: TrainSection,
+        world: World,
+        seed: int,
+    ) -> StepState:
+        """Return the state before the first step: masked weights zeroed in place, no momentum yet."""
+        return cls(
+            model,
+            replicas,
+            Masking(model, masks),
+            make_optimizer(model, config),
+            torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16"),
+            _precision(config.amp, world.device),
+            config,
+            seed,
+            world.rank,
+        )
+
+
+def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
+    """Take one step of SGD on this rank's part of the global batch; return its mean loss, a scalar tensor.
+
+    `step` counts from the schedule's start, `lr` is its learning rate. Nothing waits for the device.
+    """
+    _seed_step(state.seed, step, state.rank)
+    set_learning_rate(state.optimizer, lr)
+    with state.precision:
+        logits = state.replicas(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimizer)
+    state.masking.mask_gradients()
+    if state.config.clip_norm is not None:
+        nn.utils.clip_grad_norm_(state.model.parameters(), state.config.clip_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    state.optimizer.zero_grad(set_to_none=True)
+    return loss.detach()
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Make what a step draws at random (dropout) a pure function of seed, step and rank."""
+    key = hashlib.blake2b(f"{seed}:{step}:{rank}".encode(), digest_size=8).digest()
+    torch.manual_seed(int.from_bytes(key, "little") >> 1)
+
+
+def _precision(amp: str, device: torch.device) -> torch.autocast:
+    dtype = torch.float16 if amp == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")
