@@ -49,17 +49,16 @@ def rewind_refilled(
     *,
     before: Mask,
     after: Mask,
-    revived: Mapping[str, Tensor],
+    returning: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     """Return `trained`, a whole state dict, with what refilling brought back reset to the `rewound` values.
 
     These are the weights that `after` keeps and `before` does not: in `trained` they are zero, or were about
-    to be pruned (section 3.2: refilled weights are reset to the rewound ones, whatever the rest does). So are
-    the entries (flat) of biases and norms that were removed with their channel and are `revived`.
+    to be pruned (section 3.2: refilled weights are reset to the rewound ones, whatever the rest does). With
+    a whole channel come back its bias and what norms do to it: the entries `returning` (bool, flat).
     """
-    weights = dict(trained)
     back = {f"{layer}.weight": kept & ~before[layer] for layer, kept in after.items()}
-    for name, cells in {**revived, **back}.items():
-        reset = cells.reshape(trained[name].shape)
-        weights[name] = torch.where(reset, rewound[name], trained[name])
+    weights = dict(trained)
+    for name, cells in (*back.items(), *returning.items()):
+        weights[name] = torch.where(cells.reshape(weights[name].shape), rewound[name], trained[name])
     return weights

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from distlth.config import RunConfig
 from distlth.files import load_tensors, retry_until_written, save_tensors
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
-from distlth.models import build, removal
+from distlth.models import build, returning
 from distlth.plan import Job
 from distlth.preflight import Preflight
 from distlth.prune.mask import Mask, empty_layers
@@ -72,19 +71,8 @@ class TicketMaker:
         assert made is not None
         assert parent is not None
         before = magnitude_mask(job, parent, self._config.prune.rate)
-        return rewind_refilled(
-            weights,
-            rewound,
-            before=before,
-            after=made.mask,
-            revived=self._revived(before, made.mask),
-        )
-
-    def _revived(self, before: Mask, after: Mask) -> dict[str, Tensor]:
-        """Return the entries of biases and norms that `before` removes with channels and `after` keeps."""
-        graph = self._found.anatomy.graph
-        dead, kept = removal(graph, before.layers), removal(graph, after.layers)
-        return {name: ~entries & kept.get(name, torch.ones_like(entries)) for name, entries in dead.items()}
+        found = returning(self._found.anatomy.graph, before.layers, made.mask.layers)
+        return rewind_refilled(weights, rewound, before=before, after=made.mask, returning=found)
 
     def _start(self, job: Job) -> Path:
         if job.start == "trained":

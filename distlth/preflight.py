@@ -45,8 +45,8 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; rounds leave next to nothing; or a method cannot run on this machine,
-            or cannot remove this model's channels.
+            larger than the train split; rounds leave next to nothing; or a method cannot run on this
+            machine, or remove this model's channels.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)

@@ -123,12 +123,12 @@ def test_an_inline_ticket_starts_whole(
 
 
 def test_what_is_rewound_by_hand() -> None:
-    revived = {"norm.weight": torch.tensor([False, True, False])}
+    back = {"norm.weight": torch.tensor([False, True, False])}
     before = Mask({"a": torch.tensor([[True, False], [False, False], [False, False]])})
     after = Mask({"a": torch.tensor([[True, True], [True, True], [False, False]])})
     ones = {"a.weight": torch.ones(3, 2), "norm.weight": torch.ones(3), "norm.running_mean": torch.ones(3)}
     twos = {name: 2 * tensor for name, tensor in ones.items()}
-    weights = rewind_refilled(ones, twos, before=before, after=after, revived=revived)
+    weights = rewind_refilled(ones, twos, before=before, after=after, returning=back)
     assert {name: tensor.tolist() for name, tensor in weights.items()} == {
         "a.weight": [[1, 2], [2, 2], [1, 1]],
         "norm.weight": [1, 2, 1],

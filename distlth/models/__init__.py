@@ -2,7 +2,7 @@
 
 from distlth.models.anatomy import Anatomy, ConvLayer, Scope, anatomy, prunable
 from distlth.models.graph import Graph
-from distlth.models.removal import Leak, gates, leaks, removal
+from distlth.models.removal import Leak, gates, leaks, removal, returning
 from distlth.models.zoo import Stem, build, names
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "names",
     "prunable",
     "removal",
+    "returning",
 ]

@@ -34,6 +34,12 @@ def removal(graph: Graph, kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: ~entries for name, entries in flow(graph, kept).dead.items()}
 
 
+def returning(graph: Graph, before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return which entries of biases and norms (bool, flat) one mask removes and another brings back."""
+    lost, left = removal(graph, before), removal(graph, after)
+    return {name: ~kept & left.get(name, torch.ones_like(kept)) for name, kept in lost.items()}
+
+
 def leaks(graph: Graph, layers: Shapes) -> tuple[Leak, ...]:
     """Return the layers, of those given with their weights' shapes, whose removed channels may leak.
 

@@ -256,9 +256,14 @@ class Residual(nn.Module):
 def test_a_sum_is_removed_where_both_summands_are() -> None:
     a, b = torch.ones(4, 3, 1, 1, dtype=torch.bool), torch.ones(4, 3, 1, 1, dtype=torch.bool)
     a[:2], b[1:3] = False, False
-    found = removal(graph_of(Residual()), {"a": a, "b": b})
+    graph = graph_of(Residual())
+    found = removal(graph, {"a": a, "b": b})
     assert found["a.bias"].tolist() == [False, False, True, True]
     assert found["norm.weight"].tolist() == found["norm.bias"].tolist() == [True, False, True, True]
+    back = returning(graph, {"a": a, "b": b}, {"a": torch.ones_like(a), "b": b})
+    assert {name: entries.nonzero().flatten().tolist() for name, entries in back.items()} == {
+        **{"a.bias": [0, 1], "b.bias": [], "norm.weight": [1], "norm.bias": [1]}
+    }
 
 
 class Shared(nn.Module):
