@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from torch import nn
+
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
-from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
+from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable, trains_on
 from distlth.prune.mask import Mask
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
@@ -39,18 +41,31 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; or a method cannot run on this machine.
+            larger than the train split, or too small on a rank; or a method cannot run on this machine.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
+    _check_rank_batch(config, model)
     layers = prunable(body, config.prune.scope)
     for branch in config.prune.branches:
         branch.check_machine()
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
     return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body))
+
+
+def _check_rank_batch(config: RunConfig, model: nn.Module) -> None:
+    workers, size = config.cluster.workers, config.data.resolution
+    batch = config.train.batch_size // workers
+    counts_all_ranks = config.train.sync_batch_norm and workers > 1
+    if batch > 1 or counts_all_ranks or trains_on(model, size, batch):
+        return
+    raise ConfigError(
+        f"train.batch_size, cluster.workers: one image of {size} px on each of {workers} ranks"
+        f" leaves a BatchNorm of {config.model.name} one value a channel; give a rank at least 2 images"
+    )
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

@@ -83,6 +83,19 @@ def anatomy(model: nn.Module, resolution: int) -> Anatomy:
     )
 
 
+def trains_on(model: nn.Module, resolution: int, batch: int) -> bool:
+    """Return whether ``model`` can train on ``batch`` images at a time, on shapes alone.
+
+    BatchNorm cannot where it has one value a channel: one image whose map is 1x1.
+    """
+    ghost = copy.deepcopy(model).to("meta").train()
+    try:
+        ghost(torch.empty(batch, 3, resolution, resolution, device="meta"))
+    except ValueError:
+        return False
+    return True
+
+
 def prunable(network: Anatomy, scope: Scope) -> tuple[ConvLayer, ...]:
     """The layers that pruning may touch: every Conv2d, all but the stem with ``no-stem``; never a Linear."""
     return tuple(conv for conv in network.convs if scope == "all" or conv.name != network.stem)
