@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -46,11 +48,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a new, empty folder beside `path`; on success it takes the place of `path`, whole and on disk.
 
     What is at `path` is removed only then. What a killed writer left beside it is removed first, so only one
-    process may write `path` at a time.
+    process may write `path` at a time: one that was thought dead finds its folder gone.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in _unfinished(path):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
     try:
         yield temporary
         for folder, _, files in os.walk(temporary):
@@ -59,6 +63,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         _publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> list[Path]:
+    """Return the folders that killed writers of `path` left beside it."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}}\.)?tmp")
+    return [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]
 
 
 def _publish(temporary: Path, path: Path) -> None:

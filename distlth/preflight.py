@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+
 from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
-from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable
+from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable, trains_on
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 
@@ -45,13 +47,14 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; rounds leave next to nothing; or a method cannot run on this
-            machine, or remove this model's channels.
+            larger than the train split, or too small on a rank; rounds leave next to nothing; or a method
+            cannot run on this machine, or remove this model's channels.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
+    _check_rank_batch(config, model)
     layers = prunable(body, config.prune.scope)
     for branch in config.prune.branches:
         branch.check_machine()
@@ -95,6 +98,18 @@ def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
                 f"{kept:,} of {total:,} weights, fewer than there are prunable layers ({len(sizes):,}); "
                 f"use {rounds}a lower prune.rate"
             )
+
+
+def _check_rank_batch(config: RunConfig, model: nn.Module) -> None:
+    workers, size = config.cluster.workers, config.data.resolution
+    batch = config.train.batch_size // workers
+    counts_all_ranks = config.train.sync_batch_norm and workers > 1
+    if batch > 1 or counts_all_ranks or trains_on(model, size, batch):
+        return
+    raise ConfigError(
+        f"train.batch_size, cluster.workers: one image of {size} px on each of {workers} ranks"
+        f" leaves a BatchNorm of {config.model.name} one value a channel; give a rank at least 2 images"
+    )
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

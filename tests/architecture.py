@@ -16,6 +16,7 @@ ROOMS = (
     "distlth.options",
     "distlth.process",
     "distlth.files",
+    "distlth.lock",
     "distlth.prune",
     "distlth.ticket",
     "distlth.methods",

@@ -86,6 +86,19 @@ def anatomy(model: nn.Module, resolution: int) -> Anatomy:
     )
 
 
+def trains_on(model: nn.Module, resolution: int, batch: int) -> bool:
+    """Return whether ``model`` can train on ``batch`` images at a time, on shapes alone.
+
+    BatchNorm cannot where it has one value a channel: one image whose map is 1x1.
+    """
+    ghost = copy.deepcopy(model).to("meta").train()
+    try:
+        ghost(torch.empty(batch, 3, resolution, resolution, device="meta"))
+    except ValueError:
+        return False
+    return True
+
+
 def prunable(network: Anatomy, scope: Scope) -> tuple[ConvLayer, ...]:
     """Return the layers that pruning may touch: every Conv2d, with ``no-stem`` all but the first that runs.
 

@@ -19,7 +19,7 @@ from torchvision.models.convnext import LayerNorm2d
 from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
-from distlth.models import Graph, Leak, anatomy, build, gates, leaks, names, prunable, removal, zoo
+from distlth.models import Graph, Leak, anatomy, build, gates, leaks, names, prunable, removal, returning, zoo
 from distlth.models.trace import trace
 from distlth.preflight import preflight
 from distlth.prune.mask import Mask
