@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
+from distlth.config.documents import dump_yaml
 from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
@@ -274,4 +274,4 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML, with every default."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))
