@@ -164,6 +164,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, metadata
 
 
+def format_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of a safetensors file of CPU tensors, without a digest; for `parse_tensors`."""
+    from safetensors.torch import save as serialize
+
+    return serialize({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
 def parse_tensors(content: bytes) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file given as bytes."""
     from safetensors.torch import load as safetensors_load

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distlth.config.schema import RunConfig
+from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
+from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
@@ -39,7 +41,7 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; or a method cannot run on this machine.
+            larger than the train split; rounds leave next to nothing; or a method cannot run on this machine.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
@@ -50,7 +52,25 @@ def preflight(config: RunConfig) -> Preflight:
         branch.check_machine()
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+    check_rounds(config.prune, [layer.num_weights for layer in layers])
     return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body))
+
+
+def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
+    """Check that every round keeps at least as many weights as there are layers, of `sizes` weights each.
+
+    Raises:
+        ConfigError: a round does not.
+    """
+    total = sum(sizes)
+    for number, kept in enumerate(planned_kept(total, prune.rate, prune.rounds)):
+        if kept < len(sizes):
+            rounds = f"at most {number - 1} rounds or " if number > 1 else ""
+            raise ConfigError(
+                f"prune.rounds: at prune.rate = {prune.rate:g} round {number} of {prune.rounds} keeps "
+                f"{kept:,} of {total:,} weights, fewer than there are prunable layers ({len(sizes):,}); "
+                f"use {rounds}a lower prune.rate"
+            )
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

@@ -120,7 +120,8 @@ class PruneSection(Section):
     )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
-        description="the full schedule; from the rewind epoch on; or from there on, with the trained weights",
+        description="the full schedule; from the rewind epoch on; or from there on, with the weights that "
+        "the round before has trained, of which only refilled ones are rewound",
     )
     scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
     mode: Literal["branch", "inline"] = Field(

@@ -42,6 +42,12 @@ class ConvLayer:
         """Weights of one output channel: C_in / groups x kh x kw."""
         return prod(self.weight_shape[1:])
 
+    @property
+    def channel_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters with one entry an output channel; a layer may lack any of them."""
+        norm = () if self.batch_norm is None else (f"{self.batch_norm}.weight", f"{self.batch_norm}.bias")
+        return (f"{self.name}.bias", *norm)
+
 
 @dataclass(frozen=True)
 class Anatomy:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from distlth.errors import RunError
 from distlth.files import load_tensors, save_tensors
-from distlth.run.paths import newest_checkpoint
+from distlth.run.paths import checkpoint_files, newest_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> JobState | None:
     """Return the newest whole state in a job's checkpoint folder; warn of a damaged one and pass over it."""
-    for path in sorted(folder.glob("[0-9]*.safetensors"), reverse=True):
+    for path in reversed(checkpoint_files(folder)):
         try:
             return JobState.load(path)
         except RunError as error:
@@ -130,7 +130,7 @@ class CheckpointWriter:
             self._failed(state.step, error)
             return
         with suppress(OSError):
-            for old in sorted(self._folder.glob("[0-9]*.safetensors"))[: -self._keep]:
+            for old in checkpoint_files(self._folder)[: -self._keep]:
                 old.unlink()
 
 

@@ -14,13 +14,12 @@ from distlth.ticket import Ticket
 def parameter_masks(ticket: Ticket, anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return which entries of each named parameter train: bool tensors, for parameters that lose some."""
     masks: dict[str, Tensor] = {}
-    norms = {conv.name: conv.batch_norm for conv in anatomy.convs}
+    owned = {conv.name: conv.channel_parameters for conv in anatomy.convs}
     for layer, kept in ticket.mask.items():
         masks[f"{layer}.weight"] = kept
         if ticket.remove_channels:
             alive = ~ticket.mask.empty_channels(layer)
-            owners = [f"{layer}.bias", *(f"{norms[layer]}.{part}" for part in ("weight", "bias"))]
-            masks.update({name: alive for name in owners if name in parameters})
+            masks.update({name: alive for name in owned[layer] if name in parameters})
     return {name: kept for name, kept in masks.items() if not bool(kept.all())}
 
 

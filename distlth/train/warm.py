@@ -26,6 +26,7 @@ class WarmRank:
         """Return what a job trains on: the last one where it can share that, else a new one. Collective."""
         key = ExecutableKey.of(self.config, job)
         if self._last is None or self._last.key != key:
+            self._last = None  # first, or both would be on the device at once
             self._last = make_executable(self.config, self._splits, self.world, key)
         return self._last
 

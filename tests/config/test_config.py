@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from distlth.config.documents import override, parse_yaml
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
+from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
+from jobs.dry_run import show_plan
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
 MINIMAL = {
@@ -38,13 +40,41 @@ def test_recipes_load(recipe: Path) -> None:
     assert load_config(recipe).name == recipe.stem
 
 
-def test_the_imagenet_recipe_is_the_papers() -> None:
-    config = load_config(RECIPES / "imagenet-resnet50.yaml")
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_come_to_a_plan(recipe: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(load_config(recipe, [f"data.path={digits.path}"]))
+    assert "10/refill" in capsys.readouterr().out or recipe.stem == "quickstart"
+
+
+def test_a_recipe_says_what_it_follows() -> None:
+    for recipe in RECIPES.glob("*.yaml"):
+        head = recipe.read_text().split("name:")[0]
+        assert "arXiv 2202.04736" in head
+        assert all(line.startswith("# ") for line in head.splitlines())
+
+
+def test_the_recipe_of_the_code_is_the_codes() -> None:
+    config = load_config(RECIPES / "imagenet-resnet50-code.yaml")
     train, prune = config.train, config.prune
     assert (train.epochs, train.batch_size, train.lr, train.momentum) == (90, 1024, 0.4, 0.9)
-    assert (train.weight_decay, train.schedule.milestones) == (1e-4, (30, 60, 80))
-    assert train.schedule.warmup_epochs > 0
-    assert (prune.rate, prune.rewind_epoch, prune.rounds) == (0.2, 15, 10)
+    assert (train.weight_decay, train.decay_norm_and_bias) == (1e-4, True)
+    assert (train.schedule.milestones, train.schedule.warmup_epochs) == ((29, 59, 79), 4)
+    assert (train.sync_batch_norm, train.amp, train.label_smoothing) == (True, "off", 0)
+    assert (prune.rate, prune.rewind_epoch, prune.after_rewind, prune.scope) == (0.2, 15, "restart", "all")
+
+
+def test_the_recipe_of_the_paper_is_the_texts() -> None:
+    config = load_config(RECIPES / "imagenet-resnet50-paper.yaml")
+    train, prune = config.train, config.prune
+    assert (train.epochs, train.lr, train.momentum) == (95, 0.1, 0.9)
+    assert (train.weight_decay, train.decay_norm_and_bias) == (1e-4, True)
+    assert (train.schedule.name, train.schedule.milestones) == ("step", (30, 60))
+    assert (prune.rate, prune.rewind_epoch, prune.after_rewind) == (0.2, round(0.05 * 95), "continue")
+    refill, more, regroup = prune.branches
+    assert isinstance(refill, Refill)
+    assert (refill.count, refill.extra, refill.criterion, more.label) == ("ceil", 0, "magnitude", "refill+")
+    assert isinstance(regroup, Regroup)
+    assert regroup.columns == "algorithm3"
 
 
 def test_overrides_reach_every_depth(job: Path) -> None:
@@ -121,7 +151,15 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("train.amp=bf61", ["train.amp:", "'off', 'bf16' or 'fp16'", "did you mean bf16?"]),
         ("prune.rate=1.5", ["prune.rate:", "less than 1", "got 1.5"]),
         ("prune.branches.0.method=refil", ["prune.branches.0.method:", "'refil'", "did you mean refill?"]),
-        ("prune.branches.1.extra=1", ["prune.branches.1.extra: unknown key", "allowed: columns, method"]),
+        (
+            "prune.branches.1.extra=1",
+            ["prune.branches.1.extra: unknown key", "allowed: columns, groups"],
+        ),
+        ("prune.branches.1.columns=paper", ["prune.branches.1.columns: 'paper' is called prefix now"]),
+        ("prune.branches.1.min_rows=1", ["prune.branches.1.min_rows:", "greater than or equal to 2, got 1"]),
+        ("prune.branches.1.t1=.inf", ["prune.branches.1.t1:", "finite number"]),
+        ("prune.branches.0.multiple=0", ["prune.branches.0.multiple:", "greater than or equal to 1, got 0"]),
+        ("prune.branches.0.count=floor", ["prune.branches.0.count:", "'ceil' or 'exact'"]),
         ("prune.branches.7.extra=1", ["'7' is not an index of a list of 2"]),
         ("prune.branches.1.name=refill", ["two branches are called 'refill'"]),
         ("prune.branches=[{method: refill, rounds: [3]}]", ["round 3 is not in 1..2"]),
