@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from distlth.files import replacing_folder
+from jobs.arguments import path_given
 
 BRIGHTEST = 16  # the digits have 17 grey levels, 0..16, on 8 x 8 pixels
 
@@ -40,7 +41,7 @@ def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(prog="python -m jobs.digits", description=__doc__)
-    parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument("target", type=path_given, metavar="DIR", help="the folder to write")
     parser.add_argument("--size", type=int, default=16, help="edge of the images in pixels")
     parser.add_argument("--num-val", type=int, default=360, help="images of the validation split")
     parser.add_argument("--seed", type=int, default=0, help="of the split")

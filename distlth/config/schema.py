@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
+from distlth.config.documents import dump_yaml
 from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
-from distlth.options import Section
+from distlth.options import Section, UserPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
 
@@ -19,7 +19,7 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length
 class DataSection(Section):
     """The data set (built by `distlth data build`) and how its images are read."""
 
-    path: Path = Field(description="the folder that `distlth data build` made")
+    path: UserPath = Field(description="the folder that `distlth data build` made")
     resolution: int = Field(
         224, ge=4, description="side of the square images that the network sees, in pixels"
     )
@@ -211,7 +211,7 @@ class RunConfig(Section):
     """The whole job file."""
 
     name: Name = Field(description="name of the run and of its directory")
-    runs: Path = Field(Path("runs"), description="the folder that holds run directories")
+    runs: UserPath = Field(Path("runs"), description="the folder that holds run directories")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of initialisation, data order and augmentation")
     log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
     data: DataSection
@@ -275,4 +275,4 @@ class RunConfig(Section):
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML, with every default."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))

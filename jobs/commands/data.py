@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 
-from jobs.arguments import Commands
+from jobs.arguments import Commands, path_given
 
 
 def add(commands: Commands) -> None:
@@ -22,9 +21,9 @@ def _add_build(actions: Commands) -> None:
         "build", help="pack a folder of images", description="Pack a folder of images."
     )
     build.add_argument(
-        "source", type=Path, metavar="SOURCE", help="an ImageFolder, ImageNet or Tiny-ImageNet tree"
+        "source", type=path_given, metavar="SOURCE", help="an ImageFolder, ImageNet or Tiny-ImageNet tree"
     )
-    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument("--out", type=path_given, required=True, metavar="DIR")
     build.add_argument("--max-resolution", type=int, metavar="PIXELS", help="shrink longer sides to this")
     build.add_argument("--jpeg-quality", type=int, default=90, metavar="1..100")
     build.add_argument("--write-mode", choices=("smart", "jpg", "raw"), default="smart")
@@ -42,7 +41,7 @@ def _add_check(actions: Commands) -> None:
     check = actions.add_parser(
         "check", help="verify a built data set", description="Verify a built data set."
     )
-    check.add_argument("path", type=Path, metavar="DIR")
+    check.add_argument("path", type=path_given, metavar="DIR")
     check.set_defaults(command=_check)
 
 

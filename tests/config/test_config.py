@@ -6,7 +6,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from distlth.config.documents import override, parse_yaml
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
@@ -89,6 +92,47 @@ def test_numbers_in_scientific_notation_are_numbers(job: Path) -> None:
     assert load_config(job, ["train.weight_decay=1e-4"]).train.weight_decay == 1e-4
 
 
+WRITTEN = st.from_regex(
+    r"[0-9]{1,6}|0[ox][0-7]{1,4}|[0-9]{1,3}\.[0-9]{0,3}(e[0-9])?|[0-9]{1,2}:[0-9]{2}|[0-9]{4}-[01][0-9]-[0-3][0-9]"
+    r"|on|off|yes|no|y|n|inf|0b1",
+    fullmatch=True,
+)
+
+
+@given(WRITTEN)
+@settings(deadline=None, max_examples=50)
+def test_what_is_written_for_a_text_stays_that_text(text: str) -> None:
+    job = f"{yaml.safe_dump(MINIMAL)}cluster: {{slurm: {{account: {text}, extra: {{nice: {text}}}}}}}"
+    document = parse_yaml(job)
+    override(document, [f"cluster.slurm.comment={text}"])
+    config = parse_config(document, "x")
+    slurm = config.cluster.slurm
+    assert (slurm.account, slurm.comment, slurm.extra["nice"]) == (text, text, text)
+    assert parse_config(parse_yaml(config.to_yaml()), "x") == config
+
+
+def test_texts_that_look_like_numbers_and_the_words_off_and_none(job: Path) -> None:
+    asked = [
+        "name=20241126",
+        "train.amp=off",
+        "data.crop=none",
+        "cluster.slurm.time=0100",
+        "train.nesterov=off",
+    ]
+    config = load_config(job, [*asked, "prune.branches.1.name=007"])
+    assert (config.name, config.train.amp, config.data.crop) == ("20241126", "off", "none")
+    assert (config.cluster.slurm.minutes, config.train.nesterov) == (100, False)
+    assert config.prune.branches[1].label == "007"
+
+
+def test_a_section_that_is_given_twice_is_refused(job: Path) -> None:
+    job.write_text(job.read_text() + "train: {lr: 1}\n")
+    with pytest.raises(
+        ConfigError, match=r"job\.yaml: not valid YAML: train is given twice, in line \d+, .*keep one$"
+    ):
+        load_config(job)
+
+
 def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
     config = load_config(job)
     assert parse_config(yaml.safe_load(config.to_yaml()), source="x") == config
@@ -132,6 +176,9 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("train.epochs", ["expected key=value"]),
         ("train.epochs=[", ["not valid YAML"]),
         ("data=null", ["data:"]),
+        ("train={epochs: 3, epochs: 4}", ["epochs is given twice", "column 2 and line 1, column 13"]),
+        ("train.lr=.inf", ["train.lr:", "finite number"]),
+        ("cluster.slurm.account=true", ["cluster.slurm.account:", "got True; put a word", "in quotes"]),
     ],
 )
 def test_a_mistake_gets_one_line(job: Path, override: str, words: list[str]) -> None:
