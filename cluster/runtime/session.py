@@ -31,6 +31,9 @@ PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
 END_SECONDS = 10.0
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
+# Modules in the folder that the user works in do not take the place of ours, or of Python's own.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
+
 # Ray reads most of these only once, when it is imported.
 RAY_ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -152,7 +155,7 @@ def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) ->
     """
     token = {TOKEN_PATH: str(folder / TOKEN)}
     rest = ALONE if alone else {}
-    return {**os.environ, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
+    return {**os.environ, **SAFE_PATH, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
 
 
 def start_ray(
@@ -165,6 +168,13 @@ def start_ray(
     """
     import ray
     from ray._private import worker as ray_worker
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        """Keeps Ray from putting this process's working directory before all else that workers import."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
 
     def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
         for line in data["lines"]:
@@ -184,6 +194,7 @@ def start_ray(
         _temp_dir=str(folder / "ray"),
         _node_ip_address=address,
         labels={NODE_LABEL: node_name()},
+        job_config=OwnPath(),
     )
 
 
@@ -199,5 +210,5 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
     arguments += [f"--node-ip-address={address}", f"--temp-dir={folder / 'ray'}", f"--address={head}"]
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     return [*ray, *arguments]
