@@ -20,6 +20,7 @@ import psutil
 from cluster.runtime.placement import ranks_per_node, resources
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
+from distlth.files import read_small
 from distlth.process import identity, is_alive, numbering
 
 NAMESPACE = "distlth"
@@ -28,6 +29,7 @@ LOOPBACK = "127.0.0.1"
 
 # A session's folder; in it, the file that names the process that holds the session, and the token.
 PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
+OWNER_BYTES = 4096
 END_SECONDS = 10.0
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
@@ -84,7 +86,7 @@ def sweep() -> None:
     """Remove what killed runs of this user left on this machine: processes of Ray, and folders."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            where, owner = (folder / OWNER).read_text().splitlines()
+            where, owner = read_small(folder / OWNER, OWNER_BYTES, own=True).splitlines()
         except (OSError, ValueError):
             continue  # of another user, or still being set up
         if where == numbering() and not is_alive(owner):
