@@ -31,6 +31,7 @@ LOOPBACK = "127.0.0.1"
 PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
 OWNER_BYTES = 4096
 END_SECONDS = 10.0
+INFINIBAND = Path("/sys/class/infiniband")
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
 # Modules in the folder that the user works in do not take the place of ours, or of Python's own.
@@ -95,11 +96,23 @@ def sweep() -> None:
 
 
 def _collectives_on(address: str) -> dict[str, str]:
-    """Return the settings that make gloo and NCCL use the interface of an address; the user's own win."""
+    """Return the settings that make gloo use the interface of an address; the user's own win.
+
+    NCCL finds the fast network between nodes itself, which is seldom the one that SLURM starts tasks over.
+    On one machine it needs none, and must listen on no other interface.
+    """
     interfaces = psutil.net_if_addrs().items()
     names = [name for name, found in interfaces if any(one.address == address for one in found)]
-    wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    wanted = ["GLOO_SOCKET_IFNAME", *(["NCCL_SOCKET_IFNAME"] if address == LOOPBACK else [])]
     return {key: os.environ.get(key, names[0]) for key in wanted} if names else {}
+
+
+def network() -> dict[str, str]:
+    """Return what decides the network of collectives in this process: interfaces, and their settings."""
+    up = [name for name, stats in psutil.net_if_stats().items() if stats.isup]
+    fast = sorted(path.name for path in INFINIBAND.glob("*"))
+    settings = {key: value for key, value in os.environ.items() if key.startswith(("GLOO_", "NCCL_"))}
+    return {"interfaces": " ".join(sorted(up)), "infiniband": " ".join(fast) or "none", **settings}
 
 
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:

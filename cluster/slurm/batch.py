@@ -12,10 +12,14 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from cluster.runtime.placement import fewest_nodes, ranks_per_node
+from cluster.runtime.placement import check_cores, fewest_nodes, ranks_per_node
 from distlth.config.schema import ClusterSection, RunConfig
+from distlth.cores import BESIDE_THREADS
 from distlth.errors import ConfigError
 from distlth.run.submission import Cluster
+
+# The loader threads of a rank on a GPU that cores are asked for where the job file leaves their number open.
+USUAL_THREADS = 4
 
 YEAR_MINUTES = 366 * 24 * 60
 
@@ -60,6 +64,7 @@ class Batch:
             # A line break would start a command in the batch script; SLURM expands % in paths.
             if not str(path).isprintable() or "%" in str(path):
                 raise ConfigError(f"{str(path)!r}: a path with control characters or % is nothing for sbatch")
+        cpus_per_node(self.configs[0])
 
     @property
     def cluster(self) -> ClusterSection:
@@ -72,15 +77,32 @@ class Batch:
         return self.cluster.slurm.python or shlex.quote(sys.executable)
 
 
-def cpus_per_node(cluster: ClusterSection) -> int:
-    """Return how many cores to ask of each node."""
-    return cluster.slurm.cpus_per_node or ranks_per_node(cluster) * cluster.cpus_per_worker
+def cpus_per_node(config: RunConfig) -> int:
+    """Return how many cores to ask of each node: on GPUs enough for the loaders, which feed them.
+
+    Raises:
+        ConfigError: the job file asks for fewer than its ranks on GPUs need.
+    """
+    cluster, slurm = config.cluster, config.cluster.slurm
+    if not asks_for_gpus(cluster):
+        return slurm.cpus_per_node or ranks_per_node(cluster) * cluster.cpus_per_worker
+    if slurm.cpus_per_node:
+        check_cores(config, slurm.cpus_per_node, "cluster.slurm.cpus_per_node asks for")
+        return slurm.cpus_per_node
+    feeding = (config.data.threads or USUAL_THREADS) + BESIDE_THREADS
+    return ranks_per_node(cluster) * max(cluster.cpus_per_worker, feeding)
+
+
+def asks_for_gpus(cluster: ClusterSection) -> bool:
+    """Return whether a SLURM job has GPUs for its ranks."""
+    asked = cluster.slurm.num_gpus or any(key.startswith(("gpus", "gres")) for key in cluster.slurm.extra)
+    return bool(asked) and cluster.device != "cpu"
 
 
 def slurm_parameters(batch: Batch) -> dict[str, Any]:
     """Return submitit's names and values of sbatch's parameters, without those that the cluster decides."""
     cluster, slurm = batch.cluster, batch.cluster.slurm
-    cpus = cpus_per_node(cluster)
+    cpus = cpus_per_node(batch.configs[0])
     survives = fewest_nodes(cluster) < cluster.nodes
     srun = [*([f"--{NO_KILL}"] if survives else []), *SRUN, *_whole_job(cluster.nodes, cpus)]
     sbatch = {**SBATCH, NO_KILL: survives, **slurm.extra}

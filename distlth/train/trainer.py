@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distlth.config.schema import RunConfig
+from distlth.cores import loader_threads, num_cores
 from distlth.data.dataset import Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
@@ -44,7 +45,7 @@ class Trainer:
             crop=data.crop,
             flip=data.flip,
             seed=config.seed,
-            threads=data.threads,
+            threads=self.threads,
             cache=data.cache,
             device=device,
         )
@@ -52,6 +53,12 @@ class Trainer:
         self._dataset = dataset
         self.replicas = world.wrap(self.model)
         self._settle()
+
+    @property
+    def threads(self) -> int:
+        """Loader threads of this rank."""
+        share = num_cores() // self.config.cluster.ranks_per_node
+        return self.config.data.threads or loader_threads(share, self.world.device.type)
 
     @property
     def rank_batch(self) -> int:
@@ -91,7 +98,7 @@ class Trainer:
             world_size=self.world.size,
             resolution=data.resolution,
             ratio=data.eval_ratio or eval_ratio(data.crop),
-            threads=data.threads,
+            threads=self.threads,
             cache=data.cache,
             device=self.world.device,
         )

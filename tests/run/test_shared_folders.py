@@ -1,4 +1,4 @@
-"""What others may put into folders that they can write, too: nothing there makes a command wait or fill memory."""
+"""What others put into folders that they can write, too, makes no command wait, and fills no memory."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ SITE |= {"SLURM_MEM_PER_CPU": "300", "SBATCH_CPUS_PER_GPU": "2", "SLURM_NTASKS":
 
 # Python as in a container: without SLURM's commands, where the file `hidden` says so.
 PYTHON = """#!/bin/sh
-[ ! -e {folder}/hidden ] || export PATH={folder}/nothing
+[ ! -e {folder}/hidden ] || export PATH={folder}/container
 exec {python} "$@"
 """
 
@@ -55,6 +55,8 @@ class Cluster:
         self.python = folder / "python"
         self.python.write_text(PYTHON.format(folder=folder, python=sys.executable))
         self.python.chmod(0o755)
+        (folder / "container").mkdir()
+        (folder / "container" / "bash").symlink_to("/bin/bash")  # Ray starts processes by it
 
     def hide_slurm(self, hidden: bool) -> None:
         """Have the tasks that start from now on find no command of SLURM, as in a container."""
@@ -77,7 +79,8 @@ class Cluster:
     def submit(self, *more: str, code: int = 0) -> str:
         """Submit two ranks on two nodes; return the SLURM job's id."""
         site = [*("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")]
-        site += [f"cluster.slurm.python={self.python}", f"cluster.slurm.setup=[export PYTHONPATH={ROOT}]"]
+        site += ["--partition", "low", f"cluster.slurm.python={self.python}"]
+        site += [f"cluster.slurm.setup=[export PYTHONPATH={ROOT}]"]
         printed = self.distlth("submit", str(RECIPE), *OVERRIDES, *site, *self.names, *more, code=code)
         return printed if code else job_of(printed)
 

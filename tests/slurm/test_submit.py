@@ -250,11 +250,30 @@ class TestText:
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
     def test_cores_come_from_the_ranks_of_a_node(self) -> None:
-        cluster = asked("--nodes", "3", "cluster.device=cpu", "cluster.workers=4", "cluster.lanes=2")[
-            0
-        ].cluster
-        assert cpus_per_node(cluster) == 3 * 12
-        assert cpus_per_node(asked("--gpus-per-node", "8", "--cpus-per-node", "5")[0].cluster) == 5
+        (config,) = asked("--nodes", "3", "cluster.device=cpu", "cluster.workers=4", "cluster.lanes=2")
+        assert cpus_per_node(config) == 3 * 12
+
+    @pytest.mark.parametrize(
+        ("more", "cores"),
+        [
+            ((), 8 * 6),
+            (("data.threads=5",), 8 * 7),
+            (("data.threads=5", "cluster.cpus_per_worker=9"), 8 * 9),
+            (("data.threads=5", "--cpus-per-node", "40"), 40),
+            (("--cpus-per-node", "16"), 16),
+            (("cluster.device=cpu", "cluster.workers=8"), 8),
+        ],
+    )
+    def test_gpus_get_the_cores_that_feed_them(self, more: tuple[str, ...], cores: int) -> None:
+        job = ("data.threads=null", "cluster.cpus_per_worker=1", "--gpus-per-node", "8")
+        assert cpus_per_node(asked(*job, *more)[0]) == cores
+
+    def test_cores_that_do_not_feed_the_gpus_are_refused(self) -> None:
+        job = ("cluster.cpus_per_worker=1", "--gpus-per-node", "8", "--cpus-per-node")
+        with pytest.raises(ConfigError, match=r"data\.threads: 8 ranks x 10 loader threads .* need 80 cores"):
+            batch(*job, "79")
+        with pytest.raises(ConfigError, match=r"8 ranks on the GPUs of a node need 2 cores each, .* for 15;"):
+            batch(*job, "15", "data.threads=null")
 
     def test_a_parameter_that_is_false_is_left_out(self) -> None:
         text = sbatch_text(batch("--gpus-per-node", "8", "cluster.slurm.extra.requeue=false"))

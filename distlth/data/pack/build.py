@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ import numpy as np
 from ffcv.fields import RGBImageField
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distlth.cores import num_cores
 from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
 from distlth.data.digest import split_digest
 from distlth.data.layouts.folders import Sample, Source, scan
@@ -155,7 +155,7 @@ def _pack(
     image_field = RGBImageField(
         write_mode=options.write_mode, smart_threshold=RAW_BYTES, jpeg_quality=options.jpeg_quality
     )
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or num_cores()
     return Packer(file, image_field, options.max_resolution, workers).pack(samples, advance)
 
 
