@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distlth.errors import UserError
-from distlth.files import write_text
+from distlth.files import read_small, write_text
 from distlth.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
@@ -48,10 +48,10 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """Return the holder in a lock file; None if the file is missing or not fully written yet."""
+        """Return the holder in a lock file; None if there is none, or it is not fully written yet."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf8")))
-        except (FileNotFoundError, ValueError, TypeError):
+            return cls(**json.loads(read_small(path)))
+        except (OSError, ValueError, TypeError):
             return None
 
     def __str__(self) -> str:

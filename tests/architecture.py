@@ -14,6 +14,7 @@ PICTURE = ROOT / "docs" / "pictures" / "architecture.svg"
 ROOMS = (
     "distlth.errors",
     "distlth.options",
+    "distlth.cores",
     "distlth.process",
     "distlth.files",
     "distlth.lock",

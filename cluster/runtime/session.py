@@ -20,6 +20,7 @@ import psutil
 from cluster.runtime.placement import ranks_per_node, resources
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
+from distlth.files import read_small
 from distlth.process import identity, is_alive, numbering
 
 NAMESPACE = "distlth"
@@ -28,8 +29,13 @@ LOOPBACK = "127.0.0.1"
 
 # A session's folder; in it, the file that names the process that holds the session, and the token.
 PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
+OWNER_BYTES = 4096
 END_SECONDS = 10.0
+INFINIBAND = Path("/sys/class/infiniband")
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+
+# Modules in the folder that the user works in do not take the place of ours, or of Python's own.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 # Ray reads most of these only once, when it is imported.
 RAY_ENVIRONMENT = {
@@ -81,7 +87,7 @@ def sweep() -> None:
     """Remove what killed runs of this user left on this machine: processes of Ray, and folders."""
     for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         try:
-            where, owner = (folder / OWNER).read_text().splitlines()
+            where, owner = read_small(folder / OWNER, OWNER_BYTES, own=True).splitlines()
         except (OSError, ValueError):
             continue  # of another user, or still being set up
         if where == numbering() and not is_alive(owner):
@@ -90,11 +96,23 @@ def sweep() -> None:
 
 
 def _collectives_on(address: str) -> dict[str, str]:
-    """Return the settings that make gloo and NCCL use the interface of an address; the user's own win."""
+    """Return the settings that make gloo use the interface of an address; the user's own win.
+
+    NCCL finds the fast network between nodes itself, which is seldom the one that SLURM starts tasks over.
+    On one machine it needs none, and must listen on no other interface.
+    """
     interfaces = psutil.net_if_addrs().items()
     names = [name for name, found in interfaces if any(one.address == address for one in found)]
-    wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    wanted = ["GLOO_SOCKET_IFNAME", *(["NCCL_SOCKET_IFNAME"] if address == LOOPBACK else [])]
     return {key: os.environ.get(key, names[0]) for key in wanted} if names else {}
+
+
+def network() -> dict[str, str]:
+    """Return what decides the network of collectives in this process: interfaces, and their settings."""
+    up = [name for name, stats in psutil.net_if_stats().items() if stats.isup]
+    fast = sorted(path.name for path in INFINIBAND.glob("*"))
+    settings = {key: value for key, value in os.environ.items() if key.startswith(("GLOO_", "NCCL_"))}
+    return {"interfaces": " ".join(sorted(up)), "infiniband": " ".join(fast) or "none", **settings}
 
 
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:
@@ -152,7 +170,7 @@ def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) ->
     """
     token = {TOKEN_PATH: str(folder / TOKEN)}
     rest = ALONE if alone else {}
-    return {**os.environ, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
+    return {**os.environ, **SAFE_PATH, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
 
 
 def start_ray(
@@ -165,6 +183,13 @@ def start_ray(
     """
     import ray
     from ray._private import worker as ray_worker
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        """Keeps Ray from putting this process's working directory before all else that workers import."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
 
     def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
         for line in data["lines"]:
@@ -184,6 +209,7 @@ def start_ray(
         _temp_dir=str(folder / "ray"),
         _node_ip_address=address,
         labels={NODE_LABEL: node_name()},
+        job_config=OwnPath(),
     )
 
 
@@ -199,5 +225,5 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
     arguments += [f"--node-ip-address={address}", f"--temp-dir={folder / 'ray'}", f"--address={head}"]
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     return [*ray, *arguments]

@@ -38,7 +38,12 @@ class DataSection(Section):
         "os",
         description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory",
     )
-    threads: int = Field(4, ge=1, description="loader threads per rank")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="loader threads per rank; default: a rank's share of the cores, at most 4 on a CPU; "
+        "on a GPU 2 less, at most 16",
+    )
 
 
 class ModelSection(Section):
@@ -205,6 +210,11 @@ class ClusterSection(Section):
         60.0, ge=15, description="a run whose process had no heartbeat for this long may be taken over"
     )
     slurm: SlurmSection = SlurmSection()
+
+    @property
+    def ranks_per_node(self) -> int:
+        """The most ranks that a node of the run has, over all lanes."""
+        return -(-self.lanes * self.workers // self.nodes)
 
 
 class RunConfig(Section):

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distlth.files import append_json
+from distlth.files import LOG_BYTES, append_json, regular
 
 Event = Mapping[str, Any]
 
@@ -52,9 +52,9 @@ def read_events(log: Path, offset: int = 0) -> tuple[list[Event], int]:
     events are left out. A log that does not exist has no events.
     """
     try:
-        with open(log, "rb") as file:
+        with open(log, "rb", opener=regular) as file:
             file.seek(offset)
-            text = file.read()
+            text = file.read(LOG_BYTES)
     except FileNotFoundError:
         return [], offset
     complete = text[: text.rfind(b"\n") + 1]

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from distlth.config.schema import RunConfig
+from distlth.cores import loader_threads, num_cores
 from distlth.data.dataset import SPLITS, Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
@@ -54,10 +55,16 @@ class Executable:
     open_calibration: Callable[[], EvalLoader]
 
 
-def open_splits(config: RunConfig, dataset: Dataset) -> Splits:
+def open_splits(config: RunConfig, dataset: Dataset, device: torch.device) -> Splits:
     """Open the splits that a rank reads: once for all its jobs, whatever their seed and resolution."""
-    data = config.data
-    return {name: PackedSplit(dataset, name, threads=data.threads, cache=data.cache) for name in SPLITS}
+    threads, cache = num_loader_threads(config, device), config.data.cache
+    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in SPLITS}
+
+
+def num_loader_threads(config: RunConfig, device: torch.device) -> int:
+    """Return the loader threads of a rank: as asked, or from its share of the node's cores."""
+    share = num_cores() // config.cluster.ranks_per_node
+    return config.data.threads or loader_threads(share, device.type)
 
 
 def make_executable(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> Executable:

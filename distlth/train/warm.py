@@ -19,7 +19,7 @@ class WarmRank:
     def __init__(self, config: RunConfig, dataset: Dataset, world: World) -> None:
         _set_determinism(config.train.deterministic)
         self.config, self.world = config, world
-        self._splits = open_splits(config, dataset)
+        self._splits = open_splits(config, dataset, world.device)
         self._last: Executable | None = None
 
     def executable(self, job: Job) -> Executable:

@@ -41,7 +41,7 @@ def _tensorboard(options: argparse.Namespace) -> int:
     print(f"http://{options.host}:{port}  ({len(runs)} runs; Ctrl-C ends it)")
     print("from your own machine, through a tunnel:")
     print(f"  ssh -L {port}:localhost:{port} {getpass.getuser()}@{this_host()}", flush=True)
-    program = [sys.executable, "-m", "tensorboard.main"]
+    program = [sys.executable, "-P", "-m", "tensorboard.main"]
     os.execv(program[0], [*program, "--logdir", str(folder), "--port", str(port), "--host", options.host])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from ffcv.fields import RGBImageField
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distlth.cores import num_cores
 from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
 from distlth.data.digest import split_digest
 from distlth.data.layouts import scan
@@ -159,7 +159,7 @@ def _pack(
     image_field = RGBImageField(
         write_mode=options.write_mode, smart_threshold=RAW_BYTES, jpeg_quality=options.jpeg_quality
     )
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or num_cores()
     return Packer(file, image_field, options.max_resolution, workers, bits).pack(samples, advance)
 
 
