@@ -96,7 +96,7 @@ def read_json(path: Path) -> Any:
     """Return the JSON document in a file; RunError if it is not valid JSON."""
     try:
         return json.loads(path.read_text(encoding="utf8"))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise RunError(f"{path}: not valid JSON ({error}); restore the file or remove it") from None
 
 

@@ -89,7 +89,7 @@ def load_record(run: RunPaths) -> RunRecord:
         )
     except FileNotFoundError:
         raise RunError(f"{run.root}: not a run directory (it has no {run.job_file.name})") from None
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError) as error:
         raise RunError(f"{run.job_file}: damaged ({' '.join(str(error).split())})") from None
 
 
