@@ -15,6 +15,8 @@ from distlth.options import Section, UserPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
 
+SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
+
 
 class DataSection(Section):
     """The data set (built by `distlth data build`) and how its images are read."""
@@ -69,6 +71,10 @@ class ScheduleSection(Section):
     def _milestones_belong_to_step(self) -> ScheduleSection:
         if self.milestones and self.name != "step":
             raise ValueError(f"milestones belong to name: step, not to {self.name}")
+        if self.gamma != 0.1 and self.name != "step":
+            raise ValueError(f"gamma belongs to name: step, not to {self.name}")
+        if self.name == "step" and not self.milestones:
+            raise ValueError("name: step needs milestones; without any step it is name: constant")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones must rise")
         return self
@@ -263,6 +269,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _sync_batch_norm_has_gpus(self) -> RunConfig:
+        if self.train.sync_batch_norm and self.cluster.device == "cpu":
+            raise ValueError(f"train.sync_batch_norm: {SYNC_NEEDS_GPUS}, not on cluster.device: cpu")
+        return self
+
+    @model_validator(mode="after")
     def _rewind_point_is_before_the_end(self) -> RunConfig:
         if self.prune.rewind_epoch >= self.train.epochs:
             rewind, epochs = self.prune.rewind_epoch, self.train.epochs
@@ -282,6 +294,14 @@ class RunConfig(Section):
                 f"({train_images} images)"
             )
         return train_images // batch
+
+    def check_device(self, device: str) -> None:
+        """Raise ConfigError for what cannot be trained on a device, `cpu` or `cuda`."""
+        if self.train.sync_batch_norm and device == "cpu":
+            raise ConfigError(
+                f"train.sync_batch_norm: {SYNC_NEEDS_GPUS}, and this machine has none; set it to false, "
+                "or cluster.device: cuda for a machine that has some"
+            )
 
     def to_yaml(self) -> str:
         """Return the resolved config as YAML, with every default."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Callable
 
@@ -16,14 +18,18 @@ USER_ERROR, INTERRUPTED = 2, 130
 def exit_code(command: Callable[[], int]) -> int:
     """Call a command and return its exit code; print an error that it raises, and return the error's code.
 
-    2: an error that the user can fix. 75: the same command resumes. 130: interrupted; the same command
-    resumes.
+    2: an error that the user can fix, or a file that cannot be read or written. 75: the same command resumes.
+    130: interrupted; the same command resumes.
     """
     try:
         return command()
     except UserError as error:
-        line = Text.assemble(("error: ", "bold red"), str(error))
-        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+        _print_error(str(error))
+        return USER_ERROR
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or (line := _about_a_file(error)) is None:
+            raise
+        _print_error(line)
         return USER_ERROR
     except RunInterrupted as interruption:
         print(" ".join(str(interruption).split()), file=sys.stderr)
@@ -31,3 +37,20 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+
+
+def _about_a_file(error: OSError) -> str | None:
+    """Return an error of the file system as one line; None of an internal error, which names no file."""
+    if isinstance(error.filename, str | bytes):
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):  # of a write, which knows no name
+        return f"cannot write: {error.strerror}"
+    return None
+
+
+def _print_error(message: str) -> None:
+    """Print one line, with what the terminal cannot show replaced: names need not be UTF-8."""
+    encoding = sys.stderr.encoding or "ascii"
+    shown = message.encode(encoding, "backslashreplace").decode(encoding)
+    line = Text.assemble(("error: ", "bold red"), " ".join(shown.splitlines()))
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distlth.config.schema import RunConfig
 from distlth.cores import loader_threads, num_cores
@@ -82,12 +82,19 @@ def make_executable(config: RunConfig, splits: Splits, world: World, key: Execut
 
 def _placed(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """Return the model on its device, in its memory format."""
-    if config.train.sync_batch_norm and device.type == "cuda":
+    config.check_device(device.type)
+    if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
+    else:
+        model.register_forward_pre_hook(_contiguous)  # loaders give channels-last images
     return model
+
+
+def _contiguous(_: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(images.contiguous() for images in batch)
 
 
 def _settle(model: nn.Module, replicas: nn.Module, resolution: int, device: torch.device) -> None:

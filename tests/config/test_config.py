@@ -169,6 +169,12 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("cluster.workers=3", ["train.batch_size: 8 is global", "cluster.workers = 3", "use 6 or 9"]),
         ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
         ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),
+        ("train.schedule.gamma=0.2", ["gamma belongs to name: step, not to cosine"]),
+        ("train.schedule.name=step", ["name: step needs milestones"]),
+        (
+            "train.sync_batch_norm=true cluster.device=cpu",
+            ["sync_batch_norm: ", "device: cpu"],
+        ),
         ("train.schedule.warmup_epochs=4", ["schedule.warmup_epochs (4) must be below epochs (4)"]),
         ("name=../up", ["name:", "pattern"]),
         ("name=a..b", ["name: must not contain '..'"]),
