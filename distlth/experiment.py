@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from distlth.config import RunConfig
+from distlth.files import exists
 from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
@@ -14,6 +15,7 @@ from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
+from distlth.train.checkpoint import remove_states
 from distlth.train.trainer import train_job
 from distlth.train.warm import WarmRank
 from distlth.train.world import World
@@ -33,11 +35,13 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
     jobs = plan(config)
     with closing(WarmRank(config, found.dataset, world)) as rank:
         for job in jobs:
-            if not run.job(job.id).result.exists():
+            if not exists(run.job(job.id).result):
                 ticket = make_ticket(maker, job, world)
                 curves = partial(JobBoard, run, job.id)
                 train_job(rank, job, ticket, run, _note, curves, needed=measurements(jobs, job))
             world.barrier()
+            if world.is_main:
+                remove_states(run.checkpoints(job.id))
     return run
 
 

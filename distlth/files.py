@@ -58,6 +58,10 @@ def read_small(path: Path, limit: int = SMALL_BYTES, *, own: bool = False) -> st
     return text.decode("utf8")
 
 
+# A file that another node has written is there, or the run is damaged: more than network file systems need.
+APPEAR_SECONDS, APPEAR_POLL_SECONDS = 30.0, 0.5
+
+
 @contextmanager
 def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename it to `path` on success; remove it on an error.
@@ -149,6 +153,43 @@ def read_json(path: Path) -> Any:
         raise RunError(f"{path}: not valid JSON ({error}); restore the file or remove it") from None
 
 
+def exists(path: Path) -> bool:
+    """Return whether a file or folder is there, also where another node has just made it.
+
+    An NFS client believes for half a minute that a file is absent which it looked for before it was written.
+    Listing the folder that it is in makes the client ask the server again.
+    """
+    return path.exists() or _is_listed(path)
+
+
+def entries(folder: Path) -> list[Path]:
+    """Return the content of a folder in order, with what other nodes have put there; none of no folder."""
+    try:
+        return sorted(folder.iterdir()) if exists(folder) else []
+    except FileNotFoundError:  # removed since
+        return []
+
+
+def await_file(path: Path, seconds: float | None = None) -> Path:
+    """Return the path of a file that must be there, once it is; RunError if it is not within `seconds`."""
+    deadline = time.monotonic() + (APPEAR_SECONDS if seconds is None else seconds)
+    while not exists(path):
+        if time.monotonic() > deadline:
+            raise RunError(f"{path}: no such file")
+        time.sleep(APPEAR_POLL_SECONDS)
+    return path
+
+
+def _is_listed(path: Path) -> bool:
+    """List the folder of a path, and those that lead to it where that seems to be absent itself."""
+    try:
+        return path.name in os.listdir(path.parent)
+    except FileNotFoundError:
+        return path.parent != path and _is_listed(path.parent) and path.exists()
+    except OSError:
+        return False
+
+
 def append_json(path: Path, value: Any) -> None:
     """Append one JSON line in a single write; OSError if it does not fit, with no part of it left."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,7 +222,7 @@ def read_json_lines(path: Path) -> list[Any]:
     Raises:
         RunError: a whole line is not valid JSON, or the file cannot be read.
     """
-    if not path.exists():
+    if not exists(path):
         return []
     try:
         *whole, _ = read_small(path, LOG_BYTES).split("\n")

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distlth.errors import UserError
-from distlth.files import read_small, write_text
+from distlth.files import exists, read_small, write_text
 from distlth.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
@@ -50,7 +50,7 @@ class Holder:
     def read(cls, path: Path) -> Holder | None:
         """Return the holder in a lock file; None if there is none, or it is not fully written yet."""
         try:
-            return cls(**json.loads(read_small(path)))
+            return cls(**json.loads(read_small(path))) if exists(path) else None
         except (OSError, ValueError, TypeError):
             return None
 
@@ -179,7 +179,7 @@ def _take_over(path: Path, purpose: Purpose, me: Holder, stale_seconds: float) -
         raise purpose.error(f"{purpose.place}: another process is just taking it over; try again")
     try:
         stale = _why_stale(path, stale_seconds)
-        if not path.exists() and _create(path, me):
+        if not exists(path) and _create(path, me):
             return None
         if stale is None:
             holder = Holder.read(path)

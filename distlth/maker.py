@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distlth.config import RunConfig
-from distlth.files import load_tensors, retry_until_written, save_tensors
+from distlth.files import await_file, exists, load_tensors, retry_until_written, save_tensors
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
 from distlth.models import build, returning
@@ -37,7 +37,7 @@ class TicketMaker:
     def write_init(self) -> None:
         """Write the weights before the first step, unless they are there."""
         init = self._run.seed(self._config.seed).init
-        if init.exists():
+        if exists(init):
             return
         model, classes = self._config.model, self._found.dataset.num_classes
         network = build(model.name, classes, seed=self._config.seed, stem=model.stem)
@@ -66,7 +66,7 @@ class TicketMaker:
         weights, _ = load_tensors(self._start(job))
         if job.start != "trained" or job.structure is None:
             return weights
-        rewound, _ = load_tensors(self._run.seed(job.seed).rewind)
+        rewound, _ = load_tensors(await_file(self._run.seed(job.seed).rewind))
         made, parent = load_structured(self._run.job(job.id)), self._parent(job)
         assert made is not None
         assert parent is not None
@@ -77,9 +77,9 @@ class TicketMaker:
     def _start(self, job: Job) -> Path:
         if job.start == "trained":
             assert job.start_job is not None
-            return self._run.job(job.start_job).weights
+            return await_file(self._run.job(job.start_job).weights)
         seed = self._run.seed(job.seed)
-        return seed.init if job.start == "init" else seed.rewind
+        return await_file(seed.init if job.start == "init" else seed.rewind)
 
     def _parent(self, job: Job) -> Trained | None:
         return load_trained(self._run.job(job.parent)) if job.parent is not None else None

@@ -8,16 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
 import ray
 
 from cluster.runtime.assignments import AssignmentMaker
-from cluster.runtime.heartbeat import Beat, HangWatch, kill
+from cluster.runtime.heartbeat import Beat, HangWatch, kill, kill_rank
 from cluster.runtime.messages import Assignment, Outcome
+from cluster.runtime.ray_watch import living_nodes
 from cluster.runtime.schedule import Ask, Schedule
+from cluster.runtime.start_watch import Started, StartWatch
 from distlth.config.schema import RunConfig
 from distlth.errors import UserError
 from distlth.files import remove_temporaries
@@ -47,6 +49,7 @@ class Coordinator:
         self.maker = AssignmentMaker(config, run, self.log)
         self.assignments: dict[str, Assignment] = {}
         self.watch = HangWatch(config.cluster.hang_seconds)
+        self.starts = StartWatch(config.cluster.start_seconds)
         self.board = RunBoard(run)
         self.changed = asyncio.Condition()
         self.started = asyncio.Event()
@@ -61,6 +64,8 @@ class Coordinator:
         if self.results:  # an earlier coordinator may have been killed before it drew the last of them
             self.keep(self.draw_results())
         self.make_tickets()
+        for lane in range(self.config.cluster.lanes):
+            self.starts.begin(lane, time.monotonic())
         self.keep(self.watch_ranks())
         self.started.set()
 
@@ -74,6 +79,10 @@ class Coordinator:
             job_id = self.schedule.answer(ask)
             return None if job_id is None else self.assignments[job_id]
 
+    async def lane_starting(self, lane: int, ranks: list[Started]) -> None:
+        """Hear which ranks a lane has started; they have not met yet."""
+        self.starts.started(lane, ranks, time.monotonic())
+
     async def lane_started(self, lane: int, attempt: str, ranks: list[Beat]) -> None:
         """Begin an attempt of a lane; its unfinished job is open again.
 
@@ -81,9 +90,11 @@ class Coordinator:
         """
         await self.started.wait()
         self.log.note("lane-start", lane=lane)
+        self.starts.met(lane)
         for job_id in self.schedule.taken_by(lane):
-            if self.run.job(job_id).result.exists():  # the ranks died after writing it, before `job_done`
-                await self.job_done(job_id)
+            # Its ranks may have died after writing a result, before `job_done`.
+            if result := await asyncio.to_thread(JobResult.load, self.run.job(job_id)):
+                await self.job_done(result)
         self.watch.forget(lane)
         for rank, beat in enumerate(ranks):
             self.watch.hear(lane, rank, beat, time.monotonic())
@@ -91,36 +102,41 @@ class Coordinator:
             self.schedule.start_lane(lane, attempt)
             self.changed.notify_all()
 
-    async def lane_failed(self, lane: int, error: str) -> None:
-        """Record that a lane's ranks died; end the run after too many deaths without progress."""
-        checkpoint = _newest_checkpoint(self.run, self.schedule.taken_by(lane))
-        message = self.schedule.lane_died(lane, checkpoint, error)
+    async def lane_failed(self, lane: int, error: str, ranks: Sequence[int] = ()) -> None:
+        """Record that `ranks` of a lane died, and the others with them.
+
+        After too many deaths without progress the run is given up.
+        """
+        if self.starts.is_given_up(lane):
+            return  # it was counted then
+        nodes = _names_of([self.starts.ranks(lane)[rank][0] for rank in ranks if self.starts.ranks(lane)])
+        self.starts.begin(lane, time.monotonic())
+        checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
         self.watch.forget(lane)
         self.log.note("lane-restart", lane=lane, error=error)
-        if message:
-            await self.fail(message)
+        async with self.changed:
+            self.schedule.lane_died(lane, checkpoint, error, nodes)
+            self.changed.notify_all()
 
-    async def job_done(self, job_id: str) -> None:
-        """Take in the result that a lane has written; make the tickets that depend on it."""
-        result = JobResult.load(self.run.job(job_id))
-        assert result is not None, f"{job_id}: no result on disk"
+    async def job_done(self, result: JobResult) -> None:
+        """Take in the result that a lane has written on its node; make the tickets that depend on it."""
         self.log.note(
-            "job-done", job=job_id, density=result.density, top1=result.top1, seconds=result.seconds
+            "job-done", job=result.job, density=result.density, top1=result.top1, seconds=result.seconds
         )
         async with self.changed:
-            self.results[job_id] = result
-            self.assignments.pop(job_id, None)
-            self.schedule.finish(job_id)
+            self.results[result.job] = result
+            self.assignments.pop(result.job, None)
+            self.schedule.finish(result.job)
             self.changed.notify_all()
-        _clear_checkpoints(self.run, job_id)
+        await asyncio.to_thread(_clear_checkpoints, self.run, result.job)
         self.make_tickets()
         await self.draw_results()
 
     async def beat(self, lane: int, attempt: str, rank: int, beat: Beat) -> bool:
-        """Hear a rank's sign of life; return whether the run is to stop."""
+        """Hear a rank's sign of life; return whether it is to leave a checkpoint and end."""
         if self.schedule.is_current(lane, attempt):
             self.watch.hear(lane, rank, beat, time.monotonic())
-        return self.schedule.is_stopping
+        return self.schedule.is_ending
 
     async def rank_done(self, lane: int, attempt: str, rank: int) -> None:
         """Expect no more beats of a rank that ends as it should."""
@@ -143,8 +159,9 @@ class Coordinator:
     async def outcome(self, seconds: float) -> Outcome:
         """Return where the run stands after `seconds`, or as soon as it is over."""
         is_over = await self.is_over_within(seconds)
-        quiet = self.schedule.is_stopping and not self.watch.ranks
-        return Outcome(is_over, self.schedule.error, quiet, self.log.unwritten)
+        quiet = self.schedule.is_ending and not self.watch.ranks
+        at = self.schedule
+        return Outcome(is_over, at.error, at.lost, at.suspects, quiet, self.log.unwritten)
 
     async def stop(self, why: str) -> None:
         """Have the ranks write a checkpoint at their next step and end; hand out no more jobs."""
@@ -160,7 +177,7 @@ class Coordinator:
         """
         if self.schedule.is_over:
             await asyncio.gather(*self.background)
-        if self.schedule.is_over and self.schedule.error is None:
+        if self.schedule.is_over and not self.schedule.has_failed:
             self.log.note("run-done")
         await self.draw(self.board.close)
 
@@ -190,18 +207,31 @@ class Coordinator:
         except UserError as error:
             await self.fail(str(error))
         except Exception as error:
-            await self.fail(f"making the mask of job {job.id} failed: {error!r}")
+            async with self.changed:
+                self.schedule.give_up(f"making the mask of job {job.id} failed: {error!r}")
+                self.changed.notify_all()
             raise
 
     async def watch_ranks(self) -> None:
-        """Kill ranks that hang, so that their lane restarts."""
+        """Kill ranks that hang, and those that do not meet, so that their lane restarts."""
         pause = min(WATCH_SECONDS, self.config.cluster.hang_seconds / 4)
         while not await self.is_over_within(pause):
+            for lane in self.starts.overdue(time.monotonic()):
+                await self.give_up_start(lane)
             for (lane, rank), beat in self.watch.hung(time.monotonic()).items():
                 self.watch.forget(lane, rank)
                 message = _describe_hang(beat, self.config.cluster.hang_seconds)
                 self.log.note("hang", lane=lane, rank=rank, message=message)
                 kill(beat)
+
+    async def give_up_start(self, lane: int) -> None:
+        """End an attempt whose ranks did not meet in time."""
+        ranks = self.starts.ranks(lane)
+        what = f"its {len(ranks)} ranks did not all meet" if ranks else "its ranks did not start"
+        await self.lane_failed(lane, f"{what} in {self.starts.seconds:g} s (cluster.start_seconds)")
+        self.starts.give_up(lane)
+        for node, pid in ranks:
+            kill_rank(node, pid)
 
     async def is_over_within(self, seconds: float) -> bool:
         """Wait until the run is over, or for `seconds`; return whether it is over."""
@@ -230,7 +260,7 @@ def _tidy(run: RunPaths, done: Iterable[str]) -> None:
 
 
 def _clear_checkpoints(run: RunPaths, job_id: str) -> None:
-    """Remove the checkpoints of a job that is done: its ranks may have died before they could."""
+    """Remove the checkpoints of a job whose result this process knows."""
     with suppress(OSError):
         remove_states(run.checkpoints(job_id))
 
@@ -239,6 +269,12 @@ def _newest_checkpoint(run: RunPaths, job_ids: Iterable[str]) -> str:
     """Return the name of the newest checkpoint of the job that a lane trains, empty where there is none."""
     newest = [newest_checkpoint(run.checkpoints(job_id)) for job_id in job_ids]
     return "".join(path.name for path in newest if path)
+
+
+def _names_of(node_ids: Iterable[str]) -> list[str]:
+    """Return the names of nodes that Ray knows, each once."""
+    node_ids = set(node_ids)
+    return sorted({name for node, name in living_nodes().items() if node in node_ids}) if node_ids else []
 
 
 def _describe_hang(beat: Beat, seconds: float) -> str:

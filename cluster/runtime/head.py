@@ -22,6 +22,7 @@ from cluster.runtime.messages import (
     Joined,
     LaneSpec,
     Order,
+    Outcome,
     Reply,
     Started,
     Stop,
@@ -36,6 +37,9 @@ from cluster.runtime.session import NAMESPACE, end_processes, network, start_ray
 from distlth.run.events import Event, EventLog
 
 POLL_SECONDS = 0.5
+
+# A lane that is to leave a checkpoint may be in an evaluation.
+CHECKPOINT_SECONDS = 300.0
 
 # The coordinator imports torch and reads what is on disk before its first answer.
 START_SECONDS = 300.0
@@ -116,9 +120,10 @@ def _gather_nodes(order: Order, requests: Requests, watch: RayWatch, reply: Send
     watch.gather(cluster.nodes, order.node_wait_seconds, lambda: requests.stop is not None)
     if requests.stop:
         return Ending()
-    if len(watch.nodes) < fewest_nodes(cluster):
+    usable = watch.usable(order.without)
+    if len(usable) < fewest_nodes(cluster):
         return Ending(lost=watch.missing(cluster, order.node_wait_seconds))
-    reply(Joined(len(watch.nodes)))
+    reply(Joined(len(usable)))
     return None
 
 
@@ -126,7 +131,7 @@ class _Training:
     """The coordinator and the lanes of an order, watched until they end."""
 
     def __init__(self, order: Order, requests: Requests, watch: RayWatch, reply: SendReply) -> None:
-        self.config = order.config
+        self.config, self.without = order.config, order.without
         self.requests, self.watch, self.reply = requests, watch, reply
         self.told_to_stop = False
         self.last_unwritten = 0.0
@@ -134,7 +139,7 @@ class _Training:
         self.coordinator = _start_coordinator(name, order)
         shared = Rendezvous(order.rendezvous).lanes if order.rendezvous else requests.folder / "lanes"
         self.lanes = [
-            _Lane(LaneSpec(index, name, order.config, order.run, order.device), shared)
+            _Lane(LaneSpec(index, name, order.config, order.run, order.device, order.without), shared)
             for index in range(self.config.cluster.lanes)
         ]
 
@@ -144,7 +149,7 @@ class _Training:
         for lane in self.lanes:  # they take as long to load as the coordinator does
             lane.start()
         self.wait(started, START_SECONDS)
-        while not (outcome := self.wait(self.coordinator.outcome.remote(POLL_SECONDS))).finished:
+        while not (outcome := self.outcome()).finished:
             self.pass_stop_on()
             self.report(outcome.unwritten)
             if error := next((lane.error for lane in self.lanes if lane.error), None):
@@ -152,14 +157,34 @@ class _Training:
                 return _ending_of_lane(error)
             if self.told_to_stop and (outcome.quiet or not self.is_a_lane_alive):
                 break
-        if outcome.error:
-            return Ending(error=outcome.error)
+        if outcome.error or outcome.lost:
+            self.await_checkpoints()
+            return self.ending_of(outcome)
         # Ray Train takes seconds to take a lane down: a run that is to stop may not have them.
         while not outcome.quiet and self.is_a_lane_alive:
             self.watch.check()
             time.sleep(POLL_SECONDS / 10)
         self.wait(self.coordinator.close.remote())
         return Ending()
+
+    def outcome(self) -> Outcome:
+        """Return where the run stands soon, or as soon as it is over."""
+        found: Outcome = self.wait(self.coordinator.outcome.remote(POLL_SECONDS))
+        return found
+
+    def await_checkpoints(self) -> None:
+        """Let the lanes of a run that has failed leave a checkpoint each."""
+        deadline = time.monotonic() + CHECKPOINT_SECONDS
+        while self.is_a_lane_alive and not self.outcome().quiet and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def ending_of(self, outcome: Outcome) -> Ending:
+        """Return the ending of a run that has failed: it may go on at once without the nodes at fault."""
+        if outcome.error:
+            return Ending(error=outcome.error)
+        left = self.watch.usable([*self.without, *outcome.suspects])
+        again = bool(outcome.suspects) and 0 < fewest_nodes(self.config.cluster) <= len(left)
+        return Ending(lost=outcome.lost, again=again, without=tuple(sorted(outcome.suspects)))
 
     @property
     def is_a_lane_alive(self) -> bool:
@@ -231,7 +256,7 @@ def _ending_of_lane(error: BaseException) -> Ending:
 
     if isinstance(error, ray.exceptions.RayError):
         return Ending(lost=f"a lane's controller died ({first_line(str(error)) or repr(error)})")
-    return Ending(error=f"a lane ended: {error}")
+    return Ending(lost=f"a lane ended ({first_line(str(error)) or repr(error)})")
 
 
 if __name__ == "__main__":

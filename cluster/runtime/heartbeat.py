@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,6 +13,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.runtime.session import TOKEN_PATH
 from distlth.process import identity, is_alive
 from distlth.train.pulse import Pulse
 
@@ -113,6 +116,23 @@ def _kill(process: str) -> bool:
         psutil.Process(int(process.split()[0])).kill()
         return True
     return False
+
+
+@ray.remote(num_cpus=0)
+def _kill_of_session(pid: int) -> bool:
+    """Kill a process of this node, if it is of this session of Ray; return whether it was."""
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.environ().get(TOKEN_PATH) == os.environ[TOKEN_PATH]:
+            process.kill()
+            return True
+    return False
+
+
+def kill_rank(node: str, pid: int) -> Any:
+    """Kill -9 a rank that has sent no heartbeat yet; return a reference to whether it was alive."""
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    return _kill_of_session.options(scheduling_strategy=there).remote(pid)
 
 
 def kill(beat: Beat) -> Any:

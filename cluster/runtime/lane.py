@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+from ray.exceptions import RayActorError, RayTaskError
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
 
 from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
-from cluster.runtime.session import NAMESPACE
+from cluster.runtime.session import NAMESPACE, NODE_LABEL
 
 # The coordinator counts restarts without progress; this only bounds a start-up that never succeeds.
 MAX_RESTARTS = 100
 
-# Ranks wait in a collective while rank 0 waits for a full disk. Heartbeats find hangs long before this.
-COLLECTIVE_SECONDS = 7 * 24 * 3600
+
+# How a rank reports that another one is gone, or does not come.
+ABOUT_PEERS = ("closed by peer", "reset by peer", "roken pipe", "imed out", "NCCL", "gloo")
 
 
 class _ReportDeaths(UserCallback):
@@ -35,8 +41,61 @@ class _ReportDeaths(UserCallback):
             f"rank {rank}: {last_line(str(error)) or repr(error)}"
             for rank, error in sorted(worker_exceptions.items())
         )
-        coordinator = ray.get_actor(self.spec.coordinator, NAMESPACE)
-        coordinator.lane_failed.remote(self.spec.index, ranks)
+        _coordinator(self.spec).lane_failed.remote(self.spec.index, ranks, culprits(worker_exceptions))
+
+
+def culprits(errors: Mapping[int, Exception]) -> list[int]:
+    """Return the ranks that ended a lane: those that died, or else those that do not blame another rank."""
+    died = [rank for rank, e in errors.items() if isinstance(e, RayActorError | WorkerHealthCheckFailedError)]
+    own = [rank for rank, e in errors.items() if not any(word in str(e) for word in ABOUT_PEERS)]
+    return sorted(died or own or errors)
+
+
+@dataclass
+class _LaneConfig(TorchConfig):
+    """The process group of a lane."""
+
+    spec: LaneSpec | None = None
+
+    @property
+    def backend_cls(self) -> type[_LaneBackend]:
+        """What Ray Train calls in its controller process, between the start of the ranks and their work."""
+        return _LaneBackend
+
+
+class _LaneBackend(_TorchBackend):
+    """Tells the coordinator which ranks have started, and when they cannot form a process group."""
+
+    def on_start(self, worker_group: Any, backend_config: _LaneConfig) -> None:  # type: ignore[override]
+        """Have the ranks form a process group; a failure counts as a death of the ranks."""
+        spec = backend_config.spec
+        assert spec is not None
+        coordinator = _coordinator(spec)
+        ranks = [(each.metadata.node_id, each.metadata.pid) for each in worker_group.get_workers()]
+        coordinator.lane_starting.remote(spec.index, ranks)
+        try:
+            super().on_start(worker_group, backend_config)
+        except (RayActorError, RayTaskError) as error:
+            why = f"the ranks did not meet: {last_line(str(error)) or repr(error)}"
+            coordinator.lane_failed.remote(spec.index, why, _ranks_of(error, worker_group.get_workers()))
+            raise WorkerGroupStartupFailedError(why) from error  # the one that Ray Train retries
+
+
+def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:
+    """Return the rank that an error of Ray came from, where Ray tells."""
+    actor, process = (
+        getattr(error, "actor_id", None),
+        (getattr(error, "ip", None), getattr(error, "pid", None)),
+    )
+    return [
+        rank
+        for rank, worker in enumerate(workers)
+        if actor == worker.actor._actor_id.hex() or process == (worker.metadata.node_ip, worker.metadata.pid)
+    ]
+
+
+def _coordinator(spec: LaneSpec) -> Any:
+    return ray.get_actor(spec.coordinator, NAMESPACE)
 
 
 def run_lane(spec: LaneSpec, storage: Path) -> None:
@@ -47,9 +106,17 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
     TorchTrainer(
         _rank,
         train_loop_config={"spec": spec},
-        torch_config=TorchConfig(backend="nccl" if gpu else "gloo", timeout_s=COLLECTIVE_SECONDS),
+        torch_config=_LaneConfig(
+            backend="nccl" if gpu else "gloo",
+            timeout_s=cluster.collective_seconds,  # type: ignore[arg-type]  # seconds of a timedelta
+            spec=spec,
+        ),
         scaling_config=ScalingConfig(
-            num_workers=cluster.workers, use_gpu=gpu, resources_per_worker=resources
+            num_workers=cluster.workers,
+            use_gpu=gpu,
+            resources_per_worker=resources,
+            # Its annotations are those of the old ScalingConfig, which has no label_selector.
+            label_selector={NODE_LABEL: f"!in({','.join(spec.without)})"} if spec.without else None,  # type: ignore[call-arg]
         ),
         run_config=RunConfig(
             name=f"lane-{spec.index}",

@@ -28,6 +28,7 @@ class Order:
     """A request to train a run on the nodes that its config names.
 
     `rendezvous` is the folder through which worker nodes join, None where this machine is the only node.
+    No rank is placed on the nodes in `without`, by name.
     """
 
     config: RunConfig
@@ -35,6 +36,7 @@ class Order:
     device: str
     rendezvous: Path | None
     node_wait_seconds: float
+    without: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """Return one line of JSON that `parse_request` reads."""
@@ -44,6 +46,7 @@ class Order:
             "device": self.device,
             "rendezvous": str(self.rendezvous) if self.rendezvous else None,
             "node_wait_seconds": self.node_wait_seconds,
+            "without": self.without,
         }
         return json.dumps({"order": fields})
 
@@ -56,6 +59,7 @@ class Order:
             device=fields["device"],
             rendezvous=Path(fields["rendezvous"]) if fields["rendezvous"] else None,
             node_wait_seconds=fields["node_wait_seconds"],
+            without=tuple(fields["without"]),
         )
 
 
@@ -105,14 +109,18 @@ class Unwritten:
 
 @dataclass(frozen=True)
 class Ending:
-    """How training ended: `error` is for the user to fix, `lost` names what of Ray died; neither: well.
+    """How training ended: `error` is for the user to fix, `lost` names what died; neither: well.
 
-    With `again` the nodes that are left can resume at once.
+    With `again` the nodes that are left can resume at once, those in `without` left out.
     """
 
     error: str | None = None
     lost: str | None = None
     again: bool = False
+    without: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "without", tuple(self.without))  # JSON knows lists alone
 
 
 Reply = Started | Joined | Unwritten | Ending
@@ -138,13 +146,17 @@ def parse_reply(line: str) -> Reply:
 
 @dataclass(frozen=True)
 class LaneSpec:
-    """What the ranks of a lane are started with; `coordinator` is the actor's name."""
+    """What the ranks of a lane are started with; `coordinator` is the actor's name.
+
+    None of them is placed on the nodes in `without`.
+    """
 
     index: int
     coordinator: str
     config: RunConfig
     run: RunPaths
     device: str
+    without: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,11 +173,14 @@ class Assignment:
 class Outcome:
     """Where a run stands.
 
-    `finished` says that it is over, `error` what ended it early. With `quiet` it is stopping, and no rank
-    has anything left to do. `unwritten` are the events that its log has not taken yet.
+    `finished` says that it is over; `error` or `lost` what ended it early, as in `Ending`, and `suspects`
+    which nodes may be the reason. With `quiet` it is ending, and no rank has anything left to do.
+    `unwritten` are the events that its log has not taken yet.
     """
 
     finished: bool
-    error: str | None
+    error: str | None = None
+    lost: str | None = None
+    suspects: frozenset[str] = frozenset()
     quiet: bool = False
     unwritten: tuple[Event, ...] = ()

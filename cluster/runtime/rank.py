@@ -33,11 +33,7 @@ def work(spec: LaneSpec) -> None:
     torch.set_num_threads(spec.config.cluster.cpus_per_worker)
     world = World.current(ray.train.torch.get_device())
     coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
-    attempt = world.share_text(uuid.uuid4().hex)
-    ranks = [Beat.first(text) for text in world.texts(birth())]
-    if world.is_main:
-        ray.get(coordinator.lane_started.remote(spec.index, attempt, ranks))
-    world.barrier()
+    attempt = meet(spec, world, coordinator)
     pulse = Pulse()
     heart = Heart(
         pulse,
@@ -67,6 +63,16 @@ def work(spec: LaneSpec) -> None:
         raise
 
 
+def meet(spec: LaneSpec, world: World, coordinator: Any) -> str:
+    """Begin an attempt of the lane with all its ranks; return its name."""
+    attempt = world.share_text(uuid.uuid4().hex)
+    ranks = [Beat.first(text) for text in world.texts(birth())]
+    if world.is_main:
+        ray.get(coordinator.lane_started.remote(spec.index, attempt, ranks))
+    world.barrier()
+    return attempt
+
+
 def _next_job(coordinator: Any, spec: LaneSpec, attempt: str, turn: int) -> Assignment | None:
     answer: Assignment | None = ray.get(coordinator.next_job.remote(spec.index, attempt, turn))
     return answer
@@ -81,10 +87,9 @@ def _train(rank: WarmRank, assignment: Assignment, spec: LaneSpec, coordinator: 
 
     needed = measurements(plan(spec.config), job)
     curves = partial(JobBoard, spec.run, job.id)
-    train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
+    result = train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
     if rank.world.is_main:
-        ray.get(coordinator.job_done.remote(job.id))
-    rank.world.barrier()
+        ray.get(coordinator.job_done.remote(result))
 
 
 def fetch_ticket(assignment: Assignment) -> Ticket:

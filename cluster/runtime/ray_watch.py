@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import psutil
 
@@ -29,7 +29,7 @@ class RayWatch:
 
     def __init__(self) -> None:
         self.daemons = [child for child in psutil.Process().children() if child.name() in DAEMONS]
-        self.nodes = _living_nodes()
+        self.nodes = living_nodes()
         self._looked = time.monotonic()
 
     def gather(self, nodes: int, seconds: float, is_over: Callable[[], bool]) -> None:
@@ -38,7 +38,11 @@ class RayWatch:
         while len(self.nodes) < nodes and time.monotonic() < deadline and not is_over():
             time.sleep(JOIN_POLL_SECONDS)
             self.check()
-            self.nodes = _living_nodes()
+            self.nodes = living_nodes()
+
+    def usable(self, without: Collection[str]) -> list[str]:
+        """Return the names of the nodes that have joined and are not left out."""
+        return sorted(name for name in self.nodes.values() if name not in without)
 
     def missing(self, config: ClusterSection, seconds: float) -> str:
         """Return a message for the user: how many nodes joined in `seconds`, and which."""
@@ -61,14 +65,14 @@ class RayWatch:
                 raise LostError(f"Ray's {daemon.name()} died")
 
     def _check_nodes(self) -> None:
-        living = _living_nodes()
+        living = living_nodes()
         gone = sorted(name for node, name in self.nodes.items() if node not in living)
         if gone:
             left = len(self.nodes) - len(gone)
             raise LostError(f"node {', '.join(gone)} is lost, {left} of {len(self.nodes)} left", left)
 
 
-def _living_nodes() -> dict[str, str]:
+def living_nodes() -> dict[str, str]:
     """Return the nodes that Ray takes for alive: id -> name."""
     import ray
 

@@ -22,10 +22,11 @@ class Ask:
 
 @dataclass(frozen=True)
 class _Deaths:
-    """Consecutive deaths of a lane's ranks that left the lane at the same progress."""
+    """Consecutive deaths of a lane's ranks at the same progress; `nodes` saw all of them."""
 
     progress: tuple[int, str]
     count: int
+    nodes: frozenset[str]
 
 
 class Schedule:
@@ -33,11 +34,14 @@ class Schedule:
 
     A job is planned, then making (its ticket), then offered, then taken by a lane, then done. It survives
     the death of a lane's ranks as offered. `retries` is how many deaths without progress a lane may have in
-    a row before the run fails.
+    a row before the run is given up. `error` is for the user to fix; `lost` is what nobody has explained, and
+    `suspects` are the nodes that may be the reason.
     """
 
     def __init__(self, jobs: Sequence[Job], done: Collection[str], retries: int) -> None:
         self.error: str | None = None
+        self.lost: str | None = None
+        self.suspects: frozenset[str] = frozenset()
         self.is_stopping = False
         self.jobs, self._retries = tuple(jobs), retries
         self._done = set(done)
@@ -99,20 +103,22 @@ class Schedule:
                 self._taken[job] = ask.lane
         return self._answers[ask]
 
-    def lane_died(self, lane: int, checkpoint: str, reason: str) -> str | None:
-        """Record that a lane's ranks died; return why the run must fail, None where it need not.
+    def lane_died(self, lane: int, checkpoint: str, reason: str, nodes: Collection[str] = ()) -> None:
+        """Record that a lane's ranks died, on `nodes` where that is known.
 
-        The run fails at more than `retries` deaths in a row without progress. Progress is a finished job, or
-        another newest `checkpoint` of the job that the lane trains.
+        The run is given up at more than `retries` deaths in a row without progress. Progress is a finished
+        job, or another newest `checkpoint` of the job that the lane trains.
         """
         self._attempts.pop(lane, None)
         progress = self._finished_by.get(lane, 0), checkpoint
         last = self._deaths.get(lane)
-        count = last.count + 1 if last and last.progress == progress else 1
-        self._deaths[lane] = _Deaths(progress, count)
-        if count <= self._retries:
-            return None
-        return f"lane {lane} died {count} times without progress; the last time: {reason}"
+        if last is None or last.progress != progress:
+            last = _Deaths(progress, 0, frozenset(nodes))
+        deaths = self._deaths[lane] = _Deaths(progress, last.count + 1, last.nodes & set(nodes))
+        if deaths.count > self._retries:
+            where = f", each time on {', '.join(sorted(deaths.nodes))}" if deaths.nodes else ""
+            message = f"lane {lane} died {deaths.count} times without progress{where}"
+            self.give_up(f"{message}; the last time: {reason}", deaths.nodes)
 
     # -- the end --------------------------------------------------------------------------------------
 
@@ -121,16 +127,31 @@ class Schedule:
         self.is_stopping = True
 
     def fail(self, message: str) -> bool:
-        """End the run with an error; return False when an earlier error has ended it already."""
-        is_first = self.error is None
+        """End the run with an error for the user; return False when an earlier one has ended it already."""
+        is_first = not self.has_failed
         if is_first:
             self.error = message
         return is_first
 
+    def give_up(self, message: str, suspects: Collection[str] = ()) -> None:
+        """End the run over what nobody has explained: it may go on elsewhere, or later."""
+        if not self.has_failed:
+            self.lost, self.suspects = message, frozenset(suspects)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the run has ended before its last job."""
+        return self.error is not None or self.lost is not None
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether ranks are to leave a checkpoint and end."""
+        return self.is_stopping or self.has_failed
+
     @property
     def is_over(self) -> bool:
         """Whether all jobs are done, or the run has failed."""
-        return self.error is not None or len(self._done) == len(self.jobs)
+        return self.has_failed or len(self._done) == len(self.jobs)
 
     @property
     def is_closed(self) -> bool:
@@ -141,9 +162,10 @@ class Schedule:
         """Return the first job in plan order that is offered and that no lane has taken.
 
         None for an attempt that is not current: its dead ranks' asks may still wait, and must not take the
-        job of those that live.
+        job of those that live. None as well while the lane's last job is not finished: ranks that have
+        nothing to write wait here for the one that has.
         """
-        if not self.is_current(ask.lane, ask.attempt):
+        if not self.is_current(ask.lane, ask.attempt) or self.taken_by(ask.lane):
             return None
         ids = (job.id for job in self.jobs)
         return next((job for job in ids if job in self._offered and job not in self._taken), None)

@@ -18,7 +18,7 @@ from cluster.runtime.signals import StopSignals
 from distlth.config.schema import RunConfig
 from distlth.cores import num_cores
 from distlth.errors import RunError, RunInterrupted
-from distlth.files import read_json_lines
+from distlth.files import exists, read_json_lines
 from distlth.plan import plan
 from distlth.preflight import preflight
 from distlth.report.console import describe
@@ -73,7 +73,7 @@ def run(
             # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
             patience = 2 * config.cluster.stale_seconds if allocation else 0.0
             with hold(paths.lock, config.cluster.stale_seconds, patience) as lock:
-                if allocation is None or not paths.job_file.exists():
+                if allocation is None or not exists(paths.job_file):
                     asked.open(config)
                 _train(asked, show, _Watch(stop, lock))
     show(paths)
@@ -95,7 +95,7 @@ class _Asked:
     def is_done(self) -> bool:
         """Whether all jobs of the run are done."""
         jobs = plan(self.config)
-        return self.paths.job_file.exists() and len(load_results(self.paths, jobs)) == len(jobs)
+        return exists(self.paths.job_file) and len(load_results(self.paths, jobs)) == len(jobs)
 
     @property
     def progress(self) -> str:
@@ -111,10 +111,10 @@ class _Asked:
         """Open the run directory for `config`: that of the run, sized to the nodes that there are."""
         open_run(self.paths, config, self.data, self.allowed_changes)
 
-    def order(self, config: RunConfig, node_wait_seconds: float) -> Order:
-        """Return the order to train with `config`."""
+    def order(self, config: RunConfig, node_wait_seconds: float, without: tuple[str, ...]) -> Order:
+        """Return the order to train with `config`, with no rank on the nodes in `without`."""
         rendezvous = self.allocation.rendezvous if self.allocation else None
-        return Order(config, self.paths, self.device, rendezvous, node_wait_seconds)
+        return Order(config, self.paths, self.device, rendezvous, node_wait_seconds, without)
 
 
 def _is_shown(paths: RunPaths) -> bool:
@@ -148,16 +148,21 @@ class _Watch:
 
 
 def _train(asked: _Asked, show: Show, watch: _Watch) -> None:
-    """Hold one session of Ray after the other, as long as nodes are lost that the run can do without."""
+    """Hold one session of Ray after the other, as long as nodes are lost that the run can do without.
+
+    A node on which ranks died again and again is left out of the next sessions.
+    """
     log = EventLog(asked.paths.log)
     sweep_rendezvous(asked.paths.rendezvous)
     if watch.lock.taken_from:
         log.note("taken-over", message=f"from {watch.lock.taken_from}")
     node_wait_seconds = asked.config.cluster.node_wait_seconds
-    ending = _hold_session(asked, show, watch, node_wait_seconds)
+    without: tuple[str, ...] = ()
+    ending = _hold_session(asked, show, watch, node_wait_seconds, without)
     while ending.again and not watch.signal:
-        log.note("node-lost", message=ending.lost)
-        ending = _hold_session(asked, show, watch, min(REJOIN_SECONDS, node_wait_seconds))
+        log.note("node-left-out" if ending.without else "node-lost", message=ending.lost)
+        without += ending.without
+        ending = _hold_session(asked, show, watch, min(REJOIN_SECONDS, node_wait_seconds), without)
     _judge(ending, asked, show, watch, log)
 
 
@@ -177,12 +182,14 @@ def _judge(ending: Ending, asked: _Asked, show: Show, watch: _Watch, log: EventL
         raise RunInterrupted(f"stopped by {watch.signal}; {where}", watch.stop.exit_code)
 
 
-def _hold_session(asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: float) -> Ending:
+def _hold_session(
+    asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: float, without: tuple[str, ...]
+) -> Ending:
     """Hold a session of Ray until the run ends, stops or loses Ray; return how it ended."""
     token = new_token()
     alone = asked.config.cluster.nodes == 1
     with session_folder(token) as folder, HeadProcess(folder, asked.address, alone=alone) as head:
-        session = _Session(asked, head, token, node_wait_seconds)
+        session = _Session(asked, head, token, node_wait_seconds, without)
         session.order(asked.config)
         while True:
             session.pass_stop_on(watch)
@@ -197,14 +204,21 @@ def _hold_session(asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: f
 class _Session:
     """The conversation with the process that holds Ray."""
 
-    def __init__(self, asked: _Asked, head: HeadProcess, token: str, node_wait_seconds: float) -> None:
+    def __init__(
+        self,
+        asked: _Asked,
+        head: HeadProcess,
+        token: str,
+        node_wait_seconds: float,
+        without: tuple[str, ...],
+    ) -> None:
         self._asked, self._head, self._token = asked, head, token
-        self._node_wait_seconds = node_wait_seconds
+        self._node_wait_seconds, self._without = node_wait_seconds, without
         self._told_to_stop = False
 
     def order(self, config: RunConfig) -> None:
         """Have it train with `config`."""
-        self._head.send(self._asked.order(config, self._node_wait_seconds))
+        self._head.send(self._asked.order(config, self._node_wait_seconds, self._without))
 
     def pass_stop_on(self, watch: _Watch) -> None:
         """Have it stop, once a signal has asked for that."""

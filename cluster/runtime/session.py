@@ -51,8 +51,11 @@ RAY_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A GCS that is gone does not come back: its nodes need not wait a minute for it.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
-    # Ray's agents start slowly where many nodes import from one file system at once.
+    # Ray's agents and workers start slowly where many nodes import from one file system at once. The
+    # coordinator bounds the start of a lane (cluster.start_seconds).
     "RAY_agent_register_timeout_ms": "300000",
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # Ray's agents would write their title over their environment, by which we find them.
     "SPT_NOENV": "1",
 }

@@ -14,6 +14,7 @@ FREE = (
     *("name", "runs", "log_every", "data.path", "data.threads", "data.cache"),
     *("checkpoint", "cluster.lanes", "cluster.retries"),
     *("cluster.hang_seconds", "cluster.answer_seconds", "cluster.stale_seconds"),
+    *("cluster.start_seconds", "cluster.collective_seconds"),
     *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds", "cluster.slurm"),
     "versions.ray",
 )

@@ -209,6 +209,12 @@ class ClusterSection(Section):
     hang_seconds: float = Field(
         300.0, gt=0, description="a rank without a heartbeat or a finished step for this long is killed"
     )
+    start_seconds: float = Field(
+        600.0, gt=0, description="a lane whose ranks have not all met in this time is restarted"
+    )
+    collective_seconds: float = Field(
+        600.0, gt=0, description="a rank that waits for another in a collective for this long gives up"
+    )
     answer_seconds: float = Field(
         300.0, gt=0, description="a coordinator that does not answer for this long counts as dead"
     )

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
+from distlth.files import exists
 from distlth.plan import Job, plan
 from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
@@ -125,7 +126,7 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     return RunStatus(
         name=config.name,
         path=run.root,
-        state=_run_state(jobs, last_event, now) if run.job_file.exists() else "waiting",
+        state=_run_state(jobs, last_event, now) if exists(run.job_file) else "waiting",
         jobs=jobs,
         seconds_left=_seconds_left(config, planned, jobs),
         last_event=last_event,
@@ -134,7 +135,7 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
 
 
 def _config(run: RunPaths) -> RunConfig:
-    submission = None if run.job_file.exists() else load_submission(run)
+    submission = None if exists(run.job_file) else load_submission(run)
     if submission is None:
         return load_record(run).config
     return parse_config(submission.config, source=str(run.submission))

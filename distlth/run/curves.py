@@ -14,6 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from tensorboard.summary.writer.event_file_writer import EventFileWriter  # type: ignore[import-untyped]
 
+from distlth.files import exists
 from distlth.run.paths import RunPaths, path_component
 
 # A job that is killed loses at most the points of this many seconds.
@@ -69,7 +70,7 @@ class JobBoard:
 def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
     """Return the loss curve of a job, step -> mean loss since the previous point; empty if there is none."""
     folder = job_folder(run, job_id)
-    if not folder.is_dir():
+    if not exists(folder):
         return {}
     points = EventAccumulator(str(folder), size_guidance={"scalars": 0}).Reload()
     known = LOSS in points.Tags()["scalars"]

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distlth.files import LOG_BYTES, append_json, regular
+from distlth.files import LOG_BYTES, append_json, exists, regular
 
 Event = Mapping[str, Any]
 
@@ -51,12 +51,11 @@ def read_events(log: Path, offset: int = 0) -> tuple[list[Event], int]:
     Each has a `time` (seconds since the epoch) and an `event` (its kind). Lines that are half-written or no
     events are left out. A log that does not exist has no events.
     """
-    try:
-        with open(log, "rb", opener=regular) as file:
-            file.seek(offset)
-            text = file.read(LOG_BYTES)
-    except FileNotFoundError:
+    if not exists(log):
         return [], offset
+    with open(log, "rb", opener=regular) as file:
+        file.seek(offset)
+        text = file.read(LOG_BYTES)
     complete = text[: text.rfind(b"\n") + 1]
     events = [event for line in complete.splitlines() if (event := _parse(line))]
     return events, offset + len(complete)

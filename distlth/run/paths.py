@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from distlth.files import entries, exists
+
 # A round, or a branch of it. An id from outside a plan must not lead out of the run.
 JOB_ID = re.compile(r"[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
 
@@ -185,7 +187,7 @@ def path_component(job_id: str) -> str:
 
 def checkpoint_files(folder: Path) -> list[Path]:
     """Return the checkpoints in a job's folder, intact or not, the oldest first."""
-    return sorted(folder.glob("[0-9]*.safetensors"))
+    return [path for path in entries(folder) if path.match("[0-9]*.safetensors")]
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -196,7 +198,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 def runs_in(folder: Path) -> tuple[RunPaths, ...]:
     """Return the runs in a folder by name, those that still wait in a queue included."""
     runs = [RunPaths(path) for path in sorted(folder.iterdir())] if folder.is_dir() else []
-    return tuple(run for run in runs if run.job_file.exists() or run.submission.exists())
+    return tuple(run for run in runs if run.job_file.exists() or exists(run.submission))
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distlth.files import read_json, read_json_lines, write_json
+from distlth.files import exists, read_json, read_json_lines, write_json
 from distlth.plan import Job
 from distlth.run.paths import JobPaths, RunPaths, newest_checkpoint
 
@@ -86,7 +86,7 @@ class JobResult:
     @classmethod
     def load(cls, paths: JobPaths) -> JobResult | None:
         """Return a job's result; None if the job is not done."""
-        return cls(**read_json(paths.result)) if paths.result.exists() else None
+        return cls(**read_json(paths.result)) if exists(paths.result) else None
 
 
 def load_results(run: RunPaths, jobs: Sequence[Job]) -> dict[str, JobResult]:

@@ -16,7 +16,7 @@ from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
-from distlth.files import read_small, replacing, write_text
+from distlth.files import exists, read_small, replacing, write_text
 from distlth.plan import plan
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, SeedPaths
@@ -76,7 +76,7 @@ def load_record(run: RunPaths) -> RunRecord:
         RunError: the folder is missing or holds no run, or the file is damaged.
         ConfigError: the config in it is not valid.
     """
-    if not run.root.is_dir():
+    if not (exists(run.job_file) or run.root.is_dir()):
         raise RunError(f"{run.root}: no such run directory")
     try:
         document = yaml.safe_load(read_small(run.job_file))
@@ -106,7 +106,7 @@ def open_run(
         ConfigError: a name in `allowed` is neither a key nor a section.
     """
     asked = RunRecord(config, library_versions(), data, time.time())
-    if not run.job_file.exists():
+    if not exists(run.job_file):
         check_allowed(allowed, asked.flatten())
         write_text(run.job_file, asked.to_yaml())
         return asked
@@ -126,7 +126,7 @@ def check_run(
 
     Library versions are not compared, since only those on the machine that runs count.
     """
-    stored = load_record(run) if run.job_file.exists() else None
+    stored = load_record(run) if exists(run.job_file) else None
     versions = stored.versions if stored else library_versions()
     asked = RunRecord(config, versions, data, time.time())
     check_allowed(allowed, {**(stored.flatten() if stored else {}), **asked.flatten()})
@@ -194,7 +194,7 @@ def _restart_jobs(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
 def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
     """Copy the weights that finished jobs started from to a new seed, for the jobs that are still to come."""
     for source, target in zip(old.files, new.files, strict=True):
-        if source.exists():
+        if exists(source):
             with replacing(target) as temporary:
                 shutil.copyfile(source, temporary)
 

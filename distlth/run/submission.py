@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from distlth.errors import RunError
-from distlth.files import read_json, write_json
+from distlth.files import exists, read_json, write_json
 from distlth.run.paths import RunPaths, SubmissionPaths
 
 Cluster = Literal["slurm", "local"]
@@ -86,7 +86,7 @@ def record_cancelled(run: RunPaths, seconds: float) -> None:
 
 
 def _load(run: RunPaths) -> list[Submission]:
-    if not run.submission.exists():
+    if not exists(run.submission):
         return []
     try:
         return [Submission(**entry) for entry in read_json(run.submission)["submissions"]]

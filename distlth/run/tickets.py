@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from distlth.errors import RunError
-from distlth.files import load_tensors, read_json, save_tensors, write_json
+from distlth.files import await_file, exists, load_tensors, read_json, save_tensors, write_json
 from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
 from distlth.run.paths import JobPaths
@@ -28,10 +28,10 @@ def save_structured(paths: JobPaths, structured: Structured) -> None:
 
 def load_structured(paths: JobPaths) -> Structured | None:
     """What `save_structured` wrote, None where it has not. RunError when a file is damaged."""
-    if not paths.mask.exists():
+    if not exists(paths.mask):
         return None
     mask = _load_mask(paths.mask)
-    if not paths.structure.exists():
+    if not exists(paths.structure):
         return Structured(mask)
     stored = read_json(paths.structure)
     try:
@@ -46,8 +46,8 @@ def load_structured(paths: JobPaths) -> Structured | None:
 
 def load_trained(paths: JobPaths) -> Trained:
     """Return a finished job's mask, the trained weights of its masked layers, and what was measured on it."""
-    mask = _load_mask(paths.mask)
-    state, _ = load_tensors(paths.weights)
+    mask = _load_mask(await_file(paths.mask))
+    state, _ = load_tensors(await_file(paths.weights))  # written after all that was measured
     measured = {**load_measured(paths.untrained), **load_measured(paths.activations)}
     return Trained(mask, {layer: state[f"{layer}.weight"] for layer in mask}, measured)
 
@@ -60,7 +60,7 @@ def save_measured(path: Path, measured: Measured) -> None:
 
 def load_measured(path: Path) -> Measured:
     """Return what `save_measured` wrote, nothing where it has not."""
-    if not path.exists():
+    if not exists(path):
         return {}
     measured: dict[str, dict[str, Tensor]] = {}
     for key, tensor in load_tensors(path)[0].items():

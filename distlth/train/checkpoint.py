@@ -16,10 +16,13 @@ import torch
 from torch import Tensor
 
 from distlth.errors import RunError
-from distlth.files import load_tensors, save_tensors
+from distlth.files import exists, load_tensors, retry_until_written, save_tensors
 from distlth.run.paths import checkpoint_files, newest_checkpoint
 
 log = logging.getLogger(__name__)
+
+# How long training may wait for the checkpoint before: less than the other ranks wait in a collective.
+PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -84,12 +87,15 @@ def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> Job
 
 def remove_states(folder: Path) -> None:
     """Remove the checkpoint folder, if there is one, of a job that is done."""
-    if folder.exists():
+    if exists(folder):
         shutil.rmtree(folder)
 
 
 class CheckpointWriter:
-    """Writes states in the background, one at a time, and keeps the newest `keep` of them."""
+    """Writes in the background, one thing at a time and in order; of states, it keeps the newest `keep`.
+
+    The rank that writes must not wait for a slow or full disk while the others wait for it in a collective.
+    """
 
     def __init__(self, folder: Path, keep: int, failed: Callable[[int, OSError], None] | None = None) -> None:
         self._folder = folder
@@ -98,10 +104,23 @@ class CheckpointWriter:
         self._thread: threading.Thread | None = None
 
     def write(self, state: JobState) -> None:
-        """Start to write a state, once the one before is written. Its tensors must not change any more."""
-        self.wait()
-        self._thread = threading.Thread(target=self._write, args=(state,), name="checkpoint", daemon=True)
-        self._thread.start()
+        """Start to write a state, whose tensors must not change any more.
+
+        It is left out, and reported as failed, where what is being written is not on disk in a short while.
+        """
+        if self._thread is not None:
+            self._thread.join(PATIENCE_SECONDS)
+            if self._thread.is_alive():
+                self._failed(state.step, TimeoutError("what is to be written before it is not on disk yet"))
+                return
+        self._start(lambda: self._write(state))
+
+    def insist(self, write: Callable[[], None], waiting: Callable[[OSError, float], None]) -> None:
+        """Start to call `write` until it succeeds, after what is being written; each failure is `waiting`'s.
+
+        A state that is written later is on disk only after it.
+        """
+        self._start(lambda: retry_until_written(write, waiting))
 
     def wait(self) -> None:
         """Return when nothing is being written."""
@@ -109,14 +128,20 @@ class CheckpointWriter:
             self._thread.join()
             self._thread = None
 
+    def _start(self, work: Callable[[], None]) -> None:
+        before = self._thread
+
+        def run() -> None:
+            if before is not None:
+                before.join()
+            work()
+
+        self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
+        self._thread.start()
+
     def newest(self) -> Path | None:
         """Return the newest checkpoint on disk, for messages."""
         return newest_checkpoint(self._folder)
-
-    def clear(self) -> None:
-        """Remove all checkpoints of a job that is done."""
-        self.wait()
-        remove_states(self._folder)
 
     @staticmethod
     def _log_failure(step: int, error: OSError) -> None:

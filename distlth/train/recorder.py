@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from distlth.files import append_json, remove_temporaries, retry_until_written, save_tensors
+from distlth.files import append_json, remove_temporaries, save_tensors
 from distlth.plan import Job
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress, save_progress
@@ -117,14 +117,14 @@ class Recorder:
     def untrained(self, step: int, measured: Measured) -> None:
         """Write what was measured before the first step, if anything was."""
         if self._is_main and measured:
-            self._retry(lambda: save_measured(self._paths.untrained, measured), step)
+            self._insist(lambda: save_measured(self._paths.untrained, measured), step)
 
     def rewind_point(self, step: int, model: nn.Module) -> None:
         """Write the weights of now, for the tickets to come."""
         if self._is_main:
             weights = snapshot(model.state_dict())
             rewind = self._run.seed(self._job.seed).rewind
-            self._retry(lambda: save_tensors(rewind, weights), step)
+            self._insist(lambda: save_tensors(rewind, weights), step)
 
     def point(self, step: int, means: Means, *, lr: float, density: float) -> None:
         """Add a point to the training curves."""
@@ -178,11 +178,13 @@ class Recorder:
         self._checkpoints.write(state)
 
     def finish(self, result: JobResult, weights: Mapping[str, Tensor], measured: Measured, step: int) -> None:
-        """Write all that a done job leaves, and last the result."""
+        """Write all that a done job leaves, and last the result. Its checkpoints stay until that is known.
+
+        The other ranks do not wait here: this may take as long as the disk is full.
+        """
         if self._is_main:
-            self._retry(lambda: self._write_result(result, weights, measured), step)
-            with suppress(OSError):  # of a job that is done nobody reads them
-                self._checkpoints.clear()
+            self._insist(lambda: self._write_result(result, weights, measured), step)
+            self._checkpoints.wait()
 
     def flush(self) -> None:
         """Return when the last checkpoint is written."""
@@ -202,13 +204,13 @@ class Recorder:
         save_tensors(self._paths.weights, weights)
         result.save(self._paths)
 
-    def _retry(self, write: Callable[[], None], step: int) -> None:
-        """Call `write` until it succeeds; log each try that a full disk made fail."""
+    def _insist(self, write: Callable[[], None], step: int) -> None:
+        """Call `write` in the background until it succeeds; log each try that a full disk made fail."""
 
         def waiting(error: OSError, seconds: float) -> None:
             self.event("waiting-for-disk", step, error=f"{error}; next try in {seconds:g} s")
 
-        retry_until_written(write, waiting)
+        self._checkpoints.insist(write, waiting)
 
     def _checkpoint_failed(self, step: int, error: OSError) -> None:
         self.event("checkpoint-failed", step, error=str(error))

@@ -80,9 +80,10 @@ class Chaos:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The environment that loads the hook into every process."""
+        """The environment that loads the hook into every process, and makes each a client of its own."""
         path = os.pathsep.join([str(Path(__file__).parent / "inject"), str(ROOT)])
-        return {**os.environ, "PYTHONPATH": path, "DISTLTH_CHAOS": str(self.folder)}
+        view = {"DISTLTH_STALE_VIEW": str(self.folder.parent)}
+        return {**os.environ, **view, "PYTHONPATH": path, "DISTLTH_CHAOS": str(self.folder)}
 
     def arm(self, fault: Fault) -> None:
         """Arm a fault, in place of an earlier one."""

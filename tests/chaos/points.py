@@ -50,6 +50,7 @@ _ALL = (
     Point("run made, Ray not started", "distlth.run.store:open_run", "start", "after"),
     Point("mid-write of init", WRITE, "start", path=".init.safetensors.", torn=True),
     Point("ranks compare data", "distlth.run.store:check_data", "start"),
+    Point("ranks meet", "cluster.runtime.rank:meet", "start"),
     Point("lane start", "distlth.train.warm:WarmRank.__init__", "start"),
     Point("lane warm, no job", "distlth.train.executable:make_executable", "start", "after"),
     Point("job start", f"{TRAIN}.begin", "start", "after"),

@@ -28,7 +28,7 @@ from distlth.run.paths import RunPaths
 @pytest.mark.parametrize("rendezvous", [None, Path("runs/run/nodes/7-0")])
 def test_an_order_arrives_as_it_was_sent(quickstart: Path, rendezvous: Path | None) -> None:
     config = load_config(quickstart, ["cluster.retries=7"])
-    order = Order(config, RunPaths(Path("runs/run")), "cpu", rendezvous, 30.0)
+    order = Order(config, RunPaths(Path("runs/run")), "cpu", rendezvous, 30.0, ("n2",))
     assert parse_request(order.to_json()) == order
 
 
@@ -43,7 +43,7 @@ def test_a_stop_arrives_as_it_was_sent() -> None:
         Joined(3),
         Unwritten({"time": 1.5, "event": "job-done", "job": "01/refill"}),
         Ending(),
-        Ending(error="no disk\nat all", lost="Ray's raylet died", again=True),
+        Ending(error="no disk\nat all", lost="Ray's raylet died", again=True, without=("n2",)),
     ],
 )
 def test_a_reply_arrives_as_it_was_sent_in_one_line(reply: Reply) -> None:

@@ -92,7 +92,7 @@ class TestRetries:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     path.touch()
                 await coordinator.lane_failed(0, "killed")
-            error: str | None = coordinator.schedule.error
+            error: str | None = coordinator.schedule.lost
             return error
 
         return asyncio.run(die())

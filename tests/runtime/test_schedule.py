@@ -107,7 +107,16 @@ class TestAnswers:
 
     def test_jobs_go_out_in_plan_order_whenever_they_were_offered(self) -> None:
         schedule = offered(started(new(done=["00", "01"])), "02", "01/refill")
-        assert [schedule.answer(ask(turn=turn)) for turn in range(2)] == ["01/refill", "02"]
+        assert schedule.answer(ask()) == "01/refill"
+        schedule.finish("01/refill")
+        assert schedule.answer(ask(turn=1)) == "02"
+
+    def test_ranks_that_have_nothing_to_write_wait_for_the_one_that_has(self) -> None:
+        schedule = offered(started(new(done=["00", "01"])), "02", "01/refill")
+        schedule.answer(ask())
+        assert not schedule.can_answer(ask(turn=1))
+        schedule.finish("01/refill")
+        assert schedule.answer(ask(turn=1)) == "02"
 
 
 class TestLanes:
@@ -177,40 +186,57 @@ class TestLanes:
 class TestDeaths:
     """Only deaths without progress between them are bounded."""
 
-    def died(self, schedule: Schedule, *checkpoints: str, lane: int = 0) -> list[str | None]:
-        return [schedule.lane_died(lane, checkpoint, "killed") for checkpoint in checkpoints]
+    def died(self, schedule: Schedule, *checkpoints: str, lane: int = 0) -> str | None:
+        for checkpoint in checkpoints:
+            schedule.lane_died(lane, checkpoint, "killed")
+        return schedule.lost
 
     def test_too_many_in_a_row_end_the_run(self, schedule: Schedule) -> None:
-        assert self.died(schedule, "", "") == [None, None]
-        assert schedule.lane_died(0, "", "rank 1: out of memory") == (
-            "lane 0 died 3 times without progress; the last time: rank 1: out of memory"
+        assert self.died(schedule, "", "") is None
+        schedule.lane_died(0, "", "rank 1: out of memory")
+        assert schedule.lost == "lane 0 died 3 times without progress; the last time: rank 1: out of memory"
+        assert schedule.error is None
+        assert (schedule.is_over, schedule.is_closed, schedule.is_ending) == (True, True, True)
+
+    def test_the_nodes_of_all_of_them_are_suspects(self, schedule: Schedule) -> None:
+        for nodes in (["n1", "n2"], ["n2"], ["n2", "n3"]):
+            schedule.lane_died(0, "", "killed", nodes)
+        assert schedule.suspects == {"n2"}
+        assert schedule.lost == (
+            "lane 0 died 3 times without progress, each time on n2; the last time: killed"
         )
 
+    def test_deaths_on_other_nodes_clear_a_node(self, schedule: Schedule) -> None:
+        for nodes in (["n2"], ["n1"], ["n2"]):
+            schedule.lane_died(0, "", "killed", nodes)
+        assert schedule.suspects == frozenset()
+
+    def test_deaths_before_progress_do_not_count_for_a_node(self, schedule: Schedule) -> None:
+        for checkpoint, node in (("", "n1"), ("1", "n2"), ("1", "n2"), ("1", "n2")):
+            schedule.lane_died(0, checkpoint, "killed", [node])
+        assert schedule.suspects == {"n2"}
+
     def test_each_checkpoint_begins_the_count_anew(self, schedule: Schedule) -> None:
-        assert self.died(schedule, "", "", "1", "1", "2", "2") == [None] * 6
-        assert self.died(schedule, "2") != [None]
+        assert self.died(schedule, "", "", "1", "1", "2", "2") is None
+        assert self.died(schedule, "2")
 
     def test_a_finished_job_begins_the_count_anew(self, schedule: Schedule) -> None:
         schedule.answer(ask())
-        assert self.died(schedule, "", "") == [None, None]
+        assert self.died(schedule, "", "") is None
         schedule.finish("00")
-        assert self.died(schedule, "", "") == [None, None]
-        assert self.died(schedule, "") != [None]
+        assert self.died(schedule, "", "") is None
+        assert self.died(schedule, "")
 
     def test_the_progress_of_another_lane_does_not_count(self) -> None:
         schedule = offered(started(new(), 0, 1), "00")
         schedule.answer(ask(lane=1))
-        assert self.died(schedule, "", "") == [None, None]
+        assert self.died(schedule, "", "") is None
         schedule.finish("00")
-        assert self.died(schedule, "") != [None]
+        assert self.died(schedule, "")
 
     def test_each_lane_has_its_own_count(self, schedule: Schedule) -> None:
-        assert self.died(schedule, "", "", lane=0) == [None, None]
-        assert self.died(schedule, "", "", lane=1) == [None, None]
-
-    def test_the_schedule_itself_leaves_the_run_open(self, schedule: Schedule) -> None:
-        self.died(schedule, "", "", "")
-        assert not schedule.is_over
+        assert self.died(schedule, "", "", lane=0) is None
+        assert self.died(schedule, "", "", lane=1) is None
 
 
 class TestEnd:

@@ -191,7 +191,6 @@ class TestJob:
         assert (resumed.top1, resumed.eval_loss) == (dense.top1, dense.eval_loss)
         assert self.losses(parts) == self.losses(whole)
         assert parts.seed(0).rewind.read_bytes() == whole.seed(0).rewind.read_bytes()
-        assert not parts.checkpoints("00").exists()
 
     def test_a_checkpoint_of_two_ranks_keeps_its_sums_on_one(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
