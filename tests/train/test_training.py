@@ -65,7 +65,8 @@ class TestSchedule:
         steps=st.integers(1, 9),
     )
     def test_every_rate_is_between_zero_and_the_base(self, name: str, warmup: float, steps: int) -> None:
-        rates = self.rates(name=name, warmup_epochs=warmup, steps_per_epoch=steps)
+        milestones = (3, 6) if name == "step" else ()
+        rates = self.rates(name=name, milestones=milestones, warmup_epochs=warmup, steps_per_epoch=steps)
         assert all(0 < rate <= 0.4 for rate in rates)
         after = rates[math.ceil(warmup * steps) :]
         assert after == sorted(after, reverse=True)
