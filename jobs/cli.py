@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from distlth.report.ending import exit_code
+from distlth.report.ending import exit_code, file_errors_are_the_users
 from jobs.commands import (
     bench,
     cancel,
@@ -57,7 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _call(arguments: Sequence[str] | None) -> int:
     options = parse(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
-    return command(options)
+    with file_errors_are_the_users():
+        return command(options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

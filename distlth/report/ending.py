@@ -5,7 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
@@ -18,18 +19,12 @@ USER_ERROR, INTERRUPTED = 2, 130
 def exit_code(command: Callable[[], int]) -> int:
     """Call a command and return its exit code; print an error that it raises, and return the error's code.
 
-    2: an error that the user can fix, or a file that cannot be read or written. 75: the same command resumes.
-    130: interrupted; the same command resumes.
+    2: an error that the user can fix. 75: the same command resumes. 130: interrupted; it resumes, too.
     """
     try:
         return command()
     except UserError as error:
         _print_error(str(error))
-        return USER_ERROR
-    except OSError as error:
-        if isinstance(error, BrokenPipeError) or (line := _about_a_file(error)) is None:
-            raise
-        _print_error(line)
         return USER_ERROR
     except RunInterrupted as interruption:
         print(" ".join(str(interruption).split()), file=sys.stderr)
@@ -37,6 +32,20 @@ def exit_code(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def file_errors_are_the_users() -> Iterator[None]:
+    """Raise an error of the file system as a UserError, of one line.
+
+    For a command that somebody looks at. A task of a batch system should rather be queued again.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or (line := _about_a_file(error)) is None:
+            raise
+        raise UserError(line) from error
 
 
 def _about_a_file(error: OSError) -> str | None:
