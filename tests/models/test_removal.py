@@ -19,7 +19,19 @@ from torchvision.models.convnext import LayerNorm2d
 from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
-from distlth.models import Graph, Leak, anatomy, build, gates, leaks, names, prunable, removal, returning, zoo
+from distlth.models import (
+    Graph,
+    Leak,
+    anatomy,
+    build,
+    gates,
+    leaks,
+    names,
+    prunable,
+    removal,
+    returning,
+    zoo,
+)
 from distlth.models.trace import trace
 from distlth.preflight import preflight
 from distlth.prune.mask import Mask
@@ -261,9 +273,8 @@ def test_a_sum_is_removed_where_both_summands_are() -> None:
     assert found["a.bias"].tolist() == [False, False, True, True]
     assert found["norm.weight"].tolist() == found["norm.bias"].tolist() == [True, False, True, True]
     back = returning(graph, {"a": a, "b": b}, {"a": torch.ones_like(a), "b": b})
-    assert {name: entries.nonzero().flatten().tolist() for name, entries in back.items()} == {
-        **{"a.bias": [0, 1], "b.bias": [], "norm.weight": [1], "norm.bias": [1]}
-    }
+    places = {name: entries.nonzero().flatten().tolist() for name, entries in back.items()}
+    assert places == {"a.bias": [0, 1], "b.bias": [], "norm.weight": [1], "norm.bias": [1]}
 
 
 class Shared(nn.Module):
