@@ -134,14 +134,16 @@ def submit_local(batch: Batch) -> list[Submitted]:
     """Start the runs on this machine, with a task for each node, in a session that outlives this shell.
 
     Raises:
+        OSError: the submission's folder cannot be written.
         RunError: they could not be started.
     """
     with _folder(batch):
         log = SubmissionPaths(batch.folder).controller_log
-        answer = in_new_session(lambda: _start(batch), batch.directory, log)
-        if isinstance(answer, str):
-            raise RunError(f"{batch.name}: could not be started here: {answer}")
-    return [Submitted(job_id, process=process) for job_id, process in answer]
+        try:
+            started = in_new_session(lambda: _start(batch), batch.directory, log)
+        except RuntimeError as error:
+            raise RunError(f"{batch.name}: could not be started here: {error}") from None
+    return [Submitted(job_id, process=process) for job_id, process in started]
 
 
 def _start(batch: Batch) -> list[tuple[str, str]]:
@@ -164,14 +166,23 @@ def _tasks(batch: Batch) -> list[RunTask]:
 @contextmanager
 def _folder(batch: Batch) -> Iterator[None]:
     """Make the folder of a submission; remove it where the submission fails."""
-    batch.folder.mkdir(parents=True)
     try:
-        yield
+        batch.folder.mkdir(parents=True)
+        with _removed_on_error(batch.folder):
+            yield
     except BaseException:
-        shutil.rmtree(batch.folder, ignore_errors=True)
         for parent in (batch.folder.parent, batch.folder.parent.parent):
             with suppress(OSError):  # it holds other submissions
                 parent.rmdir()
+        raise
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from submitit.core.utils import JobPaths
@@ -37,6 +38,7 @@ from distlth.run.submission import (
 )
 from jobs.cli import main, parse
 from jobs.request import requested, seed_list
+from tests.disk import Disk
 from tests.small_run import write_own_modules
 
 ROOT = Path(__file__).parent.parent.parent
@@ -488,6 +490,45 @@ class TestRefused:
         assert "was not submitted" in capsys.readouterr().err
         assert main([command, str(tmp_path / "none")]) == 2
         assert "no such run directory" in capsys.readouterr().err
+
+
+class TestUnwritable:
+    def test_into_a_file_or_a_place_that_cannot_be_written(
+        self, quickstart: Path, digits: Dataset, disk: Disk, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (disk.folder / "file").touch()
+        submit = ["submit", str(quickstart), "--cluster", "local", f"data.path={digits.path}", *SMALL]
+
+        def refused(runs: Path) -> str:
+            before = sorted(disk.folder.rglob("*"))
+            assert main([*submit, f"runs={runs}"]) == 2
+            assert sorted(disk.folder.rglob("*")) == before
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert "runs=DIR" in error
+            return error
+
+        assert f"{disk.folder / 'file'}: a file, where a folder" in refused(disk.folder / "file")
+        assert f"{disk.folder / 'file'}: a file, where a folder" in refused(disk.folder / "file" / "runs")
+        disk.fill()
+        refused(disk.folder)
+        disk.free()
+        with disk.read_only():
+            assert f"{disk.folder}: you may not write there" in refused(disk.folder / "runs")
+
+    def test_what_cannot_be_recorded_is_taken_back(
+        self, quickstart: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = RunPaths(tmp_path / "runs" / "quickstart")
+        (run.root / f".submission.json.{os.getpid()}.tmp").mkdir(parents=True)
+        arguments = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL]
+        assert main(["submit", str(quickstart), "--cluster", "local", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"submission.json.{os.getpid()}.tmp: Is a directory; make room for it" in error
+        assert not list((tmp_path / "runs" / ".submitit").glob("*/*"))
+        alive = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+        assert not [line for line in alive if str(tmp_path) in line]
 
 
 class TestOnThisMachine:
