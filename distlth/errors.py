@@ -32,3 +32,7 @@ class RunError(UserError):
 
 class TrainingError(UserError):
     """A job cannot continue: its loss is not finite, or a sample does not decode."""
+
+
+class DivergedError(TrainingError):
+    """A job's loss is not finite: the ticket does not train as configured, but others may."""

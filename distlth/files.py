@@ -121,6 +121,20 @@ def _publish(temporary: Path, path: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
+def file_system_time(folder: Path) -> float:
+    """Return the time by the clock that dates the files of a folder: on network file systems, the server's.
+
+    Raises:
+        OSError: nothing can be written there.
+    """
+    now = folder / f".{secrets.token_hex(4)}.now"
+    try:
+        now.touch()
+        return now.stat().st_mtime
+    finally:
+        now.unlink(missing_ok=True)
+
+
 def remove_temporaries(folder: Path) -> None:
     """Remove temporary files that killed writers left below a folder. Nobody may be writing there."""
     for path in list(folder.rglob(".*.tmp")):

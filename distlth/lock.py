@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distlth.errors import UserError
-from distlth.files import exists, read_small, write_text
+from distlth.files import exists, file_system_time, read_small, write_text
 from distlth.process import identity, is_alive, numbering
 
 HEARTBEAT_SECONDS = 5.0
@@ -203,14 +203,10 @@ def _why_stale(path: Path, stale_seconds: float) -> str | None:
 
 def _age(path: Path) -> float:
     """Return the seconds since a file's last heartbeat by its file system's clock; 0 if it is missing."""
-    now = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
     try:
-        now.touch()
-        return max(0.0, now.stat().st_mtime - path.stat().st_mtime)
+        return max(0.0, file_system_time(path.parent) - path.stat().st_mtime)
     except FileNotFoundError:
         return 0.0
-    finally:
-        now.unlink(missing_ok=True)
 
 
 def _clock(seconds: float) -> str:

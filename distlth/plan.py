@@ -69,6 +69,15 @@ def ready(jobs: Collection[Job], done: Collection[str]) -> list[Job]:
     return [job for job in jobs if job.id not in done and (job.parent is None or job.parent in done)]
 
 
+def descendants(jobs: Collection[Job], of: Collection[str]) -> list[str]:
+    """Return the ids of the jobs whose chain of parents leads to one of `of`, in plan order."""
+    found = set(of)
+    for job in jobs:  # parents come first
+        if job.parent in found:
+            found.add(job.id)
+    return [job.id for job in jobs if job.id in found and job.id not in of]
+
+
 def measurements(jobs: Collection[Job], job: Job) -> tuple[Measurement, ...]:
     """Return what the methods of tickets that are made from `job` need measured on it, each once."""
     children = [child.structure for child in jobs if child.parent == job.id and child.structure]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cluster.runtime.broadcast import Pieces, hand_out
 from cluster.runtime.head_tasks import map_on_head
 from cluster.runtime.messages import Assignment
 from distlth.config.schema import RunConfig
-from distlth.files import format_tensors
+from distlth.files import format_tensors, retry_until_written
 from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job
 from distlth.preflight import preflight
@@ -61,6 +62,10 @@ class AssignmentMaker:
             weights=self._hand_out_weights(job),
         )
         return Made(assignment, structured, parent_mask)
+
+    def insist(self, write: Callable[[], None]) -> None:
+        """Call `write` until a full disk has taken what it writes."""
+        retry_until_written(write, self._note_full_disk)
 
     def _hand_out_weights(self, job: Job) -> Pieces:
         """Put the weights that a job starts from; those that many jobs share only once."""

@@ -24,10 +24,11 @@ from distlth.config.schema import RunConfig
 from distlth.errors import UserError
 from distlth.files import remove_temporaries
 from distlth.plan import Job, plan
+from distlth.process import memory_shortage
 from distlth.report.board import RunBoard
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, newest_checkpoint
-from distlth.run.results import JobResult, load_results
+from distlth.run.results import Divergence, JobResult, load_divergences, load_results
 from distlth.train.checkpoint import remove_states
 
 # How often ranks that hang are looked for, at most.
@@ -44,7 +45,8 @@ class Coordinator:
         jobs = plan(config)
         self.config, self.run = config, run
         self.results = load_results(run, jobs)
-        self.schedule = Schedule(jobs, self.results, config.cluster.retries)
+        diverged = load_divergences(run, jobs)
+        self.schedule = Schedule(jobs, self.results, config.cluster.retries, diverged)
         self.log = EventLog(run.log)
         self.maker = AssignmentMaker(config, run, self.log)
         self.assignments: dict[str, Assignment] = {}
@@ -113,6 +115,7 @@ class Coordinator:
         self.starts.begin(lane, time.monotonic())
         checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
         self.watch.forget(lane)
+        error += memory_shortage()
         self.log.note("lane-restart", lane=lane, error=error)
         async with self.changed:
             self.schedule.lane_died(lane, checkpoint, error, nodes)
@@ -131,6 +134,16 @@ class Coordinator:
         await asyncio.to_thread(_clear_checkpoints, self.run, result.job)
         self.make_tickets()
         await self.draw_results()
+
+    async def job_diverged(self, job_id: str, message: str) -> None:
+        """Record that a job's loss was not finite, and go on with the jobs that are not made from it."""
+        divergence = Divergence(job_id, message, time.time())
+        await asyncio.to_thread(self.maker.insist, lambda: divergence.save(self.run.job(job_id)))
+        self.log.note("diverged", job=job_id, message=message)
+        async with self.changed:
+            self.assignments.pop(job_id, None)
+            self.schedule.diverge(job_id)
+            self.changed.notify_all()
 
     async def beat(self, lane: int, attempt: str, rank: int, beat: Beat) -> bool:
         """Hear a rank's sign of life; return whether it is to leave a checkpoint and end."""

@@ -11,7 +11,7 @@ import ray
 import ray.train
 import ray.train.torch
 from ray.exceptions import RayActorError, RayTaskError
-from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
@@ -66,8 +66,9 @@ class _LaneConfig(TorchConfig):
 class _LaneBackend(_TorchBackend):
     """Tells the coordinator which ranks have started, and when they cannot form a process group."""
 
-    def on_start(self, worker_group: Any, backend_config: _LaneConfig) -> None:  # type: ignore[override]
+    def on_start(self, worker_group: Any, backend_config: BackendConfig) -> None:
         """Have the ranks form a process group; a failure counts as a death of the ranks."""
+        assert isinstance(backend_config, _LaneConfig)
         spec = backend_config.spec
         assert spec is not None
         coordinator = _coordinator(spec)
@@ -79,6 +80,11 @@ class _LaneBackend(_TorchBackend):
             why = f"the ranks did not meet: {last_line(str(error)) or repr(error)}"
             coordinator.lane_failed.remote(spec.index, why, _ranks_of(error, worker_group.get_workers()))
             raise WorkerGroupStartupFailedError(why) from error  # the one that Ray Train retries
+
+
+def _others_than(nodes: Sequence[str]) -> dict[str, str] | None:
+    """Return Ray's selector of all nodes but some, by name."""
+    return {NODE_LABEL: f"!in({','.join(nodes)})"} if nodes else None
 
 
 def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:
@@ -115,8 +121,7 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
             num_workers=cluster.workers,
             use_gpu=gpu,
             resources_per_worker=resources,
-            # Its annotations are those of the old ScalingConfig, which has no label_selector.
-            label_selector={NODE_LABEL: f"!in({','.join(spec.without)})"} if spec.without else None,  # type: ignore[call-arg]
+            label_selector=_others_than(spec.without),  # type: ignore[call-arg]  # mypy sees the old class
         ),
         run_config=RunConfig(
             name=f"lane-{spec.index}",

@@ -15,7 +15,7 @@ from cluster.runtime.heartbeat import Beat, Heart, birth
 from cluster.runtime.messages import Assignment, LaneSpec
 from cluster.runtime.session import NAMESPACE
 from distlth.data.dataset import Dataset
-from distlth.errors import UserError
+from distlth.errors import DivergedError, UserError
 from distlth.files import parse_tensors
 from distlth.plan import measurements, plan
 from distlth.prune.mask import Mask
@@ -87,9 +87,13 @@ def _train(rank: WarmRank, assignment: Assignment, spec: LaneSpec, coordinator: 
 
     needed = measurements(plan(spec.config), job)
     curves = partial(JobBoard, spec.run, job.id)
-    result = train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
-    if rank.world.is_main:
-        ray.get(coordinator.job_done.remote(result))
+    try:
+        result = train_job(rank, job, ticket, spec.run, note, curves, needed=needed, pulse=pulse)
+        told = coordinator.job_done.remote(result) if rank.world.is_main else None
+    except DivergedError as error:  # on every rank, at the same step
+        told = coordinator.job_diverged.remote(job.id, str(error)) if rank.world.is_main else None
+    if told is not None:
+        ray.get(told)
 
 
 def fetch_ticket(assignment: Assignment) -> Ticket:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from distlth.plan import Job, ready
+from distlth.plan import Job, descendants, ready
 
 
 @dataclass(frozen=True)
@@ -32,19 +32,23 @@ class _Deaths:
 class Schedule:
     """The jobs of a run, from planned to done.
 
-    A job is planned, then making (its ticket), then offered, then taken by a lane, then done. It survives
-    the death of a lane's ranks as offered. `retries` is how many deaths without progress a lane may have in
-    a row before the run is given up. `error` is for the user to fix; `lost` is what nobody has explained, and
-    `suspects` are the nodes that may be the reason.
+    A job is planned, then making (its ticket), then offered, then taken by a lane, then done or diverged. It
+    survives the death of a lane's ranks as offered. What is made from a job that diverged is left out.
+    `retries` is how many deaths without progress a lane may have in a row before the run is given up. `error`
+    is for the user to fix; `lost` is what nobody has explained, and `suspects` are the nodes that may be the
+    reason.
     """
 
-    def __init__(self, jobs: Sequence[Job], done: Collection[str], retries: int) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], done: Collection[str], retries: int, diverged: Collection[str] = ()
+    ) -> None:
         self.error: str | None = None
         self.lost: str | None = None
         self.suspects: frozenset[str] = frozenset()
         self.is_stopping = False
         self.jobs, self._retries = tuple(jobs), retries
         self._done = set(done)
+        self._diverged = set(diverged)
         self._making: set[str] = set()
         self._offered: set[str] = set()
         self._taken: dict[str, int] = {}
@@ -57,7 +61,7 @@ class Schedule:
 
     def start_making(self) -> list[Job]:
         """Return the jobs whose ticket can be made now, each only once, in plan order."""
-        jobs = [job for job in ready(self.jobs, self._done) if job.id not in self._making]
+        jobs = [job for job in ready(self.jobs, self._done) if job.id not in self._making | self._diverged]
         self._making.update(job.id for job in jobs)
         return jobs
 
@@ -68,6 +72,14 @@ class Schedule:
     def finish(self, job_id: str) -> None:
         """Count a job as done, and as progress of the lane that trained it."""
         self._done.add(job_id)
+        self._close(job_id)
+
+    def diverge(self, job_id: str) -> None:
+        """Count a job as diverged: no result will come, nor anything that is made from it."""
+        self._diverged.add(job_id)
+        self._close(job_id)
+
+    def _close(self, job_id: str) -> None:
         self._offered.discard(job_id)
         lane = self._taken.pop(job_id, None)
         if lane is not None:
@@ -150,8 +162,9 @@ class Schedule:
 
     @property
     def is_over(self) -> bool:
-        """Whether all jobs are done, or the run has failed."""
-        return self.has_failed or len(self._done) == len(self.jobs)
+        """Whether no job is left to train, or the run has failed."""
+        left_out = descendants(self.jobs, self._diverged)
+        return self.has_failed or len(self._done) + len(self._diverged) + len(left_out) == len(self.jobs)
 
     @property
     def is_closed(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cluster.runtime.allocation import Allocation
+from cluster.runtime.folders import check_temporary_folder
 from cluster.runtime.head_process import HeadProcess
 from cluster.runtime.messages import Ending, Joined, Order, Reply, Started, Stop, Unwritten
 from cluster.runtime.placement import check_cores, sized
@@ -19,13 +19,15 @@ from distlth.config.schema import RunConfig
 from distlth.cores import num_cores
 from distlth.errors import RunError, RunInterrupted
 from distlth.files import exists, read_json_lines
-from distlth.plan import plan
+from distlth.plan import descendants, plan
 from distlth.preflight import preflight
+from distlth.process import memory_shortage
 from distlth.report.console import describe
+from distlth.report.ending import complain
 from distlth.run.events import EventLog
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
-from distlth.run.results import load_results, run_progress
+from distlth.run.results import is_settled, load_divergences, run_progress
 from distlth.run.store import open_run
 
 POLL_SECONDS = 0.5
@@ -49,27 +51,31 @@ def run(
 ) -> RunPaths:
     """Start or resume a run, and train until all its jobs are done; return the run's files.
 
-    `show` is called a few times a second. `allowed_changes` names what may differ from the run on disk, as
-    `open_run` takes it. With an `allocation` the run is spread over its nodes; without one it has this
-    machine alone, whatever `cluster.nodes` says.
+    `show` is called a few times a second; its errors end nothing. `allowed_changes` names what may differ
+    from the run on disk, as `open_run` takes it. With an `allocation` the run is spread over its nodes;
+    without one it has this machine alone, whatever `cluster.nodes` says.
 
     Raises:
         UserError: the run cannot start as it is, one of its jobs cannot be trained, or another process holds
             the run.
+        RunError: a round diverged, so that others could not be made. A branch that diverged is a result.
         RunInterrupted: a signal stopped the run, or Ray died; says where it resumes.
     """
+    show = _without_errors(show)
     if allocation is None:
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": 1})})
     with StopSignals() as stop:
+        check_temporary_folder()
         found = preflight(config)
         paths = RunPaths(config.runs.absolute() / config.name)
         device = resolve_device(config.cluster)
         if device == "cuda":
             check_cores(config, num_cores(), "this process may use")
         asked = _Asked(config, paths, device, found.dataset.identity, allowed_changes, allocation)
-        if asked.is_done and _is_shown(paths):
+        if is_over := asked.is_done and _is_shown(paths):
             asked.open(config)
-        else:
+            is_over = asked.is_done  # a change that is allowed opens jobs that diverged again
+        if not is_over:
             # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
             patience = 2 * config.cluster.stale_seconds if allocation else 0.0
             with hold(paths.lock, config.cluster.stale_seconds, patience) as lock:
@@ -77,7 +83,35 @@ def run(
                     asked.open(config)
                 _train(asked, show, _Watch(stop, lock))
     show(paths)
+    _refuse_broken_trunk(asked)
     return paths
+
+
+def _without_errors(show: Show) -> Show:
+    """Return a `show` that ends no run: it says once what it could not show."""
+    told = False
+
+    def carefully(paths: RunPaths) -> None:
+        nonlocal told
+        try:
+            show(paths)
+        except Exception as error:
+            if not told:
+                complain(f"the run goes on, and cannot be shown: {error!r}")
+            told = True
+
+    return carefully
+
+
+def _refuse_broken_trunk(asked: _Asked) -> None:
+    """Raise RunError where a round diverged: the rounds and branches that are made from it are missing."""
+    jobs = plan(asked.config)
+    diverged = load_divergences(asked.paths, jobs)
+    for job in jobs:
+        if job.is_trunk and job.id in diverged:
+            missing = len(descendants(jobs, [job.id]))
+            left = f"; {missing} jobs that are made from it were left out" if missing else ""
+            raise RunError(f"{diverged[job.id].message}{left}")
 
 
 @dataclass(frozen=True)
@@ -93,9 +127,8 @@ class _Asked:
 
     @property
     def is_done(self) -> bool:
-        """Whether all jobs of the run are done."""
-        jobs = plan(self.config)
-        return exists(self.paths.job_file) and len(load_results(self.paths, jobs)) == len(jobs)
+        """Whether nothing of the run is left to train."""
+        return exists(self.paths.job_file) and is_settled(self.paths, plan(self.config))
 
     @property
     def progress(self) -> str:
@@ -197,7 +230,8 @@ def _hold_session(
             reply = head.receive(POLL_SECONDS)
             watch.check()
             if isinstance(reply, Ending):
-                return reply
+                # While what died still holds its share of it.
+                return replace(reply, lost=reply.lost + memory_shortage()) if reply.lost else reply
             session.answer(reply)
 
 
@@ -230,7 +264,7 @@ class _Session:
         """Do what a reply asks for."""
         match reply:
             case Unwritten(event):
-                print(f"the run's log cannot be written: {describe(event)}", file=sys.stderr)
+                complain(f"the run's log cannot be written: {describe(event)}")
             case Started(address):
                 self._call_nodes(address)
             case Joined(nodes):

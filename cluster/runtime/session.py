@@ -8,7 +8,6 @@ import secrets
 import shutil
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -17,19 +16,17 @@ from typing import Any
 
 import psutil
 
+from cluster.runtime.folders import abandoned_folders, owned_folder, ray_folder, short_link
 from cluster.runtime.placement import ranks_per_node, resources
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
-from distlth.files import read_small
-from distlth.process import identity, is_alive, numbering
 
 NAMESPACE = "distlth"
 NODE_LABEL = "distlth-node"
 LOOPBACK = "127.0.0.1"
 
-# A session's folder; in it, the file that names the process that holds the session, and the token.
-PREFIX, OWNER, TOKEN = "distlth-", "owner", "token"
-OWNER_BYTES = 4096
+# In a session's folder.
+TOKEN = "token"
 END_SECONDS = 10.0
 INFINIBAND = Path("/sys/class/infiniband")
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
@@ -88,14 +85,9 @@ def resolve_device(config: ClusterSection) -> str:
 
 def sweep() -> None:
     """Remove what killed runs of this user left on this machine: processes of Ray, and folders."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
-        try:
-            where, owner = read_small(folder / OWNER, OWNER_BYTES, own=True).splitlines()
-        except (OSError, ValueError):
-            continue  # of another user, or still being set up
-        if where == numbering() and not is_alive(owner):
-            end_processes(folder)
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in abandoned_folders():
+        end_processes(folder)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _collectives_on(address: str) -> dict[str, str]:
@@ -155,15 +147,13 @@ def session_folder(token: str | None = None) -> Iterator[Path]:
     On leaving, all processes that were started for the session are killed.
     """
     sweep()
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-    try:
-        (folder / OWNER).write_text(f"{numbering()}\n{identity()}\n")
+    with owned_folder() as folder, short_link(folder):
         (folder / TOKEN).touch(mode=0o600)
         (folder / TOKEN).write_text(token or new_token())
-        yield folder
-    finally:
-        end_processes(folder)
-        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            yield folder
+        finally:
+            end_processes(folder)
 
 
 def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) -> dict[str, str]:
@@ -209,7 +199,7 @@ def start_ray(
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
-        _temp_dir=str(folder / "ray"),
+        _temp_dir=str(ray_folder(folder)),
         _node_ip_address=address,
         labels={NODE_LABEL: node_name()},
         job_config=OwnPath(),
@@ -227,6 +217,6 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0"]
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
-    arguments += [f"--node-ip-address={address}", f"--temp-dir={folder / 'ray'}", f"--address={head}"]
+    arguments += [f"--node-ip-address={address}", f"--temp-dir={ray_folder(folder)}", f"--address={head}"]
     ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     return [*ray, *arguments]

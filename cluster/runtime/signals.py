@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-GRACEFUL = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+GRACEFUL = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
 
 class StopSignals:
-    """While entered, catches SIGTERM, SIGUSR2 and SIGINT; a second SIGINT interrupts at once."""
+    """While entered, catches SIGTERM, SIGUSR2, SIGINT and SIGHUP; a second SIGINT interrupts at once.
+
+    A SIGHUP that is ignored, as `nohup` has it, stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -22,7 +25,8 @@ class StopSignals:
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._handle) for number in GRACEFUL}
+            numbers = [number for number in GRACEFUL if not _is_ignored_hangup(number)]
+            self._before = {number: signal.signal(number, self._handle) for number in numbers}
             signal.pthread_sigmask(signal.SIG_UNBLOCK, GRACEFUL)  # blocked by `shielded` so far
         return self
 
@@ -39,6 +43,10 @@ class StopSignals:
         if number == signal.SIGINT and self.received is signal.SIGINT:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
+
+
+def _is_ignored_hangup(number: signal.Signals) -> bool:
+    return number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN
 
 
 @contextmanager

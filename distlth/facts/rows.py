@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult, load_results
+from distlth.run.results import Divergence, JobResult, load_divergences, load_results
 from distlth.run.store import load_record
 
 
@@ -76,6 +76,11 @@ def read_results(run: RunPaths) -> Results:
     """
     jobs = plan(load_record(run).config)
     return derive_results(jobs, load_results(run, jobs).values())
+
+
+def read_divergences(run: RunPaths) -> tuple[Divergence, ...]:
+    """Return the jobs of a run that diverged, in plan order; they have no row."""
+    return tuple(load_divergences(run, plan(load_record(run).config)).values())
 
 
 def _row(job: Job, result: JobResult, dense: JobResult | None) -> ResultRow:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import time
@@ -13,11 +14,11 @@ from typing import Any, Literal, TypeVar
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
-from distlth.files import exists
-from distlth.plan import Job, plan
+from distlth.files import exists, file_system_time
+from distlth.plan import Job, descendants, plan
 from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult, Progress, load_progress
+from distlth.run.results import JobResult, Progress, load_divergences, load_progress
 from distlth.run.store import load_record
 from distlth.run.submission import load_submission
 
@@ -28,16 +29,20 @@ LOG_TAIL_BYTES = 64 * 1024
 # Events after which a run does not continue by itself.
 ENDINGS = ("failed", "stopped", "lost")
 
+# The states of jobs that nothing is left to train of.
+CLOSED = ("done", "diverged", "left out")
+
 T = TypeVar("T")
 
 RunState = Literal["done", "running", "stopped", "failed", "waiting"]
-JobState = Literal["done", "running", "stopped", "waiting"]
+JobState = Literal["done", "running", "stopped", "waiting", "diverged", "left out"]
 
 
 @dataclass(frozen=True)
 class JobStatus:
     """One job of the plan: done, running, stopped before its end, or waiting for its turn.
 
+    One that diverged has no result, and jobs that would be made from it are left out.
     `density` is a fraction: that of the result where there is one, else the planned one.
     """
 
@@ -110,27 +115,35 @@ class RunStatus:
 
 
 def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
-    """Return where a run stands, whatever state its directory is in; `now` replaces the clock.
+    """Return where a run stands, whatever state its directory is in.
 
-    A run that was submitted and never started is `waiting`. A half-written file counts as absent.
+    A run that was submitted and never started is `waiting`. A half-written file counts as absent. The age of
+    a report is that of its file, since the clocks of the machines that write and read it may differ; `now`
+    replaces the clock of the file system.
 
     Raises:
         RunError: the folder is missing, or holds no run.
     """
-    now = time.time() if now is None else now
+    clock = functools.cache(lambda: _file_time(run.root) if now is None else now)
+    log_age = functools.partial(_age, run.log, clock)
     config = _config(run)
     last_event = _last_event(run.log)
     ended = last_event is not None and last_event["event"] in ENDINGS
     planned = plan(config)
-    jobs = tuple(_job_status(run, job, now, ended) for job in planned)
+    diverged = _tolerant(lambda: load_divergences(run, planned)) or {}
+    closed: dict[str, JobState] = {
+        **dict.fromkeys(descendants(planned, diverged), "left out"),
+        **dict.fromkeys(diverged, "diverged"),
+    }
+    jobs = tuple(_job_status(run, job, clock, ended, closed.get(job.id)) for job in planned)
     return RunStatus(
         name=config.name,
         path=run.root,
-        state=_run_state(jobs, last_event, now) if exists(run.job_file) else "waiting",
+        state=_run_state(jobs, last_event, log_age) if exists(run.job_file) else "waiting",
         jobs=jobs,
         seconds_left=_seconds_left(config, planned, jobs),
         last_event=last_event,
-        time=now,
+        time=time.time() if now is None else now,
     )
 
 
@@ -141,7 +154,24 @@ def _config(run: RunPaths) -> RunConfig:
     return parse_config(submission.config, source=str(run.submission))
 
 
-def _job_status(run: RunPaths, job: Job, now: float, ended: bool) -> JobStatus:
+def _file_time(folder: Path) -> float:
+    try:
+        return file_system_time(folder)
+    except OSError:  # somebody who may only read
+        return time.time()
+
+
+def _age(path: Path, clock: Callable[[], float]) -> float:
+    """Return the seconds since a file was written; infinite where there is none."""
+    try:
+        return clock() - path.stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def _job_status(
+    run: RunPaths, job: Job, clock: Callable[[], float], ended: bool, closed: JobState | None
+) -> JobStatus:
     paths = run.job(job.id)
     result = _tolerant(lambda: JobResult.load(paths))
     progress = None if result else _tolerant(lambda: load_progress(paths))
@@ -150,7 +180,7 @@ def _job_status(run: RunPaths, job: Job, now: float, ended: bool) -> JobStatus:
         round=job.round,
         method=job.method,
         density=result.density if result else job.density,
-        state=_job_state(result, progress, now, ended),
+        state=closed or _job_state(result, progress, lambda: _age(paths.progress, clock), ended),
         progress=progress,
         result=result,
     )
@@ -163,17 +193,21 @@ def _tolerant(read: Callable[[], T | None]) -> T | None:
         return None
 
 
-def _job_state(result: JobResult | None, progress: Progress | None, now: float, ended: bool) -> JobState:
+def _job_state(
+    result: JobResult | None, progress: Progress | None, age: Callable[[], float], ended: bool
+) -> JobState:
     if result is not None:
         return "done"
     if progress is None:
         return "waiting"
-    return "running" if not ended and now - progress.time < FRESH_SECONDS else "stopped"
+    return "running" if not ended and age() < FRESH_SECONDS else "stopped"
 
 
-def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, now: float) -> RunState:
-    if all(job.state == "done" for job in jobs):
-        return "done"
+def _run_state(
+    jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, log_age: Callable[[], float]
+) -> RunState:
+    if all(job.state in CLOSED for job in jobs):
+        return "failed" if any(job.state == "left out" or _is_broken(job) for job in jobs) else "done"
     if last_event is not None and last_event["event"] == "failed":
         return "failed"
     if last_event is not None and last_event["event"] in ENDINGS:
@@ -181,8 +215,13 @@ def _run_state(jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, 
     if any(job.state == "running" for job in jobs):
         return "running"
     # Between two jobs, and while a lane starts, the log is what is fresh.
-    fresh = last_event is not None and now - last_event["time"] < FRESH_SECONDS
+    fresh = last_event is not None and log_age() < FRESH_SECONDS
     return "running" if fresh else "stopped"
+
+
+def _is_broken(job: JobStatus) -> bool:
+    """Return whether a round has diverged, not only a branch of it."""
+    return job.state == "diverged" and "/" not in job.id
 
 
 def _last_event(log: Path) -> Mapping[str, Any] | None:
@@ -213,7 +252,7 @@ def _longest_chain(planned: Sequence[Job], seconds: Mapping[str, float]) -> floa
 
 
 def _job_seconds_left(job: JobStatus, whole: float) -> float:
-    if job.state == "done":
+    if job.state in CLOSED:
         return 0.0
     if job.progress is None:
         return whole

@@ -10,7 +10,7 @@ from distlth.facts.masks import LayerMasks, layer_masks, representative_layers
 from distlth.facts.rows import Results, derive_results
 from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths
-from distlth.run.results import load_results
+from distlth.run.results import load_divergences, load_results
 from distlth.run.store import load_record
 from distlth.run.tickets import load_structured
 
@@ -19,12 +19,14 @@ from distlth.run.tickets import load_structured
 class RunSummary:
     """A run with at least one result.
 
-    `ungrouped` has the jobs with layers that could not be grouped: job id -> layer -> reason. `layers` are
-    one layer of each structured ticket of the latest round that has any.
+    `diverged` says of each job that diverged where. `ungrouped` has the jobs with layers that could not be
+    grouped: job id -> layer -> reason. `layers` are one layer of each structured ticket of the latest round
+    that has any.
     """
 
     name: str
     results: Results
+    diverged: tuple[str, ...]
     ungrouped: Mapping[str, Mapping[str, str]]
     layers: tuple[LayerMasks, ...]
 
@@ -44,6 +46,7 @@ def read_summary(run: RunPaths) -> RunSummary:
     return RunSummary(
         name=config.name,
         results=derive_results(jobs, results.values()),
+        diverged=tuple(each.message for each in load_divergences(run, jobs).values()),
         ungrouped=_read_ungrouped(run, structured),
         layers=tuple(_read_layers(run, structured)),
     )

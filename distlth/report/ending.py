@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 from rich.text import Text
@@ -19,18 +20,22 @@ USER_ERROR, INTERRUPTED = 2, 130
 def exit_code(command: Callable[[], int]) -> int:
     """Call a command and return its exit code; print an error that it raises, and return the error's code.
 
-    2: an error that the user can fix. 75: the same command resumes. 130: interrupted; it resumes, too.
+    2: an error that the user can fix. 75: the same command resumes. 130: interrupted; it resumes, too. What
+    the output's encoding does not have is replaced.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         return command()
     except UserError as error:
         _print_error(str(error))
         return USER_ERROR
     except RunInterrupted as interruption:
-        print(" ".join(str(interruption).split()), file=sys.stderr)
+        complain(str(interruption))
         return interruption.exit_code
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from here", file=sys.stderr)
+        complain("interrupted; the same command goes on from here")
         return INTERRUPTED
 
 
@@ -62,4 +67,11 @@ def _print_error(message: str) -> None:
     encoding = sys.stderr.encoding or "ascii"
     shown = message.encode(encoding, "backslashreplace").decode(encoding)
     line = Text.assemble(("error: ", "bold red"), " ".join(shown.splitlines()))
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    with suppress(OSError):
+        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print one line on standard error, if that is possible."""
+    with suppress(OSError, ValueError):
+        print(" ".join(text.split()), file=sys.stderr, flush=True)

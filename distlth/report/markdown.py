@@ -10,7 +10,7 @@ from distlth.report.cells import DIGEST_COLUMNS, RESULT_COLUMNS, digest_cells, r
 
 
 def summary_markdown(summary: RunSummary) -> str:
-    """Return the page: the results, the digests, and the layers that could not be grouped."""
+    """Return the page: the results, what diverged, the digests, and the layers that could not be grouped."""
     lines = [
         f"# {summary.name}",
         "",
@@ -18,6 +18,7 @@ def summary_markdown(summary: RunSummary) -> str:
         "",
         f"{summary.results.verdict}. `vs dense` is in percentage points of top-1.",
         "",
+        *_diverged_lines(summary.diverged),
         *_digests_lines(summary.results),
         *_ungrouped_lines(summary.ungrouped),
     ]
@@ -30,6 +31,11 @@ def _results_lines(results: Results) -> list[str]:
         "| ---: | :--- | ---: | ---: | ---: | ---: | ---: |",
         *[_line(result_cells(row)) for row in results.rows],
     ]
+
+
+def _diverged_lines(diverged: Iterable[str]) -> list[str]:
+    lines = [f"- {message}" for message in diverged]
+    return ["Diverged:", "", *lines, ""] if lines else []
 
 
 def _digests_lines(results: Results) -> list[str]:

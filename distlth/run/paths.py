@@ -60,10 +60,15 @@ class JobPaths:
         return self.root / "result.json"
 
     @property
+    def diverged(self) -> Path:
+        """Why the job cannot be trained as it is configured; takes the place of a result."""
+        return self.root / "diverged.json"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All files of the job; the folder of a round also holds the folders of its branches."""
         made = (self.mask, self.structure, self.weights, self.activations, self.untrained)
-        return (*made, self.metrics, self.progress, self.result)
+        return (*made, self.metrics, self.progress, self.result, self.diverged)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from distlth.files import exists, read_json, read_json_lines, write_json
-from distlth.plan import Job
+from distlth.plan import Job, descendants
 from distlth.run.paths import JobPaths, RunPaths, newest_checkpoint
 
 
@@ -89,6 +89,36 @@ class JobResult:
         return cls(**read_json(paths.result)) if exists(paths.result) else None
 
 
+@dataclass(frozen=True)
+class Divergence:
+    """A job whose loss was not finite; `message` says where, `time` is seconds since the epoch."""
+
+    job: str
+    message: str
+    time: float
+
+    def save(self, paths: JobPaths) -> None:
+        """Record that the job diverged: it is not trained again until its config changes."""
+        write_json(paths.diverged, asdict(self))
+
+    @classmethod
+    def load(cls, paths: JobPaths) -> Divergence | None:
+        """Return a job's divergence; None if it has not diverged."""
+        return cls(**read_json(paths.diverged)) if exists(paths.diverged) else None
+
+
+def load_divergences(run: RunPaths, jobs: Sequence[Job]) -> dict[str, Divergence]:
+    """Return the divergences among `jobs`, by job id and in their order."""
+    found = {job.id: Divergence.load(run.job(job.id)) for job in jobs}
+    return {job_id: divergence for job_id, divergence in found.items() if divergence is not None}
+
+
+def is_settled(run: RunPaths, jobs: Sequence[Job]) -> bool:
+    """Return whether nothing is left to train: each job is done, diverged, or made from one that is."""
+    done, diverged = load_results(run, jobs), load_divergences(run, jobs)
+    return all(job.id in {*done, *diverged, *descendants(jobs, diverged)} for job in jobs)
+
+
 def load_results(run: RunPaths, jobs: Sequence[Job]) -> dict[str, JobResult]:
     """Return the results of those of `jobs` that are done, by job id and in their order."""
     found = {job.id: JobResult.load(run.job(job.id)) for job in jobs}
@@ -97,10 +127,12 @@ def load_results(run: RunPaths, jobs: Sequence[Job]) -> dict[str, JobResult]:
 
 def run_progress(run: RunPaths, jobs: Sequence[Job]) -> str:
     """Return in words how far a run has come; they change with every result and every checkpoint."""
-    done = load_results(run, jobs)
-    newest = {job.id: newest_checkpoint(run.checkpoints(job.id)) for job in jobs if job.id not in done}
+    done, diverged = load_results(run, jobs), load_divergences(run, jobs)
+    open_jobs = [job.id for job in jobs if job.id not in {*done, *diverged}]
+    newest = {job_id: newest_checkpoint(run.checkpoints(job_id)) for job_id in open_jobs}
     steps = [f", job {job_id} from step {int(path.stem)}" for job_id, path in newest.items() if path]
-    return f"{len(done)} of {len(jobs)} jobs are done{''.join(steps)}"
+    failed = f", {len(diverged)} diverged" if diverged else ""
+    return f"{len(done)} of {len(jobs)} jobs are done{failed}{''.join(steps)}"
 
 
 def load_progress(paths: JobPaths) -> Progress | None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +21,7 @@ from distlth.ticket import Measured
 from distlth.train.checkpoint import CheckpointWriter, JobState, newest_state, snapshot
 from distlth.train.evaluate import Evaluation
 from distlth.train.meter import Means
+from distlth.train.newest import NewestWriter
 
 PROGRESS_SECONDS = 2.0
 
@@ -85,6 +87,7 @@ class Recorder:
         self._paths = run.job(job.id)
         self._unwritten: list[dict[str, Any]] = []
         self._curves: CurveWriter | None = None
+        self._progress: NewestWriter[Progress] = NewestWriter(partial(save_progress, self._paths))
         self._progress_shown = 0.0
         self._checkpoints = CheckpointWriter(run.checkpoints(job.id), keep, self._checkpoint_failed)
 
@@ -144,8 +147,7 @@ class Recorder:
         if not self._is_main or (shown_lately and not now):
             return
         self._progress_shown = time.perf_counter()
-        with suppress(OSError):  # a full disk: the next one may fit
-            save_progress(self._paths, progress)
+        self._progress.put(progress)
 
     def epoch(self, metrics: EpochMetrics, evaluation: Evaluation | None) -> None:
         """Add an epoch's line to the metrics, and the evaluation after it, where made, to the curves."""
@@ -192,6 +194,7 @@ class Recorder:
 
     def close(self) -> None:
         """Finish what is being written."""
+        self._progress.close()
         self.flush()
         if self._curves:
             with suppress(OSError):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from torch import Tensor, nn
 
-from distlth.errors import TrainingError
+from distlth.errors import DivergedError
 from distlth.files import tensors_digest
 from distlth.methods import Measurement
 from distlth.plan import Job
@@ -46,7 +46,7 @@ def train_job(
     for the tickets to be made from this job. `pulse` is shared with the watchdog.
 
     Raises:
-        TrainingError: a loss that is not finite.
+        DivergedError: a loss that is not finite.
         DataError: a sample that does not decode.
         StoppedEarly: `pulse.stop` was set; the newest checkpoint holds all that was done.
     """
@@ -180,13 +180,13 @@ class Trainer:
         return learning_rate(c.schedule, c.lr, self.step, self.steps_per_epoch, c.epochs)
 
     def check_finite(self, lr: float) -> None:
-        """Raise TrainingError on every rank if any rank has met a loss that is not finite."""
+        """Raise DivergedError on every rank if any rank has met a loss that is not finite."""
         step = self.meter.first_bad_step()
         if step is None:
             return
         newest = self.recorder.newest_checkpoint
         last = f"the last good checkpoint is {newest}" if newest else "there is no checkpoint yet"
-        raise TrainingError(
+        raise DivergedError(
             f"job {self.job.id}: the loss was not finite at step {step} (learning rate {lr:.4g}); "
             f"{last}. Lower train.lr, lengthen train.schedule.warmup_epochs or set train.clip_norm"
         )

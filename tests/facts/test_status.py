@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -39,8 +40,15 @@ def make_progress(job: str, age: float = 1.0) -> Progress:
     )
 
 
-def put_event(run: RunPaths, event: str, age: float = 1.0, **details: object) -> None:
-    append_json(run.log, {"time": NOW - age, "event": event, **details})
+def put_progress(run: RunPaths, job: str, age: float = 1.0, clock: float = 0.0) -> None:
+    """Leave a report of a machine whose clock is `clock` seconds ahead of the file system's."""
+    save_progress(run.job(job), make_progress(job, age - clock))
+    os.utime(run.job(job).progress, (NOW - age, NOW - age))
+
+
+def put_event(run: RunPaths, event: str, age: float = 1.0, clock: float = 0.0, **details: object) -> None:
+    append_json(run.log, {"time": NOW - age + clock, "event": event, **details})
+    os.utime(run.log, (NOW - age, NOW - age))
 
 
 @pytest.mark.parametrize(
@@ -58,12 +66,35 @@ def test_state_of_a_run(
 ) -> None:
     make_result("00").save(run.job("00"))
     for job, age in ages.items():
-        save_progress(run.job(job), make_progress(job, age))
+        put_progress(run, job, age)
     put_event(run, event, event_age)
     status = read_status(run, now=NOW)
     assert (status.state, status.done, len(status.jobs)) == (state, 1, 7)
     expected = "running" if state == "running" else "stopped"
     assert {job.id: job.state for job in status.jobs if job.progress} == dict.fromkeys(ages, expected)
+
+
+@pytest.mark.parametrize("clock", [-3600.0, 3600.0])
+def test_the_clocks_of_the_machines_that_write_do_not_count(run: RunPaths, clock: float) -> None:
+    put_event(run, "first-step", age=5.0, clock=clock)
+    assert read_status(run, now=NOW).state == "running"
+    put_event(run, "first-step", age=500.0, clock=clock)
+    assert read_status(run, now=NOW).state == "stopped"
+    put_progress(run, "00", age=5.0, clock=clock)
+    assert read_status(run, now=NOW).state == "running"
+    put_progress(run, "00", age=500.0, clock=clock)
+    assert read_status(run, now=NOW).state == "stopped"
+
+
+def test_the_clock_of_the_machine_that_reads_does_not_count(
+    run: RunPaths, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_progress(run.job("00"), make_progress("00"))
+    monkeypatch.setattr("distlth.facts.status.time.time", lambda: NOW)  # long before the file was written
+    assert read_status(run).state == "running"
+    os.utime(run.job("00").progress, (NOW, NOW))
+    assert read_status(run).state == "stopped"
+    assert not list(run.root.glob(".*"))
 
 
 def test_a_run_whose_jobs_are_all_done_is_done(run: RunPaths) -> None:
@@ -76,7 +107,7 @@ def test_a_run_whose_jobs_are_all_done_is_done(run: RunPaths) -> None:
 def test_time_left_is_the_current_job_and_those_to_come(run: RunPaths) -> None:
     assert read_status(run, now=NOW).seconds_left is None
     make_result("00", seconds=12.0).save(run.job("00"))
-    save_progress(run.job("01"), make_progress("01"))
+    put_progress(run, "01")
     assert read_status(run, now=NOW).seconds_left == pytest.approx(30.0 + 5 * 12.0)
 
 
@@ -89,6 +120,7 @@ def test_half_written_files_do_not_hide_a_run(run: RunPaths) -> None:
     put_event(run, "job-done", job="00")
     with open(run.log, "a") as log:
         log.write('{"time": 17, "event": "fai')
+    os.utime(run.log, (NOW, NOW))
     status = read_status(run, now=NOW)
     assert (status.state, status.done) == ("running", 1)
     assert status.last_event is not None
@@ -97,7 +129,7 @@ def test_half_written_files_do_not_hide_a_run(run: RunPaths) -> None:
 
 def test_json_is_strict(run: RunPaths) -> None:
     make_result("00").save(run.job("00"))
-    save_progress(run.job("01"), make_progress("01"))
+    put_progress(run, "01")
     put_event(run, "something-new", job="01")
     document = json.loads(read_status(run, now=NOW).to_json(), parse_constant=pytest.fail)
     assert (document["state"], document["jobs_done"], document["jobs_total"]) == ("running", 1, 7)

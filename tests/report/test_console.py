@@ -2,9 +2,13 @@
 
 import dataclasses
 import io
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console, RenderableType
@@ -182,3 +186,47 @@ def test_view_follows_the_run_directory(tmp_path: Path) -> None:
     assert output.getvalue().count("step 10/40") == 1
     assert lines[-1].endswith(str(run.report))
     assert (run.report / "accuracy.png").stat().st_size > 1000
+
+
+FULL = "/dev/full"  # takes nothing, as a full disk
+
+
+class TestOutputThatFails:
+    """What is only shown ends nothing."""
+
+    def run(self, code: str, encoding: str = "utf-8", **streams: Any) -> subprocess.CompletedProcess[str]:
+        begin = "from distlth.report.console import RunView\nfrom distlth.report.ending import exit_code\n"
+        command = [sys.executable, "-c", begin + code]
+        env = {**os.environ, "PYTHONIOENCODING": encoding}
+        return subprocess.run(command, env=env, text=True, check=False, **streams)
+
+    def test_a_view_on_a_full_disk_shows_nothing_and_ends_nothing(self) -> None:
+        code = "view = RunView()\nfor _ in range(3000): view._print_line('a long line ' * 9, 0.0)"
+        with open(FULL, "w") as full:
+            ended = self.run(code, stdout=full, stderr=subprocess.PIPE)
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+    def test_a_view_whose_reader_has_gone_ends_nothing(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        ended = self.run("RunView()._print_line('text', 0.0)", stdout=writer, stderr=subprocess.PIPE)
+        os.close(writer)
+        assert (ended.returncode, ended.stderr) == (0, "")
+
+    @pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+    def test_what_an_encoding_does_not_have_is_replaced(self, encoding: str) -> None:
+        code = "RunView()._print_line('16 × 16 – 語', 0.0)\nexit_code(lambda: print('語') or 0)"
+        ended = self.run(code, encoding, capture_output=True, errors="replace")
+        assert (ended.returncode, ended.stderr) == (0, "")
+        assert "16" in ended.stdout
+        assert ended.stdout.endswith("?\n")
+
+    def test_an_error_keeps_its_exit_code_where_it_cannot_be_printed(self) -> None:
+        code = (
+            "import sys\nfrom distlth.errors import RunInterrupted, UserError\n"
+            "def fail(error): raise error\n"
+            "codes = [exit_code(lambda: fail(error)) for error in (UserError('a'), RunInterrupted('b'))]\n"
+            "sys.exit(codes != [2, 75])"
+        )
+        with open(FULL, "w") as full:
+            assert self.run(code, stdout=full, stderr=full).returncode == 0

@@ -48,11 +48,14 @@ def test_a_run_goes_on_without_the_node_where_its_ranks_die(digits: Dataset, tmp
     rendezvous.open()
     order = Order(config, Allocation(rendezvous.folder, "127.0.0.1"), ())
 
+    long = tmp_path / ("temporary-folder-of-a-job-" * 3)  # longer than Ray's sockets may be
+    long.mkdir()
+
     def start(module: str, name: str) -> subprocess.Popen[str]:
         path = os.pathsep.join([str(tmp_path / "inject"), str(ROOT)])
         process = subprocess.Popen(
             [sys.executable, "-m", module],
-            env={**os.environ, "PYTHONPATH": path, "SLURMD_NODENAME": name},
+            env={**os.environ, "PYTHONPATH": path, "SLURMD_NODENAME": name, "TMPDIR": str(long)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -75,6 +78,7 @@ def test_a_run_goes_on_without_the_node_where_its_ranks_die(digits: Dataset, tmp
     (left_out,) = events(paths, "node-left-out")
     assert left_out["message"].startswith("lane 0 died 1 times without progress, each time on n2; ")
     assert results(paths, ["00"])["00"].world_size == 1
+    assert list(long.iterdir()) == []
 
 
 @pytest.mark.parametrize(

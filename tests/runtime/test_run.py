@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -16,9 +18,9 @@ from distlth.prune.magnitude import planned_kept
 from distlth.run.paths import RunPaths
 from distlth.run.results import load_metrics
 from distlth.run.tickets import load_structured
-from tests.chaos.harness import Chaos, command, events
+from tests.chaos.harness import ROOT, Chaos, command, events
 from tests.chaos.hook import Fault
-from tests.small_run import JOBS, results, run, small_run
+from tests.small_run import JOBS, TIMEOUT_SECONDS, results, run, small_run
 
 
 class TestUndisturbed:
@@ -144,17 +146,12 @@ def test_it_resumes_with_another_number_of_ranks_and_says_so(digits: Dataset, tm
 
 
 def test_two_lanes_share_the_jobs_of_an_inline_run(digits: Dataset, tmp_path: Path) -> None:
-    branch = "prune.branches=[{method: regroup}]"
-    ended = run(
-        digits,
-        tmp_path,
-        "prune.mode=inline",
-        branch,
-        "prune.rounds=1",
-        "cluster.workers=1",
-        "cluster.lanes=2",
-    )
-    assert ended.returncode == 0, ended.stderr
+    lanes = ("prune.rounds=1", "cluster.workers=1", "cluster.lanes=2")
+    inline = ("prune.mode=inline", "prune.branches=[{method: regroup}]")
+    with open("/dev/full", "w") as full:  # a log on a full disk, which ends nothing
+        arguments = small_run(digits, tmp_path, *inline, *lanes)
+        ended = subprocess.run(arguments, stdout=full, stderr=full, timeout=TIMEOUT_SECONDS, check=False)
+    assert ended.returncode == 0
     paths = RunPaths(tmp_path / "run")
     found = results(paths, ["00", "01"])
     assert found["01"].method == "imp-regroup"
@@ -163,12 +160,62 @@ def test_two_lanes_share_the_jobs_of_an_inline_run(digits: Dataset, tmp_path: Pa
     assert structured.blocks
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(digits: Dataset, tmp_path: Path) -> None:
+def test_a_round_that_diverges_ends_the_run_with_one_line(digits: Dataset, tmp_path: Path) -> None:
     ended = run(digits, tmp_path, "train.lr=1e30", "cluster.workers=1")
     assert ended.returncode == 2
     assert ended.stderr.startswith("error: job 00: the loss was not finite at step")
+    assert "7 jobs that are made from it were left out" in ended.stderr
     assert ended.stderr.count("\n") == 1
-    assert events(RunPaths(tmp_path / "run"), "failed")
+    status = read_status(RunPaths(tmp_path / "run"))
+    assert status.state == "failed"
+    assert [job.state for job in status.jobs] == ["diverged", *["left out"] * 7]
+
+
+DIVERGES = """
+import importlib.abc, importlib.machinery, sys
+
+class Finder(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name != "distlth.train.trainer":
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            usual = module.Trainer.learning_rate
+            def learning_rate(self):
+                return 1e30 if self.job.id == "01/refill" else usual(self)
+            module.Trainer.learning_rate = learning_rate
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Finder())
+"""
+
+
+def test_a_branch_that_diverges_is_a_result_and_a_changed_job_opens_it_again(
+    digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths, jobs = RunPaths(tmp_path / "run"), ("prune.rounds=1", "prune.branches=[{method: refill}]")
+    (tmp_path / "inject").mkdir()
+    (tmp_path / "inject" / "sitecustomize.py").write_text(DIVERGES)
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "inject"), str(ROOT)]))
+        ended = run(digits, tmp_path, *jobs)
+    assert ended.returncode == 0, ended.stderr
+    assert "diverged: job 01/refill: the loss was not finite at step" in ended.stdout
+    assert "- job 01/refill: the loss was not finite at step" in paths.results_table.read_text()
+    status = read_status(paths)
+    assert (status.state, [job.state for job in status.jobs]) == ("done", ["done", "done", "diverged"])
+    assert not events(paths, "lane-restart")
+
+    before = paths.log.read_bytes()
+    again = run(digits, tmp_path, *jobs)
+    assert (again.returncode, paths.log.read_bytes()) == (0, before)
+    changed = run(digits, tmp_path, *jobs, "train.lr=0.05", "--allow-change", "train.lr")
+    assert changed.returncode == 0, changed.stderr
+    assert [job.state for job in read_status(paths).jobs] == ["done"] * 3
+    assert "diverged" not in changed.stdout
 
 
 @pytest.mark.parametrize(

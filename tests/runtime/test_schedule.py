@@ -239,6 +239,28 @@ class TestDeaths:
         assert self.died(schedule, "", "", lane=1) is None
 
 
+class TestDivergence:
+    def test_what_is_made_from_a_job_that_diverged_is_left_out(self) -> None:
+        schedule = new(done=["00", "01"])
+        assert making(schedule) == ["01/refill", "02"]
+        schedule.diverge("02")
+        assert making(schedule) == []
+        assert not schedule.is_over
+        schedule.finish("01/refill")
+        assert schedule.is_over
+        assert (schedule.error, schedule.lost) == (None, None)
+
+    def test_it_is_not_trained_again_by_a_run_that_resumes(self) -> None:
+        schedule = Schedule(new().jobs, ["00", "01"], 2, ["01/refill"])
+        assert making(schedule) == ["02"]
+
+    def test_the_lane_goes_on_with_another_job(self) -> None:
+        schedule = offered(started(new(done=["00", "01"])), "02", "01/refill")
+        assert schedule.answer(ask()) == "01/refill"
+        schedule.diverge("01/refill")
+        assert schedule.answer(ask(turn=1)) == "02"
+
+
 class TestEnd:
     def test_a_run_is_over_when_all_jobs_are_done(self, schedule: Schedule) -> None:
         for job_id in JOBS:

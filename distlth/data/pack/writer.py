@@ -28,6 +28,7 @@ from distlth.data.digest import DIGEST_BYTES, checksum, content_key, sample_dige
 from distlth.data.layouts.base import Sample
 from distlth.data.pack.image import DEEP_BITS, Pixels, UnusableImageError, read_image
 from distlth.errors import DataError
+from distlth.process import memory_shortage
 
 Histogram = npt.NDArray[np.int64]
 
@@ -206,7 +207,7 @@ def _died(file: str, worker: BaseProcess) -> DataError:
     code = worker.exitcode or 0
     reason = "is /dev/shm full?" if -code == signal.SIGBUS else "out of memory?"
     how = f"was killed by signal {-code} ({reason})" if code < 0 else f"exited with status {code}"
-    return DataError(f"{file}: a worker process {how}; nothing was built")
+    return DataError(f"{file}: a worker process {how}; nothing was built{memory_shortage()}")
 
 
 def _work(job: _Job, reports: Connection, parent: int) -> None:

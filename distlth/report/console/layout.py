@@ -16,6 +16,8 @@ STATE_STYLES = {
     "stopped": "yellow",
     "failed": "bold red",
     "waiting": "dim",
+    "diverged": "bold red",
+    "left out": "dim",
 }
 
 

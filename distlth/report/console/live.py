@@ -10,11 +10,12 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from distlth.facts.rows import read_results
+from distlth.facts.rows import read_divergences, read_results
 from distlth.facts.status import JobStatus, RunStatus, read_status
 from distlth.report.console.events import clock, describe
 from distlth.report.console.results import digests_table, results_table
-from distlth.report.console.terminal import output_console
+from distlth.report.console.terminal import run_console
+from distlth.report.ending import complain
 from distlth.report.text import duration, percent
 from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
@@ -38,7 +39,7 @@ class RunView:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self._console = console or output_console()
+        self._console = console or run_console()
         self._live: Live | None = None
         self._since = time.time()
         self._log_offset = 0
@@ -66,17 +67,28 @@ class RunView:
             self._update_lines(status)
 
     def summary(self, run: RunPaths) -> None:
-        """Write the run's report; print its results and where everything is."""
-        from distlth.report.summary import write_report  # matplotlib, which nothing before this needs
+        """Write the run's report; print its results and where everything is.
 
+        The results are there already: a report that cannot be written is said, and is no error.
+        """
         self.close()
-        written = write_report(run)
+        self._write_report(run)
         results = read_results(run)
         self._console.print(results_table(results))
         self._console.print(digests_table(results))
-        places = {"run": run.root, "tensorboard": run.tensorboard, "report": written[0].parent}
+        for divergence in read_divergences(run):
+            self._console.print(f"diverged: {divergence.message}", markup=False, soft_wrap=True)
+        places = {"run": run.root, "tensorboard": run.tensorboard, "report": run.report}
         for name, path in places.items():
             self._console.print(f"{name:12}{path}", markup=False, soft_wrap=True)
+
+    def _write_report(self, run: RunPaths) -> None:
+        from distlth.report.summary import write_report  # matplotlib, which nothing before this needs
+
+        try:
+            write_report(run)
+        except Exception as error:
+            complain(f"the report cannot be written ({error}); distlth report {run.root} tries again")
 
     def close(self) -> None:
         """Remove the bars; the lines stay."""
