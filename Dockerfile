@@ -9,7 +9,9 @@ WORKDIR /opt/distlth
 COPY pyproject.toml LICENSE ./
 COPY cluster/setup.sh cluster/apt.sh cluster/constraints.txt cluster/
 COPY cluster/opencv cluster/opencv
-RUN mkdir distlth jobs \
+# InfiniBand: NCCL loads the drivers of the network's cards, and falls back to slow sockets without them.
+RUN apt-get update && apt-get install -y --no-install-recommends ibverbs-providers \
+    && mkdir distlth jobs \
     && touch README.md cluster/__init__.py distlth/__init__.py jobs/__init__.py \
     && PIP_NO_CACHE_DIR=1 bash cluster/setup.sh \
     && rm -rf /var/lib/apt/lists/*

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from distlth.config import RunConfig
-from distlth.files import exists, load_tensors
-from distlth.maker import TicketMaker
+from distlth.files import exists
+from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
 from distlth.run.curves import JobBoard
@@ -48,11 +48,11 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
 def make_ticket(maker: TicketMaker, job: Job, world: World) -> Ticket:
     """Prune the parent's network, make its mask structured, rewind its weights."""
     if world.is_main:
-        maker.mask(job)
+        for remark in remarks(*maker.mask(job)):
+            _note(**remark, job=job.id)
     world.barrier()
     structured, _ = maker.mask(job)
-    weights, _ = load_tensors(maker.start(job))
-    return Ticket(structured.mask, weights, job.removes_channels)
+    return Ticket(structured.mask, maker.weights(job), job.removes_channels)
 
 
 def _note(event: str, **details: Any) -> None:

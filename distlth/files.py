@@ -6,8 +6,10 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +22,41 @@ if TYPE_CHECKING:  # commands that only read text, such as `distlth status`, sho
     from torch import Tensor
 
 FIRST_PAUSE_SECONDS = 1.0
+
+# More than any document of a run, and than any log of one, that others could make us read.
+SMALL_BYTES, LOG_BYTES = 1 << 26, 1 << 30
+
+
+def regular(path: str, flags: int) -> int:
+    """Open a regular file, as an `opener` of Python's `open`: OSError for any other, without waiting for it.
+
+    In a folder that others share, a file may be a FIFO, which waits for a writer, or a device without end.
+    """
+    descriptor = os.open(path, flags | os.O_NONBLOCK, 0o666)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", path)
+    return descriptor
+
+
+def read_small(path: Path, limit: int = SMALL_BYTES, *, own: bool = False) -> str:
+    """Return the text of a regular file of at most `limit` bytes.
+
+    With `own` it must be no link, and belong to this user: for folders in which anybody may write.
+
+    Raises:
+        OSError: it is missing, cannot be read, or is another kind of file.
+        UnicodeDecodeError: it is no text.
+    """
+    flags = os.O_NOFOLLOW if own else 0
+    with open(path, "rb", buffering=0, opener=lambda name, mode: regular(name, mode | flags)) as file:
+        if own and os.fstat(file.fileno()).st_uid != os.geteuid():
+            raise PermissionError(errno.EPERM, "belongs to another user", str(path))
+        text = file.read(limit + 1) or b""
+    if len(text) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit} bytes", str(path))
+    return text.decode("utf8")
+
 
 # A file that another node has written is there, or the run is damaged: more than network file systems need.
 APPEAR_SECONDS, APPEAR_POLL_SECONDS = 30.0, 0.5
@@ -50,11 +87,13 @@ def replacing_folder(path: Path) -> Iterator[Path]:
     """Yield a new, empty folder beside `path`; on success it takes the place of `path`, whole and on disk.
 
     What is at `path` is removed only then. What a killed writer left beside it is removed first, so only one
-    process may write `path` at a time.
+    process may write `path` at a time: one that was thought dead finds its folder gone.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in _unfinished(path):
+        shutil.rmtree(left, ignore_errors=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir()
     try:
         yield temporary
         for folder, _, files in os.walk(temporary):
@@ -63,6 +102,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
         _publish(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _unfinished(path: Path) -> list[Path]:
+    """Return the folders that killed writers of `path` left beside it."""
+    pattern = re.compile(rf"\.{re.escape(path.name)}\.([0-9a-f]{{8}}\.)?tmp")
+    return [other for other in path.parent.iterdir() if pattern.fullmatch(other.name)]
 
 
 def _publish(temporary: Path, path: Path) -> None:
@@ -111,10 +156,14 @@ def write_json(path: Path, value: Any, *, durable: bool = True) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """Return the JSON document in a file; RunError if it is not valid JSON."""
+    """Return the JSON document in a file; RunError if it is not valid JSON, or cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf8"))
-    except json.JSONDecodeError as error:
+        return json.loads(read_small(path))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
         raise RunError(f"{path}: not valid JSON ({error}); restore the file or remove it") from None
 
 
@@ -159,7 +208,7 @@ def append_json(path: Path, value: Any) -> None:
     """Append one JSON line in a single write; OSError if it does not fit, with no part of it left."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(value) + "\n").encode()
-    with open(path, "ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=regular) as file:
         written = file.write(line)
         if written < len(line):  # the disk is full
             file.truncate(file.tell() - written)
@@ -182,11 +231,20 @@ def retry_until_written(write: Callable[[], None], failed: Callable[[OSError, fl
 
 
 def read_json_lines(path: Path) -> list[Any]:
-    """Return the values of a file of JSON lines; skip a last line that is half-written. No file is empty."""
+    """Return the values of a file of JSON lines; skip a last line that is half-written. No file is empty.
+
+    Raises:
+        RunError: a whole line is not valid JSON, or the file cannot be read.
+    """
     if not exists(path):
         return []
-    *whole, _ = path.read_text(encoding="utf8").split("\n")
-    return [json.loads(line) for line in whole if line]
+    try:
+        *whole, _ = read_small(path, LOG_BYTES).split("\n")
+        return [json.loads(line) for line in whole if line]
+    except OSError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise RunError(f"{path}: damaged ({error}); restore the file or remove it") from None
 
 
 def save_tensors(
@@ -207,6 +265,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        os.close(regular(str(path), os.O_RDONLY))  # safe_open would wait for a FIFO
         with safe_open(path, framework="pt") as file:
             metadata: dict[str, str] = dict(file.metadata() or {})
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -217,6 +276,13 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if metadata.pop("digest", None) != tensors_digest(tensors):
         raise RunError(f"{path}: damaged (its content does not match its digest)")
     return tensors, metadata
+
+
+def format_tensors(tensors: Mapping[str, Tensor]) -> bytes:
+    """Return the content of a safetensors file of CPU tensors, without a digest; for `parse_tensors`."""
+    from safetensors.torch import save as serialize
+
+    return serialize({name: tensor.contiguous() for name, tensor in tensors.items()})
 
 
 def parse_tensors(content: bytes) -> dict[str, Tensor]:

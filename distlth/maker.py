@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from torch import Tensor
+
 from distlth.config import RunConfig
-from distlth.files import await_file, exists, retry_until_written, save_tensors
-from distlth.imp import next_mask
+from distlth.files import await_file, exists, load_tensors, retry_until_written, save_tensors
+from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
-from distlth.models import build
+from distlth.models import build, returning
 from distlth.plan import Job
 from distlth.preflight import Preflight
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, empty_layers
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import load_structured, load_trained, save_structured
-from distlth.ticket import Structured
+from distlth.ticket import Structured, Trained
 
 
 class TicketMaker:
@@ -47,7 +49,7 @@ class TicketMaker:
         Raises:
             RunError: a file of the parent, or of the mask, is missing or damaged.
         """
-        parent = load_trained(self._run.job(job.parent)) if job.parent is not None else None
+        parent = self._parent(job)
         made = load_structured(self._run.job(job.id))
         if made is None:
             rate = self._config.prune.rate
@@ -55,13 +57,43 @@ class TicketMaker:
             self._save(job, made)
         return made, parent.mask if parent else None
 
-    def start(self, job: Job) -> Path:
-        """Return the file of the weights that a job trains from; RunError where it is missing."""
+    def weights(self, job: Job) -> dict[str, Tensor]:
+        """Return the whole state dict that a job trains from; its mask must have been made.
+
+        Raises:
+            RunError: a file that it is made from is missing or damaged.
+        """
+        weights, _ = load_tensors(self._start(job))
+        if job.start != "trained" or job.structure is None:
+            return weights
+        rewound, _ = load_tensors(await_file(self._run.seed(job.seed).rewind))
+        made, parent = load_structured(self._run.job(job.id)), self._parent(job)
+        assert made is not None
+        assert parent is not None
+        before = magnitude_mask(job, parent, self._config.prune.rate)
+        found = returning(self._found.anatomy.graph, before.layers, made.mask.layers)
+        return rewind_refilled(weights, rewound, before=before, after=made.mask, returning=found)
+
+    def _start(self, job: Job) -> Path:
         if job.start == "trained":
-            assert job.parent is not None
-            return await_file(self._run.job(job.parent).weights)
-        seed = self._run.seed(self._config.seed)
+            assert job.start_job is not None
+            return await_file(self._run.job(job.start_job).weights)
+        seed = self._run.seed(job.seed)
         return await_file(seed.init if job.start == "init" else seed.rewind)
+
+    def _parent(self, job: Job) -> Trained | None:
+        return load_trained(self._run.job(job.parent)) if job.parent is not None else None
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)
+
+
+def remarks(made: Structured, before: Mask | None) -> Iterator[dict[str, str]]:
+    """Iterate over what a run's log should say about a mask: an event and its details each.
+
+    `before` is the parent's mask: a layer that had no weight there is no news.
+    """
+    for layer, reason in made.ungrouped.items():
+        yield {"event": "ungrouped", "layer": layer, "reason": reason}
+    for layer in empty_layers(made.mask, before):
+        yield {"event": "emptied", "layer": layer, "message": "it keeps no weight from here on"}

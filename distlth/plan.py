@@ -17,7 +17,8 @@ class Job:
     """One training of one ticket.
 
     `parent` is the job whose result this one's mask is made from; `start` says which weights it trains
-    from (`init`, `rewind`, or the parent's `trained` ones), `first_epoch` where in the schedule it starts.
+    from (`init`, `rewind`, or those that `start_job` has `trained`), `first_epoch` where in the schedule it
+    starts. A branch starts where the trunk's job of its round does, so that both are trained equally long.
     `method` is its name in tables and curves, `structure` what makes its mask from the magnitude mask (None
     leaves that as it is). `density` is the planned one, a fraction; structured masks come close to it.
     """
@@ -31,6 +32,7 @@ class Job:
     structure: Method | None
     seed: int
     density: float
+    start_job: str | None = None
 
     @property
     def is_trunk(self) -> bool:
@@ -101,10 +103,12 @@ def _ticket(
     config: RunConfig, job_id: str, number: int, method: str, parent: str, structure: Method | None
 ) -> Job:
     prune = config.prune
-    start: Literal["rewind", "trained"] = "trained" if prune.after_rewind == "lr-rewind" else "rewind"
+    keeps_weights = prune.after_rewind == "lr-rewind"
+    start: Literal["rewind", "trained"] = "trained" if keeps_weights else "rewind"
+    start_job = trunk_id(number - 1) if keeps_weights else None
     first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
     density = planned_density(config, number)
-    return Job(job_id, number, method, parent, start, first_epoch, structure, config.seed, density)
+    return Job(job_id, number, method, parent, start, first_epoch, structure, config.seed, density, start_job)
 
 
 def planned_density(config: RunConfig, number: int) -> float:

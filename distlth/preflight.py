@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from distlth.config.schema import RunConfig
+from torch import nn
+
+from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
-from distlth.models import Anatomy, ConvLayer, anatomy, build, prunable
+from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable, trains_on
+from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
+
+# How many layers an error message names.
+NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -26,11 +33,12 @@ class Preflight:
     layers: tuple[ConvLayer, ...]
     steps_per_epoch: int
     memory: int
+    gates: tuple[str, ...]  # layers whose removed channels become constant factors, if a branch removes any
 
     @property
     def dense(self) -> Mask:
         """The mask of round 0: all weights of the prunable layers."""
-        return Mask.dense({layer.name: layer.weight_shape for layer in self.layers})
+        return Mask.dense(_shapes(self.layers))
 
 
 def preflight(config: RunConfig) -> Preflight:
@@ -39,18 +47,69 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split; or a method cannot run on this machine.
+            larger than the train split, or too small on a rank; rounds leave next to nothing; or a method
+            cannot run on this machine, or remove this model's channels.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
     model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(model, config.data.resolution)
+    _check_rank_batch(config, model)
     layers = prunable(body, config.prune.scope)
     for branch in config.prune.branches:
         branch.check_machine()
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
-    return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body))
+    check_rounds(config.prune, [layer.num_weights for layer in layers])
+    removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
+    if removing:
+        _check_removal(config.model.name, removing, body, layers)
+    gated = gates(body.graph, _shapes(layers)) if removing else ()
+    return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body), gated)
+
+
+def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: Sequence[ConvLayer]) -> None:
+    """Raise ConfigError where a removed channel would not stay zero up to the layers that read it."""
+    if found := leaks(body.graph, _shapes(layers)):
+        named = "; ".join(f"{leak.layer}: {leak.reason}" for leak in found[:NAMED])
+        more = f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
+        raise ConfigError(
+            f"prune.branches: {' and '.join(branches)} cannot remove channels of {len(found)} layers of "
+            f"{model} ({named}{more}); set `bn: keep` to let them leak, or choose another model"
+        )
+
+
+def _shapes(layers: Sequence[ConvLayer]) -> dict[str, tuple[int, ...]]:
+    return {layer.name: layer.weight_shape for layer in layers}
+
+
+def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
+    """Check that every round keeps at least as many weights as there are layers, of `sizes` weights each.
+
+    Raises:
+        ConfigError: a round does not.
+    """
+    total = sum(sizes)
+    for number, kept in enumerate(planned_kept(total, prune.rate, prune.rounds)):
+        if kept < len(sizes):
+            rounds = f"at most {number - 1} rounds or " if number > 1 else ""
+            raise ConfigError(
+                f"prune.rounds: at prune.rate = {prune.rate:g} round {number} of {prune.rounds} keeps "
+                f"{kept:,} of {total:,} weights, fewer than there are prunable layers ({len(sizes):,}); "
+                f"use {rounds}a lower prune.rate"
+            )
+
+
+def _check_rank_batch(config: RunConfig, model: nn.Module) -> None:
+    workers, size = config.cluster.workers, config.data.resolution
+    batch = config.train.batch_size // workers
+    counts_all_ranks = config.train.sync_batch_norm and workers > 1
+    if batch > 1 or counts_all_ranks or trains_on(model, size, batch):
+        return
+    raise ConfigError(
+        f"train.batch_size, cluster.workers: one image of {size} px on each of {workers} ranks"
+        f" leaves a BatchNorm of {config.model.name} one value a channel; give a rank at least 2 images"
+    )
 
 
 def _memory(config: RunConfig, body: Anatomy) -> int:

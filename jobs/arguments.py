@@ -7,13 +7,26 @@ from pathlib import Path
 from typing import TypeAlias
 
 from distlth.errors import UserError
+from distlth.options import user_path
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+def path_given(given: str) -> Path:
+    """Return a path that is given on the command line, `~` expanded as in job files: a type for argparse.
+
+    Raises:
+        UserError: it can name no file.
+    """
+    try:
+        return user_path(given)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
 def add_job_file(parser: argparse.ArgumentParser) -> None:
     """Add the job file, and overrides of its keys."""
-    parser.add_argument("job", type=Path, metavar="JOB.yaml")
+    parser.add_argument("job", type=path_given, metavar="JOB.yaml")
     add_overrides(parser, "train.epochs=3")
 
 
@@ -24,7 +37,7 @@ def add_overrides(parser: argparse.ArgumentParser, example: str) -> None:
 
 def add_run(parser: argparse.ArgumentParser) -> None:
     """Add the run that a command is about."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory, or its name in runs")
+    parser.add_argument("run", type=path_given, metavar="RUN", help="a run directory, or its name in runs")
 
 
 def add_allow_change(parser: argparse.ArgumentParser) -> None:
@@ -41,7 +54,11 @@ def add_allow_change(parser: argparse.ArgumentParser) -> None:
 def add_runs(parser: argparse.ArgumentParser) -> None:
     """Add the option that says where runs are."""
     parser.add_argument(
-        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="the folder of runs; default: runs"
+        "--runs",
+        type=path_given,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder of runs; default: runs",
     )
 
 
@@ -51,9 +68,9 @@ def find_run(given: Path, runs: Path = Path("runs")) -> Path:
     Raises:
         UserError: there is none.
     """
-    for path in (given, runs / given):
-        if path.is_dir():
-            return path.absolute()
+    for folder in (given, runs / given):
+        if folder.is_dir():
+            return folder.absolute()
     raise UserError(f"{given}: no such run directory")
 
 

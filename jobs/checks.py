@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 from cluster.slurm.standing import find
 from distlth.config.schema import RunConfig
-from distlth.errors import DataError, RunError
+from distlth.errors import RunError
 from distlth.plan import plan
 from distlth.run.lock import held_by
 from distlth.run.paths import RunPaths
@@ -15,15 +17,29 @@ from distlth.run.results import load_results
 from distlth.run.store import check_run
 from distlth.run.submission import load_submission
 
+ELSEWHERE = "make room for it, or put runs elsewhere with runs=DIR"
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn an OSError while entered into one line that names the file, or else `path`, and what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(f"{error.filename or path}: {error.strerror or error}; {ELSEWHERE}") from None
+
 
 def check(run: RunPaths, config: RunConfig, allowed: Sequence[str]) -> None:
     """Check that a run could train. torch is loaded only for a new run, to check the model's name.
 
     Raises:
-        UserError: the run is queued, alive or done; its data is missing, too small or not readable; its
-            model is not known; or the run on disk cannot be resumed with this config.
+        UserError: the run directory cannot be written; the run is queued, alive or done; its data is
+            missing, too small or not readable; its model is not known; or the run on disk cannot be resumed
+            with this config.
     """
-    _check_is_free(run, config)
+    _check_can_be_written(run.root)
+    with writing(run.root):
+        _check_is_free(run, config)
     data = _check_data(config)
     check_run(run, config, data, allowed)
     if not run.job_file.exists():
@@ -32,14 +48,20 @@ def check(run: RunPaths, config: RunConfig, allowed: Sequence[str]) -> None:
         check_name(config.model.name)
 
 
+def _check_can_be_written(folder: Path) -> None:
+    """Check that a folder can be made, or be written into. A disk that is full is not found out here."""
+    found = next(path for path in (folder, *folder.parents) if path.exists())
+    if not found.is_dir():
+        raise RunError(f"{found}: a file, where a folder for runs is needed; {ELSEWHERE}")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise RunError(f"{found}: you may not write there; {ELSEWHERE}")
+
+
 def _check_data(config: RunConfig) -> dict[str, object]:
     """Return what identifies the data set, as `check_run` takes it."""
-    from distlth.data.dataset import SPLITS, Dataset
+    from distlth.data.dataset import Dataset
 
     dataset = Dataset.load(config.data.path)
-    for split in SPLITS:
-        if not os.access(dataset.file(split), os.R_OK):
-            raise DataError(f"{dataset.file(split)}: you may not read it")
     config.steps_per_epoch(dataset.split("train").count)  # refuses a batch that is larger
     return dataset.identity
 

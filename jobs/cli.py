@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
-from distlth.report.ending import exit_code
+from distlth.report.ending import exit_code, file_errors_are_the_users
 from jobs.commands import (
     bench,
     cancel,
@@ -45,15 +45,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0: done. 1: the compared runs differ. 2: an error that the user can fix. 75: stopped, run the same command
     again to continue. 130: interrupted, likewise. 141: whoever read the output has gone.
     """
-    options = parse(arguments)
-    command: Callable[[argparse.Namespace], int] = options.command
     try:
-        code = exit_code(lambda: command(options))
+        code = exit_code(lambda: _call(arguments))
         sys.stdout.flush()
         return code
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it at exit
         return 128 + signal.SIGPIPE
+
+
+def _call(arguments: Sequence[str] | None) -> int:
+    options = parse(arguments)
+    command: Callable[[argparse.Namespace], int] = options.command
+    with file_errors_are_the_users():
+        return command(options)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -1,6 +1,7 @@
 """Write scikit-learn's 1,797 handwritten digits as an ImageFolder: python -m jobs.digits DIR."""
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,7 +11,10 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
+from distlth.errors import DataError
 from distlth.files import replacing_folder
+from distlth.report.ending import exit_code
+from jobs.arguments import path_given
 
 BRIGHTEST = 16  # the digits have 17 grey levels, 0..16, on 8 x 8 pixels
 
@@ -25,6 +29,11 @@ def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int 
     if target.exists():
         return 0
     digits = load_digits()
+    count, classes = len(digits.target), len(digits.target_names)
+    if size < 1 or not classes <= num_val <= count - classes:
+        raise DataError(
+            f"size {size}, num-val {num_val}: expected at least 1 pixel, {classes}..{count - classes} images"
+        )
     _, val = train_test_split(
         np.arange(len(digits.target)), test_size=num_val, stratify=digits.target, random_state=seed
     )
@@ -37,16 +46,24 @@ def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int 
     return len(digits.target)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m jobs.digits", description=__doc__)
-    parser.add_argument("target", type=Path, metavar="DIR", help="the folder to write")
+    parser.add_argument("target", type=path_given, metavar="DIR", help="the folder to write")
     parser.add_argument("--size", type=int, default=16, help="edge of the images in pixels")
     parser.add_argument("--num-val", type=int, default=360, help="images of the validation split")
     parser.add_argument("--seed", type=int, default=0, help="of the split")
     options = parser.parse_args(arguments)
-    written = write_digits(options.target, size=options.size, num_val=options.num_val, seed=options.seed)
+    return exit_code(lambda: _write(options))
+
+
+def _write(options: argparse.Namespace) -> int:
+    try:
+        written = write_digits(options.target, size=options.size, num_val=options.num_val, seed=options.seed)
+    except OSError as error:
+        raise DataError(f"{options.target}: cannot be written ({error})") from None
     print(f"{options.target}: {written} digits written" if written else f"{options.target}: there already")
+    return 0
 
 
 def _enlarge(pixels: npt.NDArray[np.float64], size: int) -> Image.Image:
@@ -55,4 +72,4 @@ def _enlarge(pixels: npt.NDArray[np.float64], size: int) -> Image.Image:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

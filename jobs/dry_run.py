@@ -17,6 +17,10 @@ def show_plan(config: RunConfig) -> None:
     show(
         f"{network}, {found.anatomy.macs / 1e6:,.1f} M multiply-adds an image of {config.data.resolution} px"
     )
+    if found.gates:
+        show(
+            f"removed channels of {len(found.gates)} gates (such as {found.gates[0]}) become constant factors"
+        )
     show(
         "memory is an estimate: parameters, gradients, momentum, mask, and the activations of a rank's batch"
     )

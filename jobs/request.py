@@ -126,8 +126,9 @@ def fitting_workers(cluster: ClusterSection, is_given: bool) -> int | None:
 
 def check_gpus_are_asked_for(cluster: ClusterSection) -> None:
     """Raise ConfigError for ranks on GPUs where SLURM is asked for none."""
-    asked = cluster.slurm.num_gpus or any(key.startswith(("gpus", "gres")) for key in cluster.slurm.extra)
-    if cluster.device == "cuda" and not asked:
+    from cluster.slurm.batch import asks_for_gpus
+
+    if cluster.device == "cuda" and not asks_for_gpus(cluster):
         raise ConfigError(
             "cluster.device: cuda needs GPUs of the allocation; add --gpus-per-node G, "
             "or train on cores with cluster.device=cpu"

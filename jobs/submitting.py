@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import shutil
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster.slurm.squeue import has
+from cluster.slurm.standing import cancel
 from distlth.config.schema import RunConfig
 from distlth.errors import UserError
 from distlth.run.paths import RunPaths, SubmissionPaths
 from distlth.run.submission import Cluster, Submission, record_submission
 from jobs.arguments import add_allow_change
-from jobs.checks import check
+from jobs.checks import check, writing
 from jobs.request import add_options
 
 if TYPE_CHECKING:
@@ -47,7 +50,9 @@ def make_batch(name: str, configs: tuple[RunConfig, ...], directory: Path, allow
     """Return a batch whose submission gets the next folder."""
     from cluster.slurm.batch import Batch
 
-    folder = SubmissionPaths.next(configs[0].runs.absolute(), name).root
+    runs = configs[0].runs.absolute()
+    with writing(runs):
+        folder = SubmissionPaths.next(runs, name).root
     return Batch(name, configs, folder, directory, tuple(allowed))
 
 
@@ -62,7 +67,8 @@ def submit_batch(batch: Batch, options: argparse.Namespace, usual: Cluster | Non
         return
     for config in batch.configs:
         check(_run(config), config, batch.allowed_changes)
-    _submit(batch, cluster)
+    with writing(batch.folder):
+        _submit(batch, cluster)
     _print_next_steps(batch)
 
 
@@ -87,13 +93,16 @@ def _print_request(batch: Batch, cluster: Cluster) -> None:
 
 
 def _submit(batch: Batch, cluster: Cluster) -> None:
-    """Submit the runs; record each in its run directory, and print its job id."""
+    """Submit the runs; record each in its run directory, and print its job id.
+
+    What cannot be recorded, on a full disk, is taken back: nobody could watch or cancel it.
+    """
     from cluster.slurm.batch import PARAMETERS
     from cluster.slurm.submit import SUBMIT
 
     user, host, now = getpass.getuser(), socket.gethostname(), time.time()
-    for config, submitted in zip(batch.configs, SUBMIT[cluster](batch), strict=True):
-        submission = Submission(
+    submissions = [
+        Submission(
             cluster=cluster,
             job_id=submitted.job_id,
             array_task=submitted.array_task,
@@ -108,8 +117,26 @@ def _submit(batch: Batch, cluster: Cluster) -> None:
             allowed_changes=batch.allowed_changes,
             process=submitted.process,
         )
-        record_submission(_run(config), submission)
+        for config, submitted in zip(batch.configs, SUBMIT[cluster](batch), strict=True)
+    ]
+    try:
+        for config, submission in zip(batch.configs, submissions, strict=True):
+            record_submission(_run(config), submission)
+    except OSError:
+        _take_back(batch, submissions)
+        raise
+    for config, submission in zip(batch.configs, submissions, strict=True):
         print(f"{submission}: {config.runs / config.name}")
+
+
+def _take_back(batch: Batch, submissions: Sequence[Submission]) -> None:
+    """End what was submitted a moment ago, and remove its folders."""
+    for submission in submissions:
+        cancel(submission)
+    shutil.rmtree(batch.folder, ignore_errors=True)
+    for config in batch.configs:
+        with suppress(OSError):  # it is an older run's
+            _run(config).root.rmdir()
 
 
 def _print_next_steps(batch: Batch) -> None:

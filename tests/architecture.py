@@ -14,8 +14,10 @@ PICTURE = ROOT / "docs" / "pictures" / "architecture.svg"
 ROOMS = (
     "distlth.errors",
     "distlth.options",
+    "distlth.cores",
     "distlth.process",
     "distlth.files",
+    "distlth.lock",
     "distlth.prune",
     "distlth.ticket",
     "distlth.methods",

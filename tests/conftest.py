@@ -10,6 +10,7 @@ from distlth.data.dataset import Dataset
 from distlth.data.pack.build import BuildOptions, build
 from distlth.run.paths import RunPaths
 from jobs.digits import write_digits
+from tests.disk import disk  # noqa: F401
 from tests.slurm.fixture import slurm, slurm_session  # noqa: F401
 from tests.small_run import run
 

@@ -37,7 +37,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "distlth.prune": ("torch", "numpy", "mtkahypar", "numba"),
     "distlth.config": ("pydantic", "pydantic_core", "yaml"),
     "distlth.plan": (),
-    "distlth.imp": (),
+    "distlth.imp": ("torch",),
     "distlth.run": ("numpy", "tensorboard", "torch", "yaml"),
 }
 

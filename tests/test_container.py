@@ -18,6 +18,7 @@ SETUP = "bash cluster/setup.sh"
 # Of coreutils and the like, and what they change is the image's own.
 TRIVIAL = re.compile(
     r"(mkdir|touch|useradd|install --directory|[./\w]*python -m compileall) .*|rm -rf /var/lib/apt/lists/\*"
+    r"|apt-get (update|install -y --no-install-recommends [a-z -]+)"
 )
 
 
@@ -62,6 +63,12 @@ def test_the_environment_is_a_layer_that_code_does_not_change() -> None:
     (fingerprint,) = re.findall(r"cat (pyproject.*?);", script)
     assert all(any(part.startswith(file) for file in files) for part in fingerprint.split())
     assert files.isdisjoint({".", "distlth", "jobs", "cluster"})
+
+
+def test_the_docs_name_python_where_it_is() -> None:
+    (folder,) = of("WORKDIR")
+    named = re.findall(r"\S*\.venv/bin/python", (ROOT / "docs" / "cluster.md").read_text())
+    assert [path for path in named if path.startswith("/")] == [f"{folder}/.venv/bin/python"] * 2
 
 
 def test_what_is_copied_is_there_and_not_ignored() -> None:

@@ -51,6 +51,18 @@ def test_what_follows_a_rewind(after_rewind: str, start: str, first_epoch: int) 
     assert {(job.start, job.first_epoch) for job in tickets} == {(start, first_epoch)}
 
 
+def test_with_lr_rewind_a_branch_starts_where_its_rounds_trunk_job_does() -> None:
+    jobs = plan(config(rewind_epoch=2, after_rewind="lr-rewind", branches=BOTH))
+    assert {job.id: job.start_job for job in jobs} == {
+        "00": None,
+        "01": "00",
+        "01/refill": "00",
+        "02": "01",
+        "02/refill": "01",
+        "02/regroup": "01",
+    }
+
+
 def test_a_job_is_ready_when_its_parent_is_done() -> None:
     jobs = plan(config(branches=BOTH))
 

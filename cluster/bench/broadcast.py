@@ -118,7 +118,7 @@ def _about(links: bool, megabits_per_s: float, reason: str | None) -> str:
 
 def _run_in(head: simulated.Node | None, plan: _Plan, settings: Mapping[str, str]) -> list[BroadcastRow]:
     done = subprocess.run(
-        [*(head.enter if head else ()), sys.executable, "-m", "cluster.bench.broadcast"],
+        [*(head.enter if head else ()), sys.executable, "-P", "-m", "cluster.bench.broadcast"],
         input=json.dumps(asdict(plan)),
         env=dict(settings),
         stdout=subprocess.PIPE,
@@ -144,7 +144,7 @@ def _start_ray(
             "--num-gpus=0",
             "--include-log-monitor=false",
         ]
-        command = [*places[index].enter, sys.executable, "-m", "ray.scripts.scripts", "start", *options]
+        command = [*places[index].enter, sys.executable, "-P", "-m", "ray.scripts.scripts", "start", *options]
         done = subprocess.run(command, env=dict(settings), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"Ray did not start on a simulated node:\n{done.stdout}{done.stderr}")

@@ -38,7 +38,7 @@ def bench(*, ranks: int = 1024, rounds: int = 5) -> list[CoordinatorRow]:
     """Call the coordinator of a small run as `ranks` ranks would that all call at the same moment."""
     with session_folder() as folder:
         done = subprocess.run(
-            [sys.executable, "-m", "cluster.bench.coordinator"],
+            [sys.executable, "-P", "-m", "cluster.bench.coordinator"],
             input=json.dumps({"ranks": ranks, "rounds": rounds}),
             env=environment(folder),
             stdout=subprocess.PIPE,

@@ -6,14 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 from cluster.runtime.broadcast import Pieces, hand_out
 from cluster.runtime.head_tasks import map_on_head
 from cluster.runtime.messages import Assignment
 from distlth.config.schema import RunConfig
-from distlth.files import retry_until_written
-from distlth.maker import TicketMaker
+from distlth.files import format_tensors, retry_until_written
+from distlth.maker import TicketMaker, remarks
 from distlth.plan import Job
 from distlth.preflight import preflight
 from distlth.prune.mask import Mask
@@ -37,7 +36,7 @@ class AssignmentMaker:
     def __init__(self, config: RunConfig, run: RunPaths, log: EventLog) -> None:
         self._run, self._log = run, log
         self._tickets = TicketMaker(config, preflight(config), run, self._note_full_disk, map_on_head)
-        self._shared: dict[Path, Pieces] = {}
+        self._shared: dict[tuple[str, int], Pieces] = {}
         self._sharing = threading.Lock()
 
     def write_init(self) -> None:
@@ -52,7 +51,10 @@ class AssignmentMaker:
         """
         start = time.perf_counter()
         structured, parent_mask = self._tickets.mask(job)
-        self._note_mask(job, structured, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        self._log.note("mask", job=job.id, density=structured.mask.density, seconds=seconds)
+        for remark in remarks(structured, parent_mask):
+            self._log.note(**remark, job=job.id)
         assignment = Assignment(
             job=job,
             mask_digest=structured.mask.digest(),
@@ -67,18 +69,13 @@ class AssignmentMaker:
 
     def _hand_out_weights(self, job: Job) -> Pieces:
         """Put the weights that a job starts from; those that many jobs share only once."""
-        path = self._tickets.start(job)
         if job.start == "trained":
-            return hand_out(path.read_bytes())
+            return hand_out(format_tensors(self._tickets.weights(job)))
+        key = job.start, job.seed
         with self._sharing:
-            if path not in self._shared:
-                self._shared[path] = hand_out(path.read_bytes())
-            return self._shared[path]
-
-    def _note_mask(self, job: Job, structured: Structured, seconds: float) -> None:
-        self._log.note("mask", job=job.id, density=structured.mask.density, seconds=seconds)
-        for layer, reason in structured.ungrouped.items():
-            self._log.note("ungrouped", job=job.id, layer=layer, reason=reason)
+            if key not in self._shared:
+                self._shared[key] = hand_out(format_tensors(self._tickets.weights(job)))
+            return self._shared[key]
 
     def _note_full_disk(self, error: OSError, seconds: float) -> None:
         self._log.note("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")

@@ -6,11 +6,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from distlth.errors import ConfigError
+from distlth.files import read_small
 from distlth.process import identity, is_alive, numbering
 
 # In a folder, the file that names the process that holds it.
@@ -106,22 +107,10 @@ def _fits(base: Path) -> bool:
 def _is_abandoned(folder: Path) -> bool:
     """Return whether a folder is this user's and its process has ended, whatever others have put there."""
     try:
-        if not _is_mine(os.lstat(folder), stat.S_ISDIR):
+        found = os.lstat(folder)
+        if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
             return False
-        where, owner = _read(folder / OWNER).splitlines()
+        where, owner = read_small(folder / OWNER, OWNER_BYTES, own=True).splitlines()
     except (OSError, ValueError):
         return False  # it is still being set up
     return where == numbering() and not is_alive(owner)
-
-
-def _read(path: Path) -> str:
-    """Return the beginning of a file of this user; ValueError for what is none. Never waits."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-    with os.fdopen(descriptor, "rb") as file:
-        if not _is_mine(os.fstat(descriptor), stat.S_ISREG):
-            raise ValueError(f"{path}: not a file of this user")
-        return file.read(OWNER_BYTES).decode()
-
-
-def _is_mine(found: os.stat_result, is_kind: Callable[[int], bool]) -> bool:
-    return found.st_uid == os.geteuid() and is_kind(found.st_mode)

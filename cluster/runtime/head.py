@@ -33,7 +33,7 @@ from cluster.runtime.messages import (
 from cluster.runtime.placement import fewest_nodes
 from cluster.runtime.ray_watch import LostError, RayWatch
 from cluster.runtime.rendezvous import Rendezvous
-from cluster.runtime.session import NAMESPACE, end_processes, start_ray
+from cluster.runtime.session import NAMESPACE, end_processes, network, start_ray
 from distlth.run.events import Event, EventLog
 
 POLL_SECONDS = 0.5
@@ -93,6 +93,8 @@ def _hold_ray(requests: Requests, address: str, reply: SendReply) -> Ending:
     def note(message: str) -> None:
         log.note("ray", message=message.partition("\n")[0])
 
+    if order.rendezvous:
+        log.note("network", **network())
     start_ray(cluster, order.device, requests.folder, address, note)
     import ray
 

@@ -33,7 +33,7 @@ class HeadProcess:
         self._errors = folder / "head.err"
         with open(self._errors, "wb") as errors, shielded():
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "cluster.runtime.head", str(folder), address],
+                [sys.executable, "-P", "-m", "cluster.runtime.head", str(folder), address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -9,6 +9,8 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distlth.cores import num_cores
+
 NICENESS = 10
 
 
@@ -22,13 +24,14 @@ def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[An
 
     The tasks have low priority: a lane may train on the same node.
     """
+    cores = num_cores()
     task = _at_low_priority.options(scheduling_strategy=this_node())
     reference = ray.put(function)
     results: dict[int, Any] = {}
     running: dict[Any, int] = {}
     waiting = list(enumerate(items))[::-1]
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < cores:
             index, item = waiting.pop()
             running[task.remote(reference, item)] = index
         (finished, *_), _ = ray.wait(list(running), num_returns=1)

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-import math
-
 from distlth.config.schema import ClusterSection, RunConfig
+from distlth.errors import ConfigError
+
+# A rank on a GPU needs one core for the loader, and one for the thread that launches the GPU's work.
+LEAST_CORES = 2
 
 
 def ranks_per_node(config: ClusterSection) -> int:
     """Return the most ranks that a node of the run has, over all lanes."""
-    return math.ceil(config.lanes * config.workers / config.nodes)
+    return config.ranks_per_node
 
 
 def resources(config: ClusterSection, device: str) -> tuple[int, int]:
     """Return the CPUs and GPUs that a node offers to Ray: exactly what its share of the ranks needs."""
     ranks = ranks_per_node(config)
     return ranks * config.cpus_per_worker, ranks if device == "cuda" else 0
+
+
+def check_cores(config: RunConfig, cores: int, of_whom: str) -> None:
+    """Raise ConfigError where the `cores` of a node do not feed the GPUs of its ranks.
+
+    `of_whom` says in words whose cores they are.
+    """
+    ranks, threads = ranks_per_node(config.cluster), config.data.threads
+    needed = ranks * (threads or LEAST_CORES)
+    if cores >= needed:
+        return
+    if threads is None:
+        raise ConfigError(
+            f"cluster.workers: {ranks} ranks on the GPUs of a node need {LEAST_CORES} cores each, {of_whom} "
+            f"{cores}; ask for {needed} or more, or use fewer ranks"
+        )
+    raise ConfigError(
+        f"data.threads: {ranks} ranks x {threads} loader threads on a node need {needed} cores, {of_whom} "
+        f"{cores}; ask for more cores, or leave data.threads out: it then follows from the cores"
+    )
 
 
 def fewest_nodes(config: ClusterSection) -> int:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from distlth.files import replacing
+from distlth.files import read_small, replacing
 
 POLL_SECONDS = 1.0
 
@@ -55,8 +55,8 @@ class Rendezvous:
     def heard(self) -> Call | None:
         """Return the newest call, None when there is none."""
         try:
-            return Call(**json.loads(self._file.read_text()))
-        except (OSError, ValueError):
+            return Call(**json.loads(read_small(self._file)))
+        except (OSError, ValueError, TypeError):
             return None
 
     def wait(self, before: Call | None, seconds: float) -> Call | None:

@@ -11,11 +11,12 @@ from cluster.runtime.allocation import Allocation
 from cluster.runtime.folders import check_temporary_folder
 from cluster.runtime.head_process import HeadProcess
 from cluster.runtime.messages import Ending, Joined, Order, Reply, Started, Stop, Unwritten
-from cluster.runtime.placement import sized
+from cluster.runtime.placement import check_cores, sized
 from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
 from cluster.runtime.session import LOOPBACK, new_token, resolve_device, session_folder
 from cluster.runtime.signals import StopSignals
 from distlth.config.schema import RunConfig
+from distlth.cores import num_cores
 from distlth.errors import RunError, RunInterrupted
 from distlth.files import exists, read_json_lines
 from distlth.plan import descendants, plan
@@ -68,6 +69,8 @@ def run(
         found = preflight(config)
         paths = RunPaths(config.runs.absolute() / config.name)
         device = resolve_device(config.cluster)
+        if device == "cuda":
+            check_cores(config, num_cores(), "this process may use")
         asked = _Asked(config, paths, device, found.dataset.identity, allowed_changes, allocation)
         if is_over := asked.is_done and _is_shown(paths):
             asked.open(config)

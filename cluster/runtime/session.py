@@ -28,7 +28,11 @@ LOOPBACK = "127.0.0.1"
 # In a session's folder.
 TOKEN = "token"
 END_SECONDS = 10.0
+INFINIBAND = Path("/sys/class/infiniband")
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
+
+# Modules in the folder that the user works in do not take the place of ours, or of Python's own.
+SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
 # Ray reads most of these only once, when it is imported.
 RAY_ENVIRONMENT = {
@@ -87,11 +91,23 @@ def sweep() -> None:
 
 
 def _collectives_on(address: str) -> dict[str, str]:
-    """Return the settings that make gloo and NCCL use the interface of an address; the user's own win."""
+    """Return the settings that make gloo use the interface of an address; the user's own win.
+
+    NCCL finds the fast network between nodes itself, which is seldom the one that SLURM starts tasks over.
+    On one machine it needs none, and must listen on no other interface.
+    """
     interfaces = psutil.net_if_addrs().items()
     names = [name for name, found in interfaces if any(one.address == address for one in found)]
-    wanted = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
+    wanted = ["GLOO_SOCKET_IFNAME", *(["NCCL_SOCKET_IFNAME"] if address == LOOPBACK else [])]
     return {key: os.environ.get(key, names[0]) for key in wanted} if names else {}
+
+
+def network() -> dict[str, str]:
+    """Return what decides the network of collectives in this process: interfaces, and their settings."""
+    up = [name for name, stats in psutil.net_if_stats().items() if stats.isup]
+    fast = sorted(path.name for path in INFINIBAND.glob("*"))
+    settings = {key: value for key, value in os.environ.items() if key.startswith(("GLOO_", "NCCL_"))}
+    return {"interfaces": " ".join(sorted(up)), "infiniband": " ".join(fast) or "none", **settings}
 
 
 def _processes_of(folder: Path) -> Iterator[psutil.Process]:
@@ -147,7 +163,7 @@ def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) ->
     """
     token = {TOKEN_PATH: str(folder / TOKEN)}
     rest = ALONE if alone else {}
-    return {**os.environ, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
+    return {**os.environ, **SAFE_PATH, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
 
 
 def start_ray(
@@ -160,6 +176,13 @@ def start_ray(
     """
     import ray
     from ray._private import worker as ray_worker
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        """Keeps Ray from putting this process's working directory before all else that workers import."""
+
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
 
     def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
         for line in data["lines"]:
@@ -179,6 +202,7 @@ def start_ray(
         _temp_dir=str(ray_folder(folder)),
         _node_ip_address=address,
         labels={NODE_LABEL: node_name()},
+        job_config=OwnPath(),
     )
 
 
@@ -194,5 +218,5 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
     arguments += [f"--node-ip-address={address}", f"--temp-dir={ray_folder(folder)}", f"--address={head}"]
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
     return [*ray, *arguments]

@@ -12,7 +12,11 @@ from typing import Any
 def in_new_session(work: Callable[[], Any], directory: Path, log: Path) -> Any:
     """Call `work` in a forked process with a session, a working directory and a log file of its own.
 
-    Return what it returns, passed through JSON, or the exception it raised as text.
+    Return what it returns, passed through JSON.
+
+    Raises:
+        OSError: as `work` raised it.
+        RuntimeError: `work` raised something else; has its text.
     """
     reader, writer = os.pipe()
     child = os.fork()
@@ -21,16 +25,22 @@ def in_new_session(work: Callable[[], Any], directory: Path, log: Path) -> Any:
             os.setsid()
             _redirect(log)
             os.chdir(directory)
-            answer = work()
+            answer = {"returned": work()}
+        except OSError as error:
+            answer = {"failed": [error.errno, error.strerror, error.filename]}
         except BaseException as error:
-            answer = repr(error)
+            answer = {"raised": repr(error)}
         os.write(writer, json.dumps(answer).encode())
         os._exit(0)
     os.close(writer)
     with open(reader, encoding="utf8") as file:
         answer = json.loads(file.read())
     os.waitpid(child, 0)
-    return answer
+    if "failed" in answer:
+        raise OSError(*answer["failed"])
+    if "raised" in answer:
+        raise RuntimeError(answer["raised"])
+    return answer["returned"]
 
 
 def _redirect(log: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import subprocess
+import sys
 import time
+from contextlib import suppress
+from typing import NoReturn
 
 from submitit import JobEnvironment
 
 from cluster.runtime.session import LOOPBACK
+from cluster.slurm.batch import QUEUE_AGAIN
+from cluster.slurm.squeue import ANSWER_SECONDS, SlurmError, ask
 
 SQUEUE_TRIES = 3
 
@@ -29,31 +33,34 @@ def head_address() -> str:
 
 
 def job_state() -> str:
-    """Return SLURM's state of this job, empty where SLURM does not say; ENDED without SLURM."""
+    """Return SLURM's state of this job, empty where there is no answer; ENDED without SLURM."""
     job = os.environ.get("SLURM_JOB_ID")
     if job is None:
         return "ENDED"
     for _ in range(SQUEUE_TRIES):
-        answer = subprocess.run(["squeue", "-h", "-j", job, "-o", "%T"], capture_output=True, text=True)
-        if answer.returncode == 0 and answer.stdout.strip():
-            return answer.stdout.strip()
+        with suppress(SlurmError):
+            if state := ask("squeue", "-h", "-j", job, "-o", "%T").strip():
+                return state
         time.sleep(1.0)
     return ""
 
 
-def submit_again() -> None:
-    """Have submitit requeue this job. Where there is no scontrol, say so and wait to be ended.
+def submit_again() -> NoReturn:
+    """Have this job queued again, and end: by SLURM, or without it by submitit.
 
-    SLURM requeues a preempted job only if it is still there when its grace time is over.
+    SLURM requeues a preempted job by itself only if it is still there when its grace time is over.
     """
-    if "SLURM_JOB_ID" in os.environ and shutil.which("scontrol") is None:
-        print("no scontrol on this node to requeue this job with; distlth resume goes on", flush=True)
-        while True:
-            signal.pause()
-    os.kill(os.getpid(), getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
-
-
-def requeue(job_id: str) -> None:
-    """Requeue a SLURM job that has lost its head node: with --no-kill SLURM does not."""
     if "SLURM_JOB_ID" in os.environ:
-        subprocess.run(["scontrol", "requeue", job_id], check=False)
+        sys.exit(os.EX_TEMPFAIL if requeue() else QUEUE_AGAIN)
+    os.kill(os.getpid(), getattr(signal, f"SIG{JobEnvironment.USR_SIG}"))
+    sys.exit(os.EX_TEMPFAIL)
+
+
+def requeue() -> bool:
+    """Have SLURM queue this job again; return whether it will. False where there is no scontrol."""
+    try:
+        asked = ["scontrol", "requeue", os.environ["SLURM_JOB_ID"]]
+        return subprocess.run(asked, timeout=ANSWER_SECONDS, check=False).returncode == 0
+    except (OSError, subprocess.TimeoutExpired) as error:
+        print(f"cannot requeue this job from here: {error}", flush=True)
+        return False

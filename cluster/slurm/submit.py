@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import DelayedSubmission, FailedJobError, FailedSubmissionError
 from submitit.local.local import LocalExecutor
 from submitit.slurm.slurm import SlurmExecutor, SlurmJob
 
+from cluster.runtime.session import SAFE_PATH
 from cluster.slurm.advice import HOPELESS, refusal
-from cluster.slurm.batch import YEAR_MINUTES, Batch, local_parameters, sbatch_text
+from cluster.slurm.batch import YEAR_MINUTES, Batch, local_parameters, sbatch_flags, sbatch_text
 from cluster.slurm.detached import in_new_session
 from cluster.slurm.squeue import SlurmError, ask, read_queue
 from cluster.slurm.task import RunTask
@@ -30,6 +32,10 @@ ENDLESS = 10**9
 
 # Variables that describe the SLURM job which this process runs in.
 OF_A_JOB = ("SLURM_", "SLURMD_", "SRUN_", "SUBMITIT_")
+
+# What a site may set for sbatch that no argument of ours wins over: it contradicts --cpus-per-task, makes an
+# array of one run, and would have `distlth submit` wait for the end of the run.
+CONTRADICTS = ("SBATCH_CPUS_PER_GPU", "SBATCH_ARRAY_INX", "SBATCH_WAIT")
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,9 @@ class _Executor(SlurmExecutor):
 
     def _make_submission_file_text(self, command: str, uid: str) -> str:
         return sbatch_text(self._request)
+
+    def _make_submission_command(self, submission_file_path: Path) -> list[str]:
+        return ["sbatch", *sbatch_flags(submission_file_path.read_text()), str(submission_file_path)]
 
     def _internal_process_submissions(self, delayed_submissions: list[DelayedSubmission]) -> list[Any]:
         """Submit one SLURM job or an array. submitit would make arrays with an executor of its own text."""
@@ -91,10 +100,11 @@ def submit_slurm(batch: Batch) -> list[Submitted]:
 def outside_of_jobs() -> Iterator[None]:
     """Hide the variables of the SLURM job that this process runs in, if it runs in one, while entered.
 
-    sbatch would take the new job's sizes from them.
+    sbatch would take the new job's sizes from them. What contradicts our own request is hidden, too.
     """
     inside = "SLURM_JOB_ID" in os.environ
-    hidden = {name: os.environ[name] for name in os.environ if inside and name.startswith(OF_A_JOB)}
+    of_a_job = [name for name in os.environ if inside and name.startswith(OF_A_JOB)]
+    hidden = {name: os.environ[name] for name in (*of_a_job, *CONTRADICTS) if name in os.environ}
     hidden.pop("SLURM_CONF", None)  # which says where the cluster is
     for name in hidden:
         del os.environ[name]
@@ -124,18 +134,24 @@ def submit_local(batch: Batch) -> list[Submitted]:
     """Start the runs on this machine, with a task for each node, in a session that outlives this shell.
 
     Raises:
+        OSError: the submission's folder cannot be written.
         RunError: they could not be started.
     """
     with _folder(batch):
         log = SubmissionPaths(batch.folder).controller_log
-        answer = in_new_session(lambda: _start(batch), batch.directory, log)
-        if isinstance(answer, str):
-            raise RunError(f"{batch.name}: could not be started here: {answer}")
-    return [Submitted(job_id, process=process) for job_id, process in answer]
+        try:
+            started = in_new_session(lambda: _start(batch), batch.directory, log)
+        except RuntimeError as error:
+            raise RunError(f"{batch.name}: could not be started here: {error}") from None
+    return [Submitted(job_id, process=process) for job_id, process in started]
 
 
 def _start(batch: Batch) -> list[tuple[str, str]]:
-    """Start each run's controller; return its process number and identity."""
+    """Start each run's controller; return its process number and identity.
+
+    This process is a fork: its environment is that of the controllers and of what they start.
+    """
+    os.environ |= SAFE_PATH
     executor = LocalExecutor(batch.folder, max_num_timeout=ENDLESS, python=batch.python)
     executor.update_parameters(**local_parameters(batch))
     jobs = [executor.submit(task) for task in _tasks(batch)]
@@ -150,14 +166,23 @@ def _tasks(batch: Batch) -> list[RunTask]:
 @contextmanager
 def _folder(batch: Batch) -> Iterator[None]:
     """Make the folder of a submission; remove it where the submission fails."""
-    batch.folder.mkdir(parents=True)
     try:
-        yield
+        batch.folder.mkdir(parents=True)
+        with _removed_on_error(batch.folder):
+            yield
     except BaseException:
-        shutil.rmtree(batch.folder, ignore_errors=True)
         for parent in (batch.folder.parent, batch.folder.parent.parent):
             with suppress(OSError):  # it holds other submissions
                 parent.rmdir()
+        raise
+
+
+@contextmanager
+def _removed_on_error(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
         raise
 
 

@@ -20,6 +20,7 @@ from cluster.runtime.allocation import Allocation
 from cluster.runtime.rendezvous import Rendezvous
 from cluster.runtime.signals import shielded
 from cluster.slurm.attempts import check_progress
+from cluster.slurm.batch import QUEUE_AGAIN
 from cluster.slurm.order import Order
 from cluster.slurm.own_job import ENDING, attempt_name, head_address, job_state, requeue, submit_again
 from distlth.config.schema import RunConfig
@@ -49,12 +50,17 @@ class RunTask:
         if task.global_rank == 0:
             self._lead(task, rendezvous, order)
         else:
-            self._join(task, order)
+            self._join(order)
 
     def checkpoint(self) -> DelayedSubmission:
-        """Have the run write a checkpoint and end; return this task again, to be submitted next."""
+        """Have the run write a checkpoint and end; return this task again, to be submitted next.
+
+        Under SLURM this requeues the job, and ends: submitit fails where there is no scontrol.
+        """
         self._stop_child(signal.SIGUSR2)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends it to a job that is requeued
+        if "SLURM_JOB_ID" in os.environ:
+            submit_again()
         return DelayedSubmission(self)
 
     @property
@@ -83,7 +89,7 @@ class RunTask:
         """Stop the run after SIGTERM: the SLURM job is preempted, or cancelled.
 
         A preempted job must requeue itself within its grace time: SLURM would not requeue it if it just
-        ended. Where SLURM does not say how the job stands, wait: it ends this process in either case.
+        ended. Where SLURM does not say how the job stands, the batch script asks until it does.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         self._stop_child(signal.SIGTERM)
@@ -91,18 +97,17 @@ class RunTask:
         print(f"ended by SIGTERM; the batch system says that the job is {state or 'unknown'}", flush=True)
         if state in ENDING:
             sys.exit(128 + signal.SIGTERM)
-        if state:
-            submit_again()
-        while True:
-            signal.pause()
+        if not state:
+            sys.exit(QUEUE_AGAIN)
+        submit_again()
 
     # -- the worker nodes -----------------------------------------------------------------------------
 
-    def _join(self, task: JobEnvironment, order: Order) -> None:
+    def _join(self, order: Order) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the head node says when the run is over
         code = self._run_child("cluster.slurm.worker_node", order)
-        if code == os.EX_TEMPFAIL:
-            requeue(task.job_id)
+        if code == os.EX_TEMPFAIL and "SLURM_JOB_ID" in os.environ:
+            requeue()  # the batch script was on the head node
         sys.exit(code)
 
     # -- both -----------------------------------------------------------------------------------------
@@ -110,7 +115,9 @@ class RunTask:
     def _run_child(self, module: str, order: Order) -> int:
         """Run a module that ends with this process, give it its order, and return its exit code."""
         with shielded():
-            self._child = subprocess.Popen([sys.executable, "-m", module], stdin=subprocess.PIPE, text=True)
+            self._child = subprocess.Popen(
+                [sys.executable, "-P", "-m", module], stdin=subprocess.PIPE, text=True
+            )
         assert self._child.stdin is not None
         print(order.to_json(), file=self._child.stdin, flush=True)
         self._wait_for_child()

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
 
+from distlth.config.core_schema import CoreDumper, CoreLoader
 from distlth.errors import ConfigError
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, without the base 60 of YAML 1.1, in which 24:00:00 is the number 86400."""
-
-
-_BASE_60 = re.compile(r"[-+]?[0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?")
-_Loader.yaml_implicit_resolvers = {
-    first: [("tag:yaml.org,2002:str", _BASE_60), *resolvers] if first in "-+0123456789" else resolvers
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def parse_yaml(text: str) -> Any:
-    """Return the value that a YAML text stands for; raise yaml.YAMLError where the text is not YAML."""
-    loader = _Loader(text)
+    """Return the value that a text stands for by the core schema of YAML 1.2.
+
+    A number is, as text, what was written (`0123`).
+
+    Raises:
+        yaml.YAMLError: the text is not YAML, or a key is given twice.
+    """
+    loader = CoreLoader(text)
     try:
         return loader.get_single_data()
+    except RecursionError:
+        raise yaml.YAMLError("too deeply nested") from None
     finally:
         loader.dispose()
+
+
+def dump_yaml(document: Mapping[str, Any]) -> str:
+    """Return a document, its keys in order, as YAML that versions 1.1 and 1.2 read alike."""
+    return yaml.dump(document, Dumper=CoreDumper, sort_keys=False)
 
 
 def override(document: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
@@ -75,11 +77,19 @@ def _apply(document: dict[str, Any], assignment: str) -> str:
     if not separator or not key:
         raise ConfigError(f"override {assignment!r}: expected key=value, such as train.epochs=3")
     try:
-        value = parse_yaml(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"override {assignment!r}: the value is not valid YAML") from None
+        value = _parse_value(text)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"override {assignment!r}: the value is not valid YAML: {reason}") from None
     put(document, key, value)
     return key
+
+
+def _parse_value(text: str) -> Any:
+    """Return the value of an override: YAML, but a word or a number is all of the text, `#` included."""
+    value = parse_yaml(text)
+    is_cut = not isinstance(value, list | dict) and "#" in text and text.lstrip()[:1] not in ("'", '"')
+    return text.strip() if is_cut else value
 
 
 def _descend(target: Any, part: str, key: str) -> Any:

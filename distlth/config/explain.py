@@ -27,7 +27,7 @@ def explain(problem: ErrorDetails, root: type[BaseModel]) -> str:
     message = message[0].lower() + message[1:]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, got {problem['input']!r}{_nearest_value(problem)}"
+    return f"{key}: {message}, got {problem['input']!r}{_nearest_value(problem)}{_quotes(problem)}"
 
 
 def _dotted(location: Sequence[Any]) -> str:
@@ -47,6 +47,11 @@ def _nearest_value(problem: ErrorDetails) -> str:
     allowed = [word.strip("'") for word in expected.replace(" or ", ", ").split(", ")]
     close = difflib.get_close_matches(str(problem["input"]), allowed, n=1)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _quotes(problem: ErrorDetails) -> str:
+    is_word = problem["type"] == "string_type" and isinstance(problem["input"], bool)
+    return "; put a word that is meant as text in quotes" if is_word else ""
 
 
 def _explain_unknown_key(location: Sequence[Any], root: type[BaseModel]) -> str:

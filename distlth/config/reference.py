@@ -18,8 +18,12 @@ from distlth.methods import METHODS
 INTRODUCTION = """# The job file
 
 A job file is YAML with the sections below. Any value can be given on the command line instead, by its
-dotted key: `distlth run JOB.yaml train.epochs=30 prune.branches.0.extra=0.1`. A key without a default is
-required. `distlth run JOB.yaml --dry-run` shows the plan and the sizes that a job file leads to.
+dotted key: `distlth run JOB.yaml train.epochs=30 prune.branches.0.extra=0.1`; the last one counts. A key
+without a default is required. `distlth run JOB.yaml --dry-run` shows the plan and the sizes that a job file
+leads to.
+
+Values are read by the core schema of YAML 1.2: `010` is ten, `off` is a word, and a text stays as it is
+written (`0123`, `2024-11-26`, `1.10`). A key that is given twice in a file is an error.
 
 This page is generated: `python -m distlth.config.reference > docs/job-file.md`.
 """

@@ -5,21 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import Field, field_validator, model_validator
 
+from distlth.config.documents import dump_yaml
 from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
-from distlth.options import Section
+from distlth.options import Section, UserPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+
+SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
 
 
 class DataSection(Section):
     """The data set (built by `distlth data build`) and how its images are read."""
 
-    path: Path = Field(description="the folder that `distlth data build` made")
+    path: UserPath = Field(description="the folder that `distlth data build` made")
     resolution: int = Field(
         224, ge=4, description="side of the square images that the network sees, in pixels"
     )
@@ -38,7 +40,12 @@ class DataSection(Section):
         "os",
         description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory",
     )
-    threads: int = Field(4, ge=1, description="loader threads per rank")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="loader threads per rank; default: a rank's share of the cores, at most 4 on a CPU; "
+        "on a GPU 2 less, at most 16",
+    )
 
 
 class ModelSection(Section):
@@ -64,6 +71,10 @@ class ScheduleSection(Section):
     def _milestones_belong_to_step(self) -> ScheduleSection:
         if self.milestones and self.name != "step":
             raise ValueError(f"milestones belong to name: step, not to {self.name}")
+        if self.gamma != 0.1 and self.name != "step":
+            raise ValueError(f"gamma belongs to name: step, not to {self.name}")
+        if self.name == "step" and not self.milestones:
+            raise ValueError("name: step needs milestones; without any step it is name: constant")
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError("milestones must rise")
         return self
@@ -120,7 +131,8 @@ class PruneSection(Section):
     )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
-        description="the full schedule; from the rewind epoch on; or from there on, with the trained weights",
+        description="the full schedule; from the rewind epoch on; or from there on, with the weights that "
+        "the round before has trained, of which only refilled ones are rewound",
     )
     scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
     mode: Literal["branch", "inline"] = Field(
@@ -211,12 +223,17 @@ class ClusterSection(Section):
     )
     slurm: SlurmSection = SlurmSection()
 
+    @property
+    def ranks_per_node(self) -> int:
+        """The most ranks that a node of the run has, over all lanes."""
+        return -(-self.lanes * self.workers // self.nodes)
+
 
 class RunConfig(Section):
     """The whole job file."""
 
     name: Name = Field(description="name of the run and of its directory")
-    runs: Path = Field(Path("runs"), description="the folder that holds run directories")
+    runs: UserPath = Field(Path("runs"), description="the folder that holds run directories")
     seed: int = Field(0, ge=0, lt=2**32, description="seed of initialisation, data order and augmentation")
     log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
     data: DataSection
@@ -258,6 +275,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _sync_batch_norm_has_gpus(self) -> RunConfig:
+        if self.train.sync_batch_norm and self.cluster.device == "cpu":
+            raise ValueError(f"train.sync_batch_norm: {SYNC_NEEDS_GPUS}, not on cluster.device: cpu")
+        return self
+
+    @model_validator(mode="after")
     def _rewind_point_is_before_the_end(self) -> RunConfig:
         if self.prune.rewind_epoch >= self.train.epochs:
             rewind, epochs = self.prune.rewind_epoch, self.train.epochs
@@ -278,6 +301,14 @@ class RunConfig(Section):
             )
         return train_images // batch
 
+    def check_device(self, device: str) -> None:
+        """Raise ConfigError for what cannot be trained on a device, `cpu` or `cuda`."""
+        if self.train.sync_batch_norm and device == "cpu":
+            raise ConfigError(
+                f"train.sync_batch_norm: {SYNC_NEEDS_GPUS}, and this machine has none; set it to false, "
+                "or cluster.device: cuda for a machine that has some"
+            )
+
     def to_yaml(self) -> str:
         """Return the resolved config as YAML, with every default."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return dump_yaml(self.model_dump(mode="json"))

@@ -68,7 +68,7 @@ class SlurmSection(Section):
         None,
         ge=1,
         description="cores per node (sbatch: cpus-per-task); "
-        "default: ranks per node x `cluster.cpus_per_worker`",
+        "default: ranks per node x `cluster.cpus_per_worker`, on GPUs at least x (`data.threads` or 4) + 2",
     )
     comment: Line | None = Field(None, description="for administrators")
     dependency: Line | None = Field(None, description="SLURM jobs to wait for, such as `afterok:1234`")

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from distlth.data.reading import reading
 from distlth.errors import DataError
 
 VERSION = 2
@@ -64,6 +65,11 @@ class Beton:
 
 def read_beton(path: Path, num_classes: int) -> Beton:
     """Return the index of the file at `path`; DataError names the file, and the sample that is wrong."""
+    with reading(path):
+        return _read_beton(path, num_classes)
+
+
+def _read_beton(path: Path, num_classes: int) -> Beton:
     size = path.stat().st_size
     header = _rows(path, HEADER, 1, 0)[0]
     _check_header(path, header)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from distlth.data.reading import open_regular, reading
 from distlth.errors import DataError
 
 FORMAT = 1
@@ -42,7 +44,8 @@ class Dataset:
     """A folder with `train.beton`, `val.beton` and `dataset.json`.
 
     `classes[label]` is the class name. `mean` and `std` are over all pixels of the train split, per RGB
-    channel, in units of 0..1. `skipped` lists source files that were left out as (path, reason).
+    channel, in units of 0..1. `skipped` lists source files that were left out as (path, reason); `notes` are
+    lines about the source: its layout, what was passed over, warnings.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class Dataset:
     options: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -101,14 +105,19 @@ def split_file(path: Path, split: str) -> Path:
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
-        raise DataError(f"{path}: no such data set; make one with `distlth data build SOURCE --out {path}`")
     manifest = path / MANIFEST
     try:
-        content = json.loads(manifest.read_text())
+        if not path.is_dir():
+            raise DataError(
+                f"{path}: no such data set; make one with `distlth data build SOURCE --out {path}`"
+            )
+        with open_regular(manifest) as file:
+            content = json.loads(file.read())
     except FileNotFoundError:
         raise DataError(f"{path}: not a finished data set, it has no {MANIFEST}; build it again") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise DataError(f"{manifest}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
         raise DataError(f"{manifest}: cannot be read ({error}); build the data set again") from None
     found = content.get("format") if isinstance(content, dict) else None
     if found != FORMAT:
@@ -132,6 +141,7 @@ def _from_json(path: Path, content: Mapping[str, Any]) -> Dataset:
             options=content["options"],
             versions=content["versions"],
             skipped=tuple((str(name), str(reason)) for name, reason in content["skipped"]),
+            notes=tuple(content.get("notes", ())),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path / MANIFEST}: damaged ({error!r}); build the data set again") from None
@@ -143,9 +153,11 @@ def _triple(values: Any) -> tuple[float, float, float]:
 
 
 def _check_size(file: Path, expected: int) -> None:
-    if not file.is_file():
+    """Raise DataError unless the file can be read and has this size."""
+    if not file.exists():
         raise DataError(f"{file}: missing; build the data set again")
-    size = file.stat().st_size
+    with reading(file), open_regular(file) as opened:
+        size = os.fstat(opened.fileno()).st_size
     if size != expected:
         raise DataError(
             f"{file}: {size:,} bytes, expected {expected:,}; it was cut or changed, build it again"

@@ -16,6 +16,11 @@ def sample_digest(label: int, mode: int, height: int, width: int, stored: npt.ND
     return hashlib.blake2b(head + stored.tobytes(), digest_size=DIGEST_BYTES).digest()
 
 
+def content_key(mode: int, height: int, width: int, stored: npt.NDArray[np.uint8]) -> int:
+    """Return 64 bits that are the same for images that are stored alike, whatever their labels."""
+    return int.from_bytes(sample_digest(-1, mode, height, width, stored)[:8], "little")
+
+
 def checksum(digest: bytes) -> int:
     """Return the part of a sample's digest that the file holds in its row, as a signed 64-bit number."""
     return int.from_bytes(digest[:8], "little", signed=True)

@@ -16,7 +16,8 @@ class ResultRow:
     """One finished job.
 
     `density`, `top1` and `top5` are fractions, `seconds` is wall time. `vs_dense` is `top1` minus that of the
-    dense network; None for the dense network itself, and while it is not trained yet.
+    dense network; None for the dense network itself, and while it is not trained yet. `empty_layers` counts
+    the layers that keep no weight: their outputs are constant.
     """
 
     job: str
@@ -24,6 +25,7 @@ class ResultRow:
     method: str
     is_trunk: bool
     density: float
+    empty_layers: int
     top1: float
     vs_dense: float | None
     top5: float
@@ -88,6 +90,7 @@ def _row(job: Job, result: JobResult, dense: JobResult | None) -> ResultRow:
         method=result.method,
         is_trunk=job.is_trunk,
         density=result.density,
+        empty_layers=result.empty_layers,
         top1=result.top1,
         vs_dense=None if dense is None or result.round == 0 else result.top1 - dense.top1,
         top5=result.top5,

@@ -21,11 +21,21 @@ class Refill(Method):
         description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
         "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
     )
+    count: Literal["ceil", "exact"] = Field(
+        "ceil",
+        description="channels of a layer: its kept weights in channels, rounded up (`ceil`, the paper's), or "
+        "apportioned over the layers so that the network keeps the planned density (`exact`)",
+    )
     extra: float = Field(
         0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
     )
+    multiple: int = Field(
+        1, ge=1, description="round channel counts to multiples of this, under the same total of weights"
+    )
     bn: Literal["mask", "keep"] = Field(
-        "mask", description="`mask` removes a removed channel's BatchNorm (and bias) too; `keep` lets it leak"
+        "mask",
+        description="`mask`: a removed channel is exactly zero up to the layers that read it, without bias "
+        "and norm ([more](removed-channels.md)); `keep`: it leaks, as in the authors' code",
     )
 
     @property
@@ -57,7 +67,11 @@ class Refill(Method):
                 source.mask,
                 trained.weights,
                 criterion=self.criterion,
+                count=self.count,
                 extra=self.extra,
+                multiple=self.multiple,
+                # The plan's, not the mask's, which inline lacks what earlier rounds rounded away.
+                total=source.kept,
                 activations=trained.measured.get(self.criterion),
             )
         )

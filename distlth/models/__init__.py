@@ -1,6 +1,24 @@
 """The networks to prune: built by name from a seed, and described layer by layer without computing."""
 
-from distlth.models.anatomy import Anatomy, ConvLayer, Scope, anatomy, prunable
+from distlth.models.anatomy import Anatomy, ConvLayer, Scope, anatomy, prunable, trains_on
+from distlth.models.graph import Graph
+from distlth.models.removal import Leak, gates, leaks, removal, returning
 from distlth.models.zoo import Stem, build, names
 
-__all__ = ["Anatomy", "ConvLayer", "Scope", "Stem", "anatomy", "build", "names", "prunable"]
+__all__ = [
+    "Anatomy",
+    "ConvLayer",
+    "Graph",
+    "Leak",
+    "Scope",
+    "Stem",
+    "anatomy",
+    "build",
+    "gates",
+    "leaks",
+    "names",
+    "prunable",
+    "removal",
+    "returning",
+    "trains_on",
+]

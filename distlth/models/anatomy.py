@@ -1,4 +1,4 @@
-"""What a network consists of, layer by layer: shapes, costs and pairings, found without computing."""
+"""What a network consists of, layer by layer: shapes, costs and connections, found without computing."""
 
 import copy
 import itertools
@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.flop_counter import FlopCounterMode
 
 from distlth.errors import ConfigError
+from distlth.models.graph import Graph
+from distlth.models.trace import trace
 
 Scope = Literal["all", "no-stem"]
 
@@ -28,7 +29,6 @@ class ConvLayer:
     weight_shape: tuple[int, int, int, int]  # C_out, C_in / groups, kh, kw
     groups: int
     stride: tuple[int, int]
-    batch_norm: str | None  # the BatchNorm whose input is exactly this layer's output
     output_size: tuple[int, int]  # H, W
     macs: int  # multiply-accumulates an image
 
@@ -52,6 +52,7 @@ class Anatomy:
     num_parameters: int
     macs: int  # multiply-accumulates of one image's forward pass: convolutions and matrix products
     activation_bytes: int  # float32 bytes an image that the forward pass keeps for the backward pass
+    graph: Graph  # what feeds what
 
 
 def anatomy(model: nn.Module, resolution: int) -> Anatomy:
@@ -74,33 +75,50 @@ def anatomy(model: nn.Module, resolution: int) -> Anatomy:
     except (RuntimeError, AssertionError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ConfigError(f"this model does not accept {resolution}x{resolution} images: {reason}") from error
+    convs = recorder.conv_layers(ghost)  # before the model runs again
     return Anatomy(
-        convs=recorder.conv_layers(ghost),
+        convs=convs,
         stem=next(iter(recorder.convs), None),
         num_parameters=sum(parameter.numel() for parameter in ghost.parameters()),
         macs=flops.get_total_flops() // 2 // BATCH,
         activation_bytes=saved.total // BATCH,
+        graph=trace(ghost, images),
     )
 
 
+def trains_on(model: nn.Module, resolution: int, batch: int) -> bool:
+    """Return whether ``model`` can train on ``batch`` images at a time, on shapes alone.
+
+    BatchNorm cannot where it has one value a channel: one image whose map is 1x1.
+    """
+    ghost = copy.deepcopy(model).to("meta").train()
+    try:
+        ghost(torch.empty(batch, 3, resolution, resolution, device="meta"))
+    except ValueError:
+        return False
+    return True
+
+
 def prunable(network: Anatomy, scope: Scope) -> tuple[ConvLayer, ...]:
-    """The layers that pruning may touch: every Conv2d, all but the stem with ``no-stem``; never a Linear."""
-    return tuple(conv for conv in network.convs if scope == "all" or conv.name != network.stem)
+    """Return the layers that pruning may touch: every Conv2d, with ``no-stem`` all but the first that runs.
+
+    Never a Linear, and never the layer that makes the logits, be it a convolution, as in SqueezeNet.
+    """
+    left_whole = {network.stem} if scope == "no-stem" else set()
+    left_whole |= network.graph.logits
+    return tuple(conv for conv in network.convs if conv.name not in left_whole)
 
 
 class _Recorder:
-    """Notes, by forward hooks, what each convolution puts out and which BatchNorm takes exactly that."""
+    """Notes, by forward hooks, what each convolution puts out."""
 
     def __init__(self) -> None:
         self.convs: dict[str, list[Tensor]] = {}  # outputs, a list in case a layer runs more than once
-        self.batch_norms: dict[str, str] = {}
 
     def watch(self, model: nn.Module) -> None:
         for name, module in model.named_modules():
             if isinstance(module, nn.Conv2d):
                 module.register_forward_hook(self._conv_hook(name))
-            elif isinstance(module, _BatchNorm):
-                module.register_forward_pre_hook(self._norm_hook(name))
 
     def conv_layers(self, model: nn.Module) -> tuple[ConvLayer, ...]:
         return tuple(
@@ -117,7 +135,6 @@ class _Recorder:
             weight_shape=(c_out, c_in, kernel_h, kernel_w),
             groups=conv.groups,
             stride=(conv.stride[0], conv.stride[1]),
-            batch_norm=self.batch_norms.get(name),
             output_size=(outputs[0].shape[2], outputs[0].shape[3]),
             macs=sum(out[0].numel() for out in outputs) * c_in * kernel_h * kernel_w,
         )
@@ -125,14 +142,6 @@ class _Recorder:
     def _conv_hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         def note(_module: nn.Module, _inputs: Any, output: Tensor) -> None:
             self.convs.setdefault(name, []).append(output)
-
-        return note
-
-    def _norm_hook(self, norm: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
-        def note(_module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            for conv, outputs in self.convs.items():
-                if any(output is inputs[0] for output in outputs):
-                    self.batch_norms.setdefault(conv, norm)
 
         return note
 

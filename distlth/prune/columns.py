@@ -42,7 +42,7 @@ def budget_pairs(
 
 
 def dense_prefix(kept: npt.NDArray[np.bool_], t1: float) -> Rows:
-    """The paper's columns for one group of rows, ascending.
+    """Return the columns that `prefix` gives one group of rows, ascending.
 
     With the columns ordered by how many of the group's rows (`kept`, rows x columns) keep them, most first,
     then by index, these are the first i, for the smallest i such that i > t1 x leftover holds for every

@@ -219,6 +219,12 @@ class PackedMask:
         return state.hexdigest()
 
 
+def empty_layers(mask: Mask, before: Mask | None = None) -> tuple[str, ...]:
+    """Return the names of the layers that keep no weight, and of `before` some where it is given."""
+    names = tuple(name for name, kept in mask.items() if not kept.any())
+    return names if before is None else tuple(name for name in names if before[name].any())
+
+
 def check_weights(mask: Mask, weights: Mapping[str, Tensor]) -> None:
     """Raise ValueError unless `weights` has exactly the mask's layers, all float32 and finite."""
     _check_names("weights", set(mask.names) - set(weights), "missing")

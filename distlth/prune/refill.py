@@ -1,37 +1,18 @@
-"""Refill: turn an unstructured mask into whole channels, as many as its kept weights amount to."""
+"""Refill: turn an unstructured mask into whole channels, the best of each layer."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from fractions import Fraction
-from math import floor, prod
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from distlth.prune.channel_counts import channel_counts
 from distlth.prune.mask import Mask, check_weights
 
 CRITERIA = ("remain", "magnitude", "l1", "l2", "saliency")
-
-
-def num_channels(kept: int, shape: tuple[int, ...], extra: float = 0.0) -> int:
-    """How many of a layer's C_out channels a refill keeps (arXiv 2202.04736, section 3.2).
-
-    With fan-in F = prod(shape[1:]) and c = kept / F, the kept weights counted in channels, this is
-    max(1, floor(c + (C_out - c) x extra)) in exact arithmetic; `extra` is taken as the decimal number
-    it prints as, so that 0.3 of 10 channels is 3. Zero `extra` is refill, more is refill+.
-
-    Raises ValueError for a count that the shape cannot hold, or an `extra` outside [0, 1].
-    """
-    if not 0 <= extra <= 1:
-        raise ValueError(f"extra must be from 0 to 1, not {extra}")
-    if not 0 <= kept <= prod(shape):
-        raise ValueError(f"a layer of shape {shape} cannot keep {kept} weights")
-    equivalent = Fraction(kept, prod(shape[1:]))
-    share = Fraction(str(float(extra)))
-    return max(1, floor(equivalent + (shape[0] - equivalent) * share))
 
 
 def channel_scores(
@@ -66,22 +47,29 @@ def refill(
     weights: Mapping[str, Tensor],
     *,
     criterion: str = "magnitude",
+    count: str = "ceil",
     extra: float = 0.0,
+    multiple: int = 1,
+    total: int | None = None,
     activations: Mapping[str, Tensor] | None = None,
 ) -> Mask:
-    """The mask with exactly `num_channels` fully dense output channels in each layer, and no others.
+    """Return the mask with as many fully dense output channels in each layer as `channel_counts` says.
 
-    Channels are taken best score first (see `channel_scores`); among equal scores the channel with the
-    larger magnitude of kept weights, then the lower index, comes first. `weights` are the trained ones.
+    `count`, `extra`, `multiple` and `total` are its options. The other channels are empty. Channels are taken
+    best score first (see `channel_scores`); among equal scores the channel with the larger magnitude of kept
+    weights, then the lower index, comes first. `weights` are the trained ones.
 
-    Raises ValueError as `channel_scores` and `num_channels` do.
+    Raises ValueError as `channel_scores` and `channel_counts` do.
     """
     scores = channel_scores(criterion, mask, weights, activations)
+    kept_weights = {name: mask.kept_in(name) for name in mask}
+    counts = channel_counts(
+        kept_weights, mask.shapes, count=count, extra=extra, multiple=multiple, total=total
+    )
     refilled = {}
     for name, kept in mask.items():
-        count = num_channels(mask.kept_in(name), tuple(kept.shape), extra)
         magnitudes = _channel_magnitudes(kept, weights[name])
-        refilled[name] = _dense_channels(kept.shape, _best(scores[name].numpy(), magnitudes, count))
+        refilled[name] = _dense_channels(kept.shape, _best(scores[name].numpy(), magnitudes, counts[name]))
     return Mask(refilled)
 
 

@@ -1,7 +1,7 @@
 """Regroup: turn an unstructured mask into dense blocks, each a group of rows times a set of columns.
 
 A layer is seen as a matrix of C_out rows and F = C_in kh kw columns (arXiv 2202.04736, section 3.3). The
-rows that keep anything are partitioned into groups, and each group gets one set of columns. Two choices:
+rows that keep anything are partitioned into groups, and each group gets one set of columns. Three choices:
 
 `budget` (default) keeps no more cells than the mask did. Groups are 2 x `min_rows` rows high in layers of
 8 x `min_rows` rows and more, `min_rows` high in layers of 2 x `min_rows` and more, and half that in smaller
@@ -9,32 +9,38 @@ ones (with `min_rows` = 16: 32, 16 and 8), so that small layers group too; rows 
 last, smaller group, or join the last one when fewer than half of `min_rows`. The hypergraph partition gives
 the start, and row exchanges then raise the magnitude that the blocks keep.
 
-`paper` follows the paper's code where it does what the paper says: up to eight groups from the partition
-alone, each with `dense_prefix` columns; groups under `min_rows` rows are dropped; a group of more than 32
-rows becomes a block whose rows are the largest multiple of 32, and one of the rows left, with the same
-columns. Density is not controlled.
+`algorithm3` is the rule of the paper's text (see `algorithm3_blocks`). Density is not controlled.
+
+`prefix` is a rule of ours that comes from the authors' code. It is neither the rule of the paper's text nor
+what that code does, which leaves most layers of a real mask as they are. Up to eight groups from the
+partition alone get `dense_prefix` columns each; groups under `min_rows` rows are dropped; a group of more
+than 32 rows becomes a block whose rows are the largest multiple of 32, and one of the rows left, with the
+same columns. Density is not controlled: of masks of a ResNet-18 that keep 80% it keeps 56%, and 0.68 of the
+magnitude, where `budget` keeps 80% and 0.93.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from distlth.prune.algorithm3 import Thresholds, algorithm3_blocks
 from distlth.prune.blocks import Block, block_mask
 from distlth.prune.columns import Rows, budget_pairs, dense_prefix, group_sums
 from distlth.prune.exchange import exchange_rows
 from distlth.prune.mask import check_weight
 from distlth.prune.partition import partition_rows
 
-COLUMN_CHOICES = ("budget", "paper")
+COLUMN_CHOICES = ("budget", "algorithm3", "prefix")
 MAX_CLUSTERS = 8
 ROW_MULTIPLE = 32
 # Row exchange makes up for a coarse start: a sample of the columns costs no magnitude that could be measured.
 START_HYPEREDGES = 64
-PAPER_HYPEREDGES = 512
+PREFIX_HYPEREDGES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,14 +63,16 @@ def regroup_layer(
     columns: str = "budget",
     min_rows: int = 16,
     t1: float = 1.5,
+    thresholds: Thresholds | None = None,
     threads: int = 1,
 ) -> LayerRegroup:
-    """One layer's mask as dense blocks, and nothing outside them.
+    """Return one layer's mask as dense blocks, and nothing outside them.
 
     `weight` (float32) and `mask` (bool) have the shape C_out x C_in/groups x kh x kw. Each kept cell lies in
-    exactly one block; cells inside blocks are kept whether `mask` kept them or not. `columns` is "budget" or
-    "paper", `min_rows` the rows that a block should have at least, `t1` the paper's bound on leftovers (not
-    used by "budget"), and `threads` those of the partitioner, which change the speed but not the result.
+    exactly one block; cells inside blocks are kept whether `mask` kept them or not. `columns` is one of
+    COLUMN_CHOICES, `min_rows` the rows that a block of `budget` or `prefix` should have at least, `t1` the
+    bound on leftovers of `prefix`, and `thresholds` are those of `algorithm3`. The `threads` of the
+    partitioner change the speed but not the result.
 
     A layer that cannot be grouped comes back unchanged with the reason. Raises ValueError for an unknown
     column choice, parameters out of range, or a weight that does not fit the mask or is not finite.
@@ -73,16 +81,20 @@ def regroup_layer(
     check_weight("of the layer", mask, weight)
     kept = mask.numpy().reshape(mask.shape[0], -1)
     rows = np.flatnonzero(kept.any(axis=1))
-    reason = _obstacle(mask, len(rows), min_rows if columns == "paper" else min_rows // 2)
+    thresholds = thresholds or Thresholds()
+    fewest = {"budget": min_rows // 2, "prefix": min_rows, "algorithm3": thresholds.min_rows}[columns]
+    reason = _obstacle(mask, len(rows), fewest)
     if reason is not None:
         return LayerRegroup(mask, (), reason)
-    if columns == "paper":
-        blocks = _paper_blocks(kept[rows], min_rows, t1, threads)
+    if columns == "prefix":
+        blocks = _prefix_blocks(kept[rows], min_rows, t1, threads)
+    elif columns == "algorithm3":
+        blocks = algorithm3_blocks(kept[rows], thresholds, threads=threads)
     else:
         magnitudes = weight.detach().abs().double().numpy().reshape(kept.shape) * kept
         blocks = _budget_blocks(magnitudes[rows], kept[rows], min_rows, threads)
     if not blocks:
-        return LayerRegroup(mask, (), f"the partition gave no group of {min_rows} rows")
+        return LayerRegroup(mask, (), f"the partition gave no block of {fewest} rows or more")
     placed = tuple(Block(rows[block.rows], block.columns) for block in blocks)
     return LayerRegroup(block_mask(placed, mask.shape), placed)
 
@@ -92,8 +104,8 @@ def _check_parameters(columns: str, min_rows: int, t1: float, threads: int) -> N
         raise ValueError(f"unknown column choice {columns!r}; known: {', '.join(COLUMN_CHOICES)}")
     if min_rows < 2:
         raise ValueError(f"min_rows must be at least 2, not {min_rows}")
-    if not t1 > 0:
-        raise ValueError(f"t1 must be positive, not {t1}")
+    if not 0 < t1 < inf:
+        raise ValueError(f"t1 must be positive and finite, not {t1}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
 
@@ -143,16 +155,16 @@ def group_sizes(num_rows: int, min_rows: int) -> list[int]:
     return [*sizes[:-1], sizes[-1] + left]
 
 
-def _paper_blocks(kept: npt.NDArray[np.bool_], min_rows: int, t1: float, threads: int) -> list[Block]:
+def _prefix_blocks(kept: npt.NDArray[np.bool_], min_rows: int, t1: float, threads: int) -> list[Block]:
     num_groups = max(1, min(MAX_CLUSTERS, len(kept) // min_rows))
-    clusters = partition_rows(kept, num_groups, max_hyperedges=PAPER_HYPEREDGES, threads=threads)
+    clusters = partition_rows(kept, num_groups, max_hyperedges=PREFIX_HYPEREDGES, threads=threads)
     groups = [np.flatnonzero(clusters == group) for group in range(num_groups)]
     return [
-        block for rows in groups if len(rows) >= min_rows for block in _paper_group_blocks(rows, kept, t1)
+        block for rows in groups if len(rows) >= min_rows for block in _prefix_group_blocks(rows, kept, t1)
     ]
 
 
-def _paper_group_blocks(rows: Rows, kept: npt.NDArray[np.bool_], t1: float) -> list[Block]:
+def _prefix_group_blocks(rows: Rows, kept: npt.NDArray[np.bool_], t1: float) -> list[Block]:
     columns = dense_prefix(kept[rows], t1)
     full = len(rows) // ROW_MULTIPLE * ROW_MULTIPLE
     return [Block(part, columns) for part in (rows[:full], rows[full:]) if len(part)]

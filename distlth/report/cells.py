@@ -14,12 +14,20 @@ def result_cells(row: ResultRow) -> tuple[str, ...]:
     return (
         str(row.round),
         row.method,
-        percent(row.density),
+        _density(row),
         percent(row.top1),
         "" if row.vs_dense is None else points(row.vs_dense),
         percent(row.top5),
         duration(row.seconds),
     )
+
+
+def _density(row: ResultRow) -> str:
+    """Return the density, and how many layers keep nothing where there are any."""
+    if not row.empty_layers:
+        return percent(row.density)
+    layers = "1 layer" if row.empty_layers == 1 else f"{row.empty_layers} layers"
+    return f"{percent(row.density)} ({layers} empty)"
 
 
 def digest_cells(row: ResultRow) -> tuple[str, ...]:

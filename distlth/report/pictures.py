@@ -153,7 +153,11 @@ def _density_axis(axes: Axes, ticks: Sequence[float]) -> None:
 def _spread(densities: Sequence[float]) -> list[float]:
     """Return the densities that are far enough apart to be labelled on a logarithmic axis, densest first."""
     chosen: list[float] = []
-    for density in sorted(densities, reverse=True):
-        if not chosen or np.log(chosen[-1] / density) > np.log(max(densities) / min(densities)) / MOST_TICKS:
+    for density in sorted((each for each in densities if each > 0), reverse=True):
+        if (
+            not chosen
+            or np.log(chosen[-1] / density)
+            > np.log(max(densities) / min(filter(None, densities))) / MOST_TICKS
+        ):
             chosen.append(density)
     return chosen

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from distlth.files import append_json, exists
+from distlth.files import LOG_BYTES, append_json, exists, regular
 
 Event = Mapping[str, Any]
 
@@ -53,9 +53,9 @@ def read_events(log: Path, offset: int = 0) -> tuple[list[Event], int]:
     """
     if not exists(log):
         return [], offset
-    with open(log, "rb") as file:
+    with open(log, "rb", opener=regular) as file:
         file.seek(offset)
-        text = file.read()
+        text = file.read(LOG_BYTES)
     complete = text[: text.rfind(b"\n") + 1]
     events = [event for line in complete.splitlines() if (event := _parse(line))]
     return events, offset + len(complete)

@@ -56,7 +56,8 @@ class JobResult:
     """The result of a job that is done.
 
     `density`, `top1` and `top5` are fractions, `kept` and `total` count weights of prunable layers, `seconds`
-    is wall time, `finished` is seconds since the epoch, digests are hexadecimal.
+    is wall time, `finished` is seconds since the epoch, digests are hexadecimal,
+    `empty_layers` counts the prunable layers that keep no weight.
     """
 
     job: str
@@ -76,6 +77,7 @@ class JobResult:
     mask_digest: str
     weights_digest: str
     finished: float
+    empty_layers: int = 0
 
     def save(self, paths: JobPaths) -> None:
         """Mark the job as done. Everything else of the job must be on disk already."""

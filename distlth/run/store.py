@@ -16,7 +16,7 @@ from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import DataError, RunError
-from distlth.files import exists, replacing, write_text
+from distlth.files import exists, read_small, replacing, write_text
 from distlth.plan import plan
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, SeedPaths
@@ -79,7 +79,7 @@ def load_record(run: RunPaths) -> RunRecord:
     if not (exists(run.job_file) or run.root.is_dir()):
         raise RunError(f"{run.root}: no such run directory")
     try:
-        document = yaml.safe_load(run.job_file.read_text(encoding="utf8"))
+        document = yaml.safe_load(read_small(run.job_file))
         return RunRecord(
             parse_config(document["config"], source=str(run.job_file)),
             document["versions"],
@@ -89,7 +89,7 @@ def load_record(run: RunPaths) -> RunRecord:
         )
     except FileNotFoundError:
         raise RunError(f"{run.root}: not a run directory (it has no {run.job_file.name})") from None
-    except (yaml.YAMLError, KeyError, TypeError) as error:
+    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise RunError(f"{run.job_file}: damaged ({' '.join(str(error).split())})") from None
 
 

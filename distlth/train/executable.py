@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from distlth.config.schema import RunConfig
+from distlth.cores import loader_threads, num_cores
 from distlth.data.dataset import SPLITS, Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
@@ -54,10 +55,16 @@ class Executable:
     open_calibration: Callable[[], EvalLoader]
 
 
-def open_splits(config: RunConfig, dataset: Dataset) -> Splits:
+def open_splits(config: RunConfig, dataset: Dataset, device: torch.device) -> Splits:
     """Open the splits that a rank reads: once for all its jobs, whatever their seed and resolution."""
-    data = config.data
-    return {name: PackedSplit(dataset, name, threads=data.threads, cache=data.cache) for name in SPLITS}
+    threads, cache = num_loader_threads(config, device), config.data.cache
+    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in SPLITS}
+
+
+def num_loader_threads(config: RunConfig, device: torch.device) -> int:
+    """Return the loader threads of a rank: as asked, or from its share of the node's cores."""
+    share = num_cores() // config.cluster.ranks_per_node
+    return config.data.threads or loader_threads(share, device.type)
 
 
 def make_executable(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> Executable:
@@ -75,12 +82,19 @@ def make_executable(config: RunConfig, splits: Splits, world: World, key: Execut
 
 def _placed(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:
     """Return the model on its device, in its memory format."""
-    if config.train.sync_batch_norm and device.type == "cuda":
+    config.check_device(device.type)
+    if config.train.sync_batch_norm:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model.to(device)
     if config.train.channels_last:
         model.to(memory_format=torch.channels_last)
+    else:
+        model.register_forward_pre_hook(_contiguous)  # loaders give channels-last images
     return model
+
+
+def _contiguous(_: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(images.contiguous() for images in batch)
 
 
 def _settle(model: nn.Module, replicas: nn.Module, resolution: int, device: torch.device) -> None:

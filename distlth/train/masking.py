@@ -7,21 +7,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from distlth.models import Anatomy
+from distlth.models import Anatomy, removal
 from distlth.ticket import Ticket
 
 
 def parameter_masks(ticket: Ticket, anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return which entries of each named parameter train: bool tensors, for parameters that lose some."""
-    masks: dict[str, Tensor] = {}
-    norms = {conv.name: conv.batch_norm for conv in anatomy.convs}
-    for layer, kept in ticket.mask.items():
-        masks[f"{layer}.weight"] = kept
-        if ticket.remove_channels:
-            alive = ~ticket.mask.empty_channels(layer)
-            owners = [f"{layer}.bias", *(f"{norms[layer]}.{part}" for part in ("weight", "bias"))]
-            masks.update({name: alive for name in owners if name in parameters})
-    return {name: kept for name, kept in masks.items() if not bool(kept.all())}
+    masks = {f"{layer}.weight": kept for layer, kept in ticket.mask.items() if not bool(kept.all())}
+    if ticket.remove_channels:
+        found = removal(anatomy.graph, ticket.mask.layers)
+        masks.update({name: kept.reshape(parameters[name].shape) for name, kept in found.items()})
+    return masks
 
 
 class Masking:

@@ -11,6 +11,7 @@ from distlth.errors import DivergedError
 from distlth.files import tensors_digest
 from distlth.methods import Measurement
 from distlth.plan import Job
+from distlth.prune.mask import empty_layers
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress
 from distlth.ticket import Measured, Ticket
@@ -302,6 +303,7 @@ class Trainer:
             mask_digest=mask.digest(),
             weights_digest=digest,
             finished=time.time(),
+            empty_layers=len(empty_layers(mask)),
         )
 
     def progress(self) -> Progress:

@@ -19,13 +19,14 @@ class WarmRank:
     def __init__(self, config: RunConfig, dataset: Dataset, world: World) -> None:
         _set_determinism(config.train.deterministic)
         self.config, self.world = config, world
-        self._splits = open_splits(config, dataset)
+        self._splits = open_splits(config, dataset, world.device)
         self._last: Executable | None = None
 
     def executable(self, job: Job) -> Executable:
         """Return what a job trains on: the last one where it can share that, else a new one. Collective."""
         key = ExecutableKey.of(self.config, job)
         if self._last is None or self._last.key != key:
+            self._last = None  # first, or both would be on the device at once
             self._last = make_executable(self.config, self._splits, self.world, key)
         return self._last
 

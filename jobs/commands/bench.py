@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -74,10 +73,11 @@ def _machine() -> dict[str, Any]:
     """Return what the figures were measured on."""
     import torch
 
+    from distlth.cores import num_cores
     from distlth.run.store import library_versions
 
     return {
-        "cores": os.cpu_count(),
+        "cores": num_cores(),
         "cpu": platform.machine(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),

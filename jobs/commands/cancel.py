@@ -10,6 +10,7 @@ from distlth.errors import RunError
 from distlth.run.paths import RunPaths
 from distlth.run.submission import Standing, Submission, load_submission, record_cancelled
 from jobs.arguments import Commands, add_run, find_run
+from jobs.checks import writing
 
 
 def add(commands: Commands) -> None:
@@ -29,8 +30,9 @@ def _cancel(options: argparse.Namespace) -> int:
         raise RunError(f"{options.run}: was not submitted; end distlth run where it runs, by Ctrl-C")
     _check_can_be_cancelled(options, submission, standing)
     has_ended = cancel(submission)
-    record_cancelled(run, time.time())
     print(f"{submission}, which was {standing}: {_effect(submission, standing.state, has_ended)}")
+    with writing(run.submission):
+        record_cancelled(run, time.time())
     print(f"it stays cancelled; distlth resume {options.run} goes on")
     return 0
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from jobs.arguments import Commands
+from jobs.arguments import Commands, path_given
 
 DIFFERENT = 1
 
@@ -17,8 +16,8 @@ def add(commands: Commands) -> None:
         help="where two runs first differ",
         description="Say where two runs first differ. Exit code: 0 identical in what both have, 1 different.",
     )
-    parser.add_argument("first", type=Path, metavar="RUN_A", help="a run directory, finished or not")
-    parser.add_argument("second", type=Path, metavar="RUN_B", help="another one")
+    parser.add_argument("first", type=path_given, metavar="RUN_A", help="a run directory, finished or not")
+    parser.add_argument("second", type=path_given, metavar="RUN_B", help="another one")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(command=_compare)
 

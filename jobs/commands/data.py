@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import sys
 
-from jobs.arguments import Commands
+from jobs.arguments import Commands, path_given
 
 
 def add(commands: Commands) -> None:
@@ -20,8 +20,10 @@ def _add_build(actions: Commands) -> None:
     build = actions.add_parser(
         "build", help="pack a folder of images", description="Pack a folder of images."
     )
-    build.add_argument("source", type=Path, metavar="SOURCE", help="an ImageFolder or ImageNet tree")
-    build.add_argument("--out", type=Path, required=True, metavar="DIR")
+    build.add_argument(
+        "source", type=path_given, metavar="SOURCE", help="an ImageFolder, ImageNet or Tiny-ImageNet tree"
+    )
+    build.add_argument("--out", type=path_given, required=True, metavar="DIR")
     build.add_argument("--max-resolution", type=int, metavar="PIXELS", help="shrink longer sides to this")
     build.add_argument("--jpeg-quality", type=int, default=90, metavar="1..100")
     build.add_argument("--write-mode", choices=("smart", "jpg", "raw"), default="smart")
@@ -39,7 +41,7 @@ def _add_check(actions: Commands) -> None:
     check = actions.add_parser(
         "check", help="verify a built data set", description="Verify a built data set."
     )
-    check.add_argument("path", type=Path, metavar="DIR")
+    check.add_argument("path", type=path_given, metavar="DIR")
     check.set_defaults(command=_check)
 
 
@@ -58,9 +60,11 @@ def _build(options: argparse.Namespace) -> int:
     with progress_bar() as progress:
         dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
     train, val = dataset.split("train"), dataset.split("val")
-    print(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
+    _say(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
     for path, reason in dataset.skipped:
-        print(f"left out {path}: {reason}")
+        _say(f"left out {path}: {reason}")
+    for note in dataset.notes:
+        _say(note)
     return 0
 
 
@@ -70,7 +74,11 @@ def _check(options: argparse.Namespace) -> int:
 
     with progress_bar() as progress:
         report = check(options.path, progress=progress)
-    print(
-        f"{options.path}: {report.num_samples:,} images, {report.num_bytes:,} bytes: all as they were built"
-    )
+    _say(f"{options.path}: {report.num_samples:,} images, {report.num_bytes:,} bytes: all as they were built")
     return 0
+
+
+def _say(line: str) -> None:
+    """Print a line; characters that standard output cannot have, as those of odd file names, are escaped."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(line.encode(encoding, "backslashreplace").decode(encoding))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cluster.slurm.standing import find
 from distlth.errors import UserError
+from distlth.files import LOG_BYTES, regular
 from distlth.run.paths import RunPaths
 from distlth.run.submission import Submission, load_submission
 from jobs.arguments import Commands, add_run, add_runs, run_as_given
@@ -89,9 +90,9 @@ class _Tail:
     def more(self) -> bytes:
         """Return what was printed since the last call."""
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=regular) as file:
                 file.seek(self._offset)
-                text = file.read()
+                text = file.read(LOG_BYTES)
         except FileNotFoundError:
             return b""
         self._offset += len(text)

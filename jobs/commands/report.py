@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from jobs.arguments import Commands
+from jobs.arguments import Commands, path_given
 
 
 def add(commands: Commands) -> None:
@@ -13,7 +12,7 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser(
         "report", help="table and pictures of a run", description="Write a run's table and pictures again."
     )
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    parser.add_argument("run", type=path_given, metavar="RUN", help="a run directory")
     parser.set_defaults(command=_report)
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from jobs.arguments import Commands, add_allow_change, add_job_file
+
+if TYPE_CHECKING:
+    from distlth.config.schema import RunConfig
 
 
 def add(commands: Commands) -> None:
@@ -27,12 +31,22 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         from jobs.dry_run import show_plan
 
+        _check_device(config)
         show_plan(config)
         return 0
 
     from cluster.runtime.service import run
     from distlth.report.console import RunView
 
+    _check_device(config)
     with RunView() as view:
         view.summary(run(config, view.show, options.allow_change))
     return 0
+
+
+def _check_device(config: RunConfig) -> None:
+    """Raise ConfigError where this machine, by `cluster.device`, cannot train as the job file says."""
+    import torch
+
+    if config.cluster.device == "auto":
+        config.check_device("cuda" if torch.cuda.is_available() else "cpu")

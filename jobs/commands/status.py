@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from cluster.slurm.standing import find
 from distlth.errors import UserError
 from distlth.run.paths import RunPaths, runs_in
 from distlth.run.submission import Standing, Submission, load_submission
-from jobs.arguments import Commands, add_runs, run_as_given
+from jobs.arguments import Commands, add_runs, path_given, run_as_given
 from jobs.standings import Standings, standing_line
 
 
@@ -21,7 +20,11 @@ def add(commands: Commands) -> None:
         "status", help="where runs stand", description="Where a run stands, or all runs of a folder."
     )
     parser.add_argument(
-        "run", type=Path, nargs="?", metavar="RUN", help="a run directory, or its name; default: all runs"
+        "run",
+        type=path_given,
+        nargs="?",
+        metavar="RUN",
+        help="a run directory or its name; default: all",
     )
     add_runs(parser)
     parser.add_argument("--watch", action="store_true", help="show it again and again until nothing runs")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from distlth.errors import UserError
 from distlth.run.paths import RunPaths, runs_in
-from jobs.arguments import Commands, add_runs, find_run
+from jobs.arguments import Commands, add_runs, find_run, path_given
 
 
 def add(commands: Commands) -> None:
@@ -23,7 +23,7 @@ def add(commands: Commands) -> None:
         help="show the curves of runs",
         description="Start TensorBoard for some runs, or all of a folder, and say how to reach it.",
     )
-    parser.add_argument("runs_shown", type=Path, nargs="*", metavar="RUN", help="default: all runs")
+    parser.add_argument("runs_shown", type=path_given, nargs="*", metavar="RUN", help="default: all runs")
     add_runs(parser)
     parser.add_argument("--port", type=int, metavar="PORT", help="default: 6006, or the next free one")
     parser.add_argument("--host", default="localhost", help="where it listens; default: this machine alone")
@@ -41,7 +41,7 @@ def _tensorboard(options: argparse.Namespace) -> int:
     print(f"http://{options.host}:{port}  ({len(runs)} runs; Ctrl-C ends it)")
     print("from your own machine, through a tunnel:")
     print(f"  ssh -L {port}:localhost:{port} {getpass.getuser()}@{this_host()}", flush=True)
-    program = [sys.executable, "-m", "tensorboard.main"]
+    program = [sys.executable, "-P", "-m", "tensorboard.main"]
     os.execv(program[0], [*program, "--logdir", str(folder), "--port", str(port), "--host", options.host])
 
 

@@ -266,7 +266,7 @@ class TestHarness:
 
     def test_a_name_that_is_gone_is_an_error(self) -> None:
         with pytest.raises(AttributeError):
-            find(importlib.import_module("distlth.method"), "distlth.method:no_such_function")
+            find(importlib.import_module("distlth.imp"), "distlth.imp:no_such_function")
 
     def test_a_fault_that_does_not_fire_is_an_error(self, tmp_path: Path) -> None:
         with (

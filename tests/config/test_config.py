@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from distlth.config.documents import override, parse_yaml
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
+from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
+from jobs.dry_run import show_plan
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
 MINIMAL = {
@@ -35,13 +40,41 @@ def test_recipes_load(recipe: Path) -> None:
     assert load_config(recipe).name == recipe.stem
 
 
-def test_the_imagenet_recipe_is_the_papers() -> None:
-    config = load_config(RECIPES / "imagenet-resnet50.yaml")
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_come_to_a_plan(recipe: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    show_plan(load_config(recipe, [f"data.path={digits.path}"]))
+    assert "10/refill" in capsys.readouterr().out or recipe.stem == "quickstart"
+
+
+def test_a_recipe_says_what_it_follows() -> None:
+    for recipe in RECIPES.glob("*.yaml"):
+        head = recipe.read_text().split("name:")[0]
+        assert "arXiv 2202.04736" in head
+        assert all(line.startswith("# ") for line in head.splitlines())
+
+
+def test_the_recipe_of_the_code_is_the_codes() -> None:
+    config = load_config(RECIPES / "imagenet-resnet50-code.yaml")
     train, prune = config.train, config.prune
     assert (train.epochs, train.batch_size, train.lr, train.momentum) == (90, 1024, 0.4, 0.9)
-    assert (train.weight_decay, train.schedule.milestones) == (1e-4, (30, 60, 80))
-    assert train.schedule.warmup_epochs > 0
-    assert (prune.rate, prune.rewind_epoch, prune.rounds) == (0.2, 15, 10)
+    assert (train.weight_decay, train.decay_norm_and_bias) == (1e-4, True)
+    assert (train.schedule.milestones, train.schedule.warmup_epochs) == ((29, 59, 79), 4)
+    assert (train.sync_batch_norm, train.amp, train.label_smoothing) == (True, "off", 0)
+    assert (prune.rate, prune.rewind_epoch, prune.after_rewind, prune.scope) == (0.2, 15, "restart", "all")
+
+
+def test_the_recipe_of_the_paper_is_the_texts() -> None:
+    config = load_config(RECIPES / "imagenet-resnet50-paper.yaml")
+    train, prune = config.train, config.prune
+    assert (train.epochs, train.lr, train.momentum) == (95, 0.1, 0.9)
+    assert (train.weight_decay, train.decay_norm_and_bias) == (1e-4, True)
+    assert (train.schedule.name, train.schedule.milestones) == ("step", (30, 60))
+    assert (prune.rate, prune.rewind_epoch, prune.after_rewind) == (0.2, round(0.05 * 95), "continue")
+    refill, more, regroup = prune.branches
+    assert isinstance(refill, Refill)
+    assert (refill.count, refill.extra, refill.criterion, more.label) == ("ceil", 0, "magnitude", "refill+")
+    assert isinstance(regroup, Regroup)
+    assert regroup.columns == "algorithm3"
 
 
 def test_overrides_reach_every_depth(job: Path) -> None:
@@ -57,6 +90,47 @@ def test_overrides_reach_every_depth(job: Path) -> None:
 
 def test_numbers_in_scientific_notation_are_numbers(job: Path) -> None:
     assert load_config(job, ["train.weight_decay=1e-4"]).train.weight_decay == 1e-4
+
+
+WRITTEN = st.from_regex(
+    r"[0-9]{1,6}|0[ox][0-7]{1,4}|[0-9]{1,3}\.[0-9]{0,3}(e[0-9])?|[0-9]{1,2}:[0-9]{2}|[0-9]{4}-[01][0-9]-[0-3][0-9]"
+    r"|on|off|yes|no|y|n|inf|0b1",
+    fullmatch=True,
+)
+
+
+@given(WRITTEN)
+@settings(deadline=None, max_examples=50)
+def test_what_is_written_for_a_text_stays_that_text(text: str) -> None:
+    job = f"{yaml.safe_dump(MINIMAL)}cluster: {{slurm: {{account: {text}, extra: {{nice: {text}}}}}}}"
+    document = parse_yaml(job)
+    override(document, [f"cluster.slurm.comment={text}"])
+    config = parse_config(document, "x")
+    slurm = config.cluster.slurm
+    assert (slurm.account, slurm.comment, slurm.extra["nice"]) == (text, text, text)
+    assert parse_config(parse_yaml(config.to_yaml()), "x") == config
+
+
+def test_texts_that_look_like_numbers_and_the_words_off_and_none(job: Path) -> None:
+    asked = [
+        "name=20241126",
+        "train.amp=off",
+        "data.crop=none",
+        "cluster.slurm.time=0100",
+        "train.nesterov=off",
+    ]
+    config = load_config(job, [*asked, "prune.branches.1.name=007"])
+    assert (config.name, config.train.amp, config.data.crop) == ("20241126", "off", "none")
+    assert (config.cluster.slurm.minutes, config.train.nesterov) == (100, False)
+    assert config.prune.branches[1].label == "007"
+
+
+def test_a_section_that_is_given_twice_is_refused(job: Path) -> None:
+    job.write_text(job.read_text() + "train: {lr: 1}\n")
+    with pytest.raises(
+        ConfigError, match=r"job\.yaml: not valid YAML: train is given twice, in line \d+, .*keep one$"
+    ):
+        load_config(job)
 
 
 def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
@@ -77,7 +151,15 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("train.amp=bf61", ["train.amp:", "'off', 'bf16' or 'fp16'", "did you mean bf16?"]),
         ("prune.rate=1.5", ["prune.rate:", "less than 1", "got 1.5"]),
         ("prune.branches.0.method=refil", ["prune.branches.0.method:", "'refil'", "did you mean refill?"]),
-        ("prune.branches.1.extra=1", ["prune.branches.1.extra: unknown key", "allowed: columns, method"]),
+        (
+            "prune.branches.1.extra=1",
+            ["prune.branches.1.extra: unknown key", "allowed: columns, groups"],
+        ),
+        ("prune.branches.1.columns=paper", ["prune.branches.1.columns: 'paper' is called prefix now"]),
+        ("prune.branches.1.min_rows=1", ["prune.branches.1.min_rows:", "greater than or equal to 2, got 1"]),
+        ("prune.branches.1.t1=.inf", ["prune.branches.1.t1:", "finite number"]),
+        ("prune.branches.0.multiple=0", ["prune.branches.0.multiple:", "greater than or equal to 1, got 0"]),
+        ("prune.branches.0.count=floor", ["prune.branches.0.count:", "'ceil' or 'exact'"]),
         ("prune.branches.7.extra=1", ["'7' is not an index of a list of 2"]),
         ("prune.branches.1.name=refill", ["two branches are called 'refill'"]),
         ("prune.branches=[{method: refill, rounds: [3]}]", ["round 3 is not in 1..2"]),
@@ -87,6 +169,12 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("cluster.workers=3", ["train.batch_size: 8 is global", "cluster.workers = 3", "use 6 or 9"]),
         ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
         ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),
+        ("train.schedule.gamma=0.2", ["gamma belongs to name: step, not to cosine"]),
+        ("train.schedule.name=step", ["name: step needs milestones"]),
+        (
+            "train.sync_batch_norm=true cluster.device=cpu",
+            ["sync_batch_norm: ", "device: cpu"],
+        ),
         ("train.schedule.warmup_epochs=4", ["schedule.warmup_epochs (4) must be below epochs (4)"]),
         ("name=../up", ["name:", "pattern"]),
         ("name=a..b", ["name: must not contain '..'"]),
@@ -94,6 +182,9 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("train.epochs", ["expected key=value"]),
         ("train.epochs=[", ["not valid YAML"]),
         ("data=null", ["data:"]),
+        ("train={epochs: 3, epochs: 4}", ["epochs is given twice", "column 2 and line 1, column 13"]),
+        ("train.lr=.inf", ["train.lr:", "finite number"]),
+        ("cluster.slurm.account=true", ["cluster.slurm.account:", "got True; put a word", "in quotes"]),
     ],
 )
 def test_a_mistake_gets_one_line(job: Path, override: str, words: list[str]) -> None:

@@ -20,6 +20,7 @@ from distlth.run.store import open_run
 from tests import small_job
 from tests.chaos.harness import Chaos, command, events
 from tests.small_run import run, small_run
+from tests.users import as_ordinary_user
 
 
 @pytest.fixture
@@ -61,6 +62,71 @@ def test_a_file_that_changes_while_it_is_read_is_named(
     named = rf"{split}\.beton: was cut, replaced or changed while it was read, before sample \d+; put"
     with pytest.raises(DataError, match=named):
         train(config, data, RunPaths(tmp_path / "run"), lambda: harm(data.file(split)))
+
+
+def touch(path: Path) -> None:
+    os.utime(path)
+
+
+def copy_back(path: Path) -> None:
+    shutil.copy(path, path.with_name("other"))
+    os.replace(path.with_name("other"), path)
+
+
+@pytest.mark.parametrize(("cache", "harmless"), [("os", touch), ("process", copy_back)])
+def test_a_new_time_of_change_alone_ends_nothing(
+    quickstart: Path,
+    data: Dataset,
+    tmp_path: Path,
+    harmless: Callable[[Path], None],
+    cache: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    config = config_of(quickstart, data, f"data.cache={cache}", "train.epochs=2")
+    train(config, data, RunPaths(tmp_path / "run"), lambda: harmless(data.file("train")))
+    assert caplog.messages == [
+        f"{data.file('train')}: its time of change is new, its size and index are not:"
+        " reading it on, with checksums"
+    ]
+
+
+def test_images_that_change_under_the_same_index_are_named(
+    quickstart: Path, data: Dataset, tmp_path: Path
+) -> None:
+    def change_pixels() -> None:
+        path = data.file("train")
+        index = read_beton(path, 10)
+        with open(path, "r+b") as file:
+            file.seek(int(index.offsets.min()))
+            file.write(bytes(int((index.offsets + index.lengths).max() - index.offsets.min())))
+
+    with pytest.raises(
+        DataError, match=r"train\.beton: was cut, replaced or changed .* before sample \d+; put"
+    ):
+        train(config_of(quickstart, data), data, RunPaths(tmp_path / "run"), change_pixels)
+
+
+def test_a_file_that_may_not_be_read_is_named_at_once(open_path: Path, data: Dataset) -> None:
+    shutil.copytree(data.path, open_path / "data")
+    dataset = Dataset.load(open_path / "data")
+    dataset.file("val").chmod(0)
+    named = r"val\.beton: cannot be read \(Permission denied\)"
+    with as_ordinary_user():
+        for read in (Dataset.load, lambda path: read_beton(path / "val.beton", 10)):
+            with pytest.raises(DataError, match=named):
+                read(open_path / "data")
+    dataset.path.chmod(0)
+    named = r"data/dataset\.json: cannot be read \(Permission denied\)"
+    with as_ordinary_user(), pytest.raises(DataError, match=named):
+        Dataset.load(dataset.path)
+
+
+def test_no_file_that_is_not_a_regular_one_is_opened(data: Dataset) -> None:
+    for file in (data.file("train"), data.path / "dataset.json"):
+        file.unlink()
+        os.mkfifo(file)
+        with pytest.raises(DataError, match=rf"{file}: cannot be read \(not a regular file\)"):
+            Dataset.load(data.path)
 
 
 def set_label(path: Path, sample: int, label: int) -> None:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import io
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -11,18 +16,22 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
 from distlth.data.beton import read_beton
 from distlth.data.dataset import MANIFEST, Dataset
-from distlth.data.layouts.folders import scan
+from distlth.data.layouts import scan
+from distlth.data.layouts.base import Sample
 from distlth.data.pack.build import BuildOptions, build
 from distlth.data.pack.check import check
-from distlth.data.pack.writer import read_image
+from distlth.data.pack.image import Pixels, read_image
 from distlth.errors import DataError
+from jobs.cli import main
 from tests.data.fixtures import image_folder, picture, small_dataset
+from tests.users import as_ordinary_user
 
 ONE_WORKER = BuildOptions(workers=1)
 
@@ -118,6 +127,10 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
 # Conversion
 
 
+def pixels_of(path: Path, max_side: int | None) -> Pixels:
+    return read_image(Sample(path, 0), max_side).pixels
+
+
 def test_all_kinds_of_pixels_become_rgb(tmp_path: Path) -> None:
     picture(12, 10, 0).convert("CMYK").save(tmp_path / "cmyk.jpg", quality=95)
     picture(12, 10, 0).convert("L").save(tmp_path / "grey.jpg", quality=95)
@@ -127,19 +140,19 @@ def test_all_kinds_of_pixels_become_rgb(tmp_path: Path) -> None:
     Image.fromarray(deep).save(tmp_path / "deep.png")
     original = np.asarray(picture(12, 10, 0)).astype(int)
     for name, tolerance in (("cmyk.jpg", 40), ("alpha.png", 0), ("palette.png", 40)):
-        pixels = read_image(tmp_path / name, None)
+        pixels = pixels_of(tmp_path / name, None)
         assert pixels.shape == (12, 10, 3)
         assert np.abs(pixels - original).mean() <= tolerance
     for name in ("grey.jpg", "deep.png"):
-        pixels = read_image(tmp_path / name, None)
+        pixels = pixels_of(tmp_path / name, None)
         assert (pixels == pixels[:, :, :1]).all()
-    assert (read_image(tmp_path / "deep.png", None)[:, :, 0] == deep >> 8).all()
+    assert (pixels_of(tmp_path / "deep.png", None)[:, :, 0] == deep >> 8).all()
 
 
 def test_the_longer_side_is_reduced(tmp_path: Path) -> None:
     picture(40, 100, 0).save(tmp_path / "wide.png")
-    assert read_image(tmp_path / "wide.png", 50).shape == (20, 50, 3)
-    assert read_image(tmp_path / "wide.png", 200).shape == (40, 100, 3)
+    assert pixels_of(tmp_path / "wide.png", 50).shape == (20, 50, 3)
+    assert pixels_of(tmp_path / "wide.png", 200).shape == (40, 100, 3)
 
 
 # Building
@@ -319,6 +332,140 @@ def test_a_killed_worker_stops_the_build(images: Path, tmp_path: Path) -> None:
     _, errors = process.communicate(timeout=20)
     assert process.returncode != 0
     assert "a worker process was killed by signal 9" in errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_file_system_lock_is_needed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS without a lock daemon, and some FUSE file systems, have none."""
+
+    def refuse(*_arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    for name in ("flock", "lockf", "fcntl"):
+        monkeypatch.setattr(fcntl, name, refuse)
+    build(images, tmp_path / "built", ONE_WORKER)
+    assert [path.name for path in tmp_path.iterdir()] == ["built"]
+
+
+def test_a_build_that_stood_still_leaves_the_place_to_the_next(images: Path, tmp_path: Path) -> None:
+    """Stopped for so long that its lock was stale: it neither finishes nor disturbs the one that follows."""
+    out, lock = tmp_path / "built", tmp_path / ".built.lock"
+    process = start_slow_build(images, out)
+    for stopped in (process.pid, *children(process.pid)):
+        os.kill(stopped, signal.SIGSTOP)
+    os.utime(lock, (0, 0))
+    built = build(images, out, ONE_WORKER)
+    for stopped in (*children(process.pid), process.pid):
+        os.kill(stopped, signal.SIGCONT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert "DataError" in errors
+    assert [path.name for path in tmp_path.iterdir()] == ["built"]
+    assert check(out).dataset == built
+
+
+# What looks wrong
+
+
+def deep(path: Path, values: np.ndarray) -> None:
+    """Write 16-bit pixels; PIL writes no colours of that depth."""
+    cv2.imwrite(str(path), values.astype(np.uint16))
+
+
+def test_values_of_less_than_16_bits_are_scaled_alike_in_all_images(tmp_path: Path) -> None:
+    """Values of 8 bits in PNGs of 16 came out black."""
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 200, (4, 2, 6, 5, 3))
+    pixels[0, 0, 0, 0] = 255
+    for number, (colour, grey_level) in enumerate(pixels):
+        for name in ("a", "b"):
+            (tmp_path / "images" / name).mkdir(parents=True, exist_ok=True)
+        deep(tmp_path / "images" / "a" / f"{number}.png", colour[..., ::-1])
+        deep(tmp_path / "images" / "b" / f"{number}.tif", grey_level[..., 0])
+    built = build(tmp_path / "images", tmp_path / "built", BuildOptions(workers=2, write_mode="raw"))
+    beton, stored = read_beton(built.file("train"), 2), np.fromfile(built.file("train"), np.uint8)
+    found = [stored[begin : begin + 90].reshape(6, 5, 3) for begin in beton.offsets]
+    source = scan(tmp_path / "images")
+    for sample, image in zip(source.train, found, strict=True):
+        number = int(sample.path.stem)
+        expected = pixels[number, 0] if sample.label == 0 else pixels[number, 1, ..., :1]
+        assert (image == expected).all()
+    assert built.notes[1:] == (
+        "warning: the images with 16 bits a value use 8 of them at most; values were scaled by that",
+    )
+
+
+def test_true_16_bit_colours_keep_their_upper_8_bits(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 65_536, (6, 5, 3))
+    deep(tmp_path / "deep.png", values)
+    assert (pixels_of(tmp_path / "deep.png", None) == values[..., ::-1] >> 8).all()
+
+
+def test_images_of_one_colour_and_images_that_come_twice_are_warned_of(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        image_folder(tmp_path / split, classes=2, per_class=3)
+    for number in range(3):
+        (tmp_path / "val" / "class1" / f"00{number}.jpg").unlink()
+    grey(tmp_path / "train" / "class1" / "black.png", 0)
+    grey(tmp_path / "val" / "class1" / "white.png", 255)
+    shutil.copy(tmp_path / "train" / "class0" / "000.jpg", tmp_path / "train" / "class1" / "same.jpg")
+    first = build(tmp_path, tmp_path / "built", ONE_WORKER).notes[-3:]
+    assert [note.partition(": ")[2].partition(":")[0] for note in first] == [
+        "2 images are of one colour",
+        "3 images of val are also in train",
+        "3 images are in more than one class",
+    ]
+    assert f"{tmp_path / 'train' / 'class1' / 'black.png'}" in first[0]
+
+
+# The command
+
+
+def test_what_a_build_says_fits_any_terminal(images: Path, tmp_path: Path) -> None:
+    source, said = tmp_path / "images", io.TextIOWrapper(io.BytesIO(), "ascii")
+    shutil.copytree(images, source)
+    odd = os.fsencode(source / "class0") + b"/ol\xe9.png"
+    Path(os.fsdecode(odd)).write_text("no image")
+    (source / "notes.txt").write_text("")
+    with contextlib.redirect_stdout(said):
+        arguments = ["data", "build", str(source), "--out", str(tmp_path / "gebäude"), "--skip-broken"]
+        assert main([*arguments, "--workers", "1"]) == 0
+    said.seek(0)
+    *_, first, left_out, layout, passed = said.read().splitlines()
+    assert first == f"{tmp_path}/geb\\xe4ude: 21 + 3 images of 3 classes"
+    assert left_out == f"left out {source}/class0/ol\\xe9.png: not an image of a kind that Pillow reads"
+    assert layout == "layout: class folders; val is drawn from them, 0.1 of each class"
+    assert passed == "passed over 1 file: 1 .txt"
+
+
+@pytest.mark.parametrize("place", ["locked", "locked/below", "file/below", "x" * 300])
+def test_a_target_that_cannot_be_written_is_one_line(
+    images: Path, open_path: Path, place: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(images, open_path / "images")
+    (open_path / "locked").mkdir(mode=0o500)
+    (open_path / "file").touch()
+    with as_ordinary_user():
+        code = main(["data", "build", str(open_path / "images"), "--out", str(open_path / place / "out")])
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: {open_path / place}")
+    assert sorted(path.name for path in open_path.iterdir()) == ["file", "images", "locked"]
+
+
+def test_a_target_that_is_full_is_one_line(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The limit on a file's size stands for a full disk: it, too, cuts a write short, within FFCV's page."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (9 << 20, before[1]))
+    try:
+        code = main(["data", "build", str(images), "--out", str(tmp_path / "built"), "--workers", "1"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert said.startswith(f"error: {tmp_path / 'built'}: cannot be built ([Errno 28] No space left")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from distlth.data.beton import read_beton
 from distlth.data.dataset import Dataset
-from distlth.data.layouts.folders import scan
+from distlth.data.layouts import scan
 from distlth.data.load import decode
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order

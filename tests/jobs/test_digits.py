@@ -3,9 +3,10 @@
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
-from jobs.digits import write_digits
+from jobs.digits import main, write_digits
 
 
 def test_the_split_is_whole_stratified_and_repeatable(tmp_path: Path) -> None:
@@ -33,3 +34,22 @@ def test_images_are_rgb_of_the_asked_size_and_use_the_full_range(tmp_path: Path)
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert write_digits(tmp_path) == 0
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["file/digits"], "file/digits: cannot be written ([Errno 17] File exists: "),
+        (["digits", "--num-val", "9"], "size 16, num-val 9: expected at least 1 pixel, 10..1787 images"),
+        (["digits", "--size", "0"], "size 0, num-val 360: expected at least 1 pixel"),
+    ],
+)
+def test_what_cannot_be_written_is_one_line(
+    tmp_path: Path, more: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main([str(tmp_path / more[0]), *more[1:]]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert said.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

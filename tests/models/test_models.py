@@ -1,4 +1,4 @@
-"""The networks: known sizes and costs, BatchNorm pairing, same bits from the same seed, clear refusals."""
+"""The networks: known sizes and costs, same bits from the same seed, clear refusals."""
 
 import pytest
 import torch
@@ -6,8 +6,6 @@ from torch import nn
 
 from distlth.errors import ConfigError
 from distlth.models import anatomy, build, prunable
-
-EVERY_CONV_NORMALISED = ["resnet20", "resnet18", "resnet50", "vgg16_bn", "mobilenet_v2"]
 
 
 @pytest.mark.parametrize(
@@ -33,30 +31,6 @@ def test_cifar_stem_keeps_the_resolution() -> None:
     assert network.macs == 555_422_720
     assert network.convs[0].weight_shape == (64, 3, 3, 3)
     assert [conv.output_size[0] for conv in network.convs if conv.name.endswith("0.conv2")] == [32, 16, 8, 4]
-
-
-@pytest.mark.parametrize("name", EVERY_CONV_NORMALISED)
-def test_every_convolution_finds_its_batch_norm(name: str) -> None:
-    model = build(name, 10, seed=0)
-    convs = anatomy(model, 64).convs
-    norms = [conv.batch_norm for conv in convs]
-    assert None not in norms
-    assert len(set(norms)) == sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    widths = {name: module.num_features for name, module in _batch_norms(model)}
-    assert [widths[conv.batch_norm or ""] for conv in convs] == [conv.weight_shape[0] for conv in convs]
-
-
-def test_batch_norms_are_paired_by_what_flows_into_them() -> None:
-    pairs = {conv.name: conv.batch_norm for conv in anatomy(build("resnet50", 10, seed=0), 64).convs}
-    assert pairs["conv1"] == "bn1"
-    assert pairs["layer3.2.conv3"] == "layer3.2.bn3"
-    assert pairs["layer2.0.downsample.0"] == "layer2.0.downsample.1"
-
-
-def test_a_convolution_whose_output_is_joined_first_has_no_batch_norm() -> None:
-    pairs = {conv.name: conv.batch_norm for conv in anatomy(build("densenet121", 10, seed=0), 64).convs}
-    assert pairs["features.denseblock1.denselayer1.conv1"] == "features.denseblock1.denselayer1.norm2"
-    assert pairs["features.denseblock1.denselayer1.conv2"] is None
 
 
 def test_activation_bytes_count_each_saved_storage_once() -> None:
@@ -139,7 +113,3 @@ def test_impossible_requests_are_refused_by_name() -> None:
         build("resnet20", 0, seed=0)
     with pytest.raises(ConfigError, match="does not accept 16x16 images"):
         anatomy(build("alexnet", 10, seed=0), 16)
-
-
-def _batch_norms(model: nn.Module) -> list[tuple[str, nn.BatchNorm2d]]:
-    return [(name, module) for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]

@@ -1,15 +1,16 @@
 """Refill: whole channels, exactly as many as planned, best first."""
 
-from fractions import Fraction
-from math import floor
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from distlth.methods import Source
+from distlth.methods.refill import Refill
+from distlth.prune.channel_counts import num_channels
 from distlth.prune.mask import Mask
-from distlth.prune.refill import CRITERIA, channel_scores, num_channels, refill
+from distlth.prune.refill import CRITERIA, channel_scores, refill
+from distlth.ticket import Trained
 
 Layer = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 EXTRAS = st.integers(0, 20).map(lambda twentieths: twentieths / 20)
@@ -52,34 +53,29 @@ def test_keeps_exactly_the_best_channels_whole(layer: Layer, criterion: str, ext
 
 
 @settings(deadline=None)
-@given(st.integers(1, 300), st.integers(1, 300), EXTRAS, st.data())
-def test_number_of_channels_is_exact(channels: int, fan_in: int, extra: float, data: st.DataObject) -> None:
-    kept = data.draw(st.integers(0, channels * fan_in))
-    equivalent, share = Fraction(kept, fan_in), Fraction(round(extra * 20), 20)
-    exact = floor(equivalent + (channels - equivalent) * share)
-    assert num_channels(kept, (channels, fan_in), extra) == max(1, exact)
-
-
-@settings(deadline=None)
-@given(st.integers(1, 200), st.integers(1, 200), st.data())
-def test_whole_channels_are_never_rounded_down(channels: int, fan_in: int, data: st.DataObject) -> None:
-    whole = data.draw(st.integers(1, channels))
-    assert num_channels(whole * fan_in, (channels, fan_in), 0.0) == whole
-    assert num_channels(0, (channels, fan_in), 1.0) == channels
-
-
-def test_extra_counts_as_the_decimal_it_prints_as() -> None:
-    assert num_channels(0, (10, 9), 0.3) == 3
-    assert num_channels(0, (1000, 9), 0.001) == 1
-    assert num_channels(45, (10, 9), 0.1) == 5
-
-
-@settings(deadline=None)
 @given(layers())
-def test_refill_without_extra_stays_within_the_density(layer: Layer) -> None:
+def test_refill_without_extra_is_above_the_density_by_less_than_a_channel(layer: Layer) -> None:
     weight, kept, _ = layer
     refilled = refill(Mask({"a": kept}), {"a": weight})
-    assert refilled.kept <= max(int(kept.sum()), kept[0].numel())
+    assert 0 <= refilled.kept - int(kept.sum()) < kept[0].numel() or not kept.any()
+
+
+def test_the_options_of_a_branch_reach_the_mask() -> None:
+    mask = Mask({name: torch.arange(36).reshape(4, 9) < kept for name, kept in (("a", 19), ("b", 14))})
+    trained = Trained(mask, {name: torch.ones(4, 9) for name in mask})
+
+    def counts(density: float = mask.density, **options: object) -> list[int]:
+        made = Refill.model_validate({"method": "refill", **options}).make(
+            Source(mask, trained, round(density * mask.total), 0)
+        )
+        return [int(kept.any(dim=1).sum()) for _, kept in made.mask.items()]
+
+    assert counts() == [3, 2]
+    assert counts(count="exact") == [2, 1]  # 33 weights are 3 channels and 6
+    assert counts(count="exact", density=0.5) == [2, 2]  # the plan's 36, of which b's share is 1.7 channels
+    assert counts(multiple=2) == [2, 2]  # 45 weights
+    assert counts(multiple=4) == [4, 4]  # no layer gets 0
+    assert counts(extra=0.5) == [3, 3]
 
 
 def test_channel_scores_of_each_criterion() -> None:
@@ -110,15 +106,9 @@ def test_every_layer_is_scored_by_its_own_activations() -> None:
         ({"criterion": "l1", "activations": {}}, "layer missing: a"),
         ({"criterion": "l1", "activations": {"a": torch.ones(3)}}, r"shape \(3,\), expected \(2,\)"),
         ({"criterion": "l1", "activations": {"a": torch.full((2,), float("nan"))}}, "NaN or infinite"),
-        ({"extra": 1.1}, "extra must be from 0 to 1"),
-        ({"extra": float("nan")}, "extra must be from 0 to 1"),
+        ({"count": "floor"}, "unknown channel count 'floor'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         refill(Mask.dense({"a": (2, 2)}), {"a": torch.ones(2, 2)}, **options)  # type: ignore[arg-type]
-
-
-def test_more_weights_than_the_layer_has_are_refused() -> None:
-    with pytest.raises(ValueError, match="cannot keep 5 weights"):
-        num_channels(5, (2, 2), 0.0)

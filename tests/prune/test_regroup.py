@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from distlth.methods import Source
 from distlth.methods.regroup import Regroup
+from distlth.prune.algorithm3 import Thresholds, algorithm3_blocks
 from distlth.prune.blocks import Block, row_order
 from distlth.prune.columns import budget_pairs, dense_prefix, group_sums
 from distlth.prune.exchange import exchange_rows
@@ -66,7 +67,7 @@ def times_covered(blocks: tuple[Block, ...], mask: torch.Tensor) -> npt.NDArray[
 @given(layers(), st.sampled_from(COLUMN_CHOICES))
 def test_every_kept_cell_is_in_exactly_one_block(layer: Layer, columns: str) -> None:
     weight, mask = layer
-    result = regroup_layer(weight, mask, columns=columns)
+    result = regroup_layer(weight, mask, columns=columns, thresholds=Thresholds(3, 2, 4, 3))
     if result.reason is not None:
         assert torch.equal(result.mask, mask)
         assert result.blocks == ()
@@ -131,7 +132,7 @@ def test_dense_prefix_against_the_rule_spelled_out(rows: int, columns: int, t1: 
     assert dense_prefix(kept, t1).tolist() == sorted(order[:i])
 
 
-def test_paper_blocks_follow_from_the_partition() -> None:
+def test_prefix_blocks_follow_from_the_partition() -> None:
     weight, mask = layer_of((400, 8, 3, 3), 0.3, seed=1)
     kept = mask.numpy().reshape(400, -1)
     labels = partition_rows(kept, 8)
@@ -140,10 +141,66 @@ def test_paper_blocks_follow_from_the_partition() -> None:
         rows = np.flatnonzero(labels == group)
         heights += [32, len(rows) - 32]
         expected[np.ix_(rows, dense_prefix(kept[rows], 1.5))] = True
-    result = regroup_layer(weight, mask, columns="paper")
+    result = regroup_layer(weight, mask, columns="prefix")
     assert np.array_equal(result.mask.numpy().reshape(400, -1), expected)
     assert [len(block.rows) for block in result.blocks] == heights
-    assert regroup_layer(weight, mask, columns="paper", t1=0.5).mask.sum() < result.mask.sum()
+    assert regroup_layer(weight, mask, columns="prefix", t1=0.5).mask.sum() < result.mask.sum()
+
+
+# Rows 0 and 1 share four columns, and so do 2 and 3; across, rows 1 and 2 share three, and so do 0 and 3.
+CROSSED = np.array(
+    [
+        [1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 0],
+        [1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 1],
+        [0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1, 1, 1, 0],
+    ],
+    dtype=np.bool_,
+)
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "expected"),
+    [
+        # One partition gives the first two blocks, the next those across; a column kept once is dropped.
+        (
+            (2, 2, 2, 3),
+            [([0, 1], 0, 4), ([2, 3], 4, 8), ([0, 3], 11, 14), ([1, 2], 8, 11)],
+        ),
+        ((2, 2, 2, 4), [([0, 1], 0, 4), ([2, 3], 4, 8)]),  # three columns are too few (b2)
+        ((2, 2, 2, 5), []),
+        ((2, 3, 2, 1), []),  # no column of a group has three weights (t2)
+        ((2, 2, 3, 1), []),  # no group has three rows (b1)
+        ((4, 1, 1, 1), [([0], -1, 0), ([1], -1, 0), ([2], -1, 0), ([3], -1, 0)]),  # each row by itself
+        ((1, 2, 4, 14), [([0, 1, 2, 3], 0, 14)]),  # one group
+    ],
+)
+def test_algorithm_3_by_hand(
+    thresholds: tuple[int, int, int, int], expected: list[tuple[list[int], int, int]]
+) -> None:
+    found = [
+        (block.rows.tolist(), block.columns.tolist())
+        for block in algorithm3_blocks(CROSSED, Thresholds(*thresholds))
+    ]
+    by_hand = [
+        (rows, np.flatnonzero(CROSSED[rows[0]]).tolist() if first < 0 else list(range(first, end)))
+        for rows, first, end in expected
+    ]
+    assert sorted(found) == sorted(by_hand)
+
+
+def test_algorithm_3_keeps_nothing_outside_its_blocks() -> None:
+    weight, mask = layer_of((64, 8, 3, 3), 0.5, seed=2)
+    result = regroup_layer(weight, mask, columns="algorithm3", thresholds=Thresholds(2, 16, 16, 8))
+    assert result.blocks
+    assert int(result.mask.sum()) == sum(block.num_cells for block in result.blocks)
+    nothing = regroup_layer(weight, mask, columns="algorithm3", thresholds=Thresholds(8, 8, 16, 8))
+    assert nothing.reason == "the partition gave no block of 16 rows or more"
+
+
+def test_thresholds_below_one_are_refused() -> None:
+    with pytest.raises(ValueError, match="min_kept must be at least 1, not 0"):
+        Thresholds(min_kept=0)
 
 
 @pytest.mark.parametrize(("num_groups", "height"), [(2, 8), (4, 16), (4, 32), (12, 32)])
@@ -212,7 +269,7 @@ def test_small_layers_are_grouped_too() -> None:
     heights = {}
     for num_rows in (16, 32, 64, 128):
         weight, mask = layer_of((num_rows, 16, 3, 3), 0.3, seed=0)
-        for columns in COLUMN_CHOICES:
+        for columns in ("budget", "prefix"):
             assert regroup_layer(weight, mask, columns=columns).reason is None
         heights[num_rows] = {len(block.rows) for block in regroup_layer(weight, mask).blocks}
     assert heights == {16: {8}, 32: {16}, 64: {16}, 128: {32}}
@@ -224,7 +281,7 @@ def test_small_layers_are_grouped_too() -> None:
         ((64, 1, 3, 3), 0.5, "budget", "depthwise"),
         ((64, 8, 3, 3), 0.0, "budget", "keeps no weights"),
         ((7, 8, 3, 3), 0.5, "budget", "only 7 rows keep any weights, a group needs 8"),
-        ((15, 8, 3, 3), 0.9, "paper", "only 15 rows keep any weights, a group needs 16"),
+        ((15, 8, 3, 3), 0.9, "prefix", "only 15 rows keep any weights, a group needs 16"),
     ],
 )
 def test_layers_that_cannot_be_grouped_say_why(
@@ -249,18 +306,20 @@ def test_network_is_regrouped_layer_by_layer_and_reports_the_rest() -> None:
 
 
 def digests(threads: int) -> list[str]:
-    """The regrouped digests of a small network, for both column choices and again for the first."""
+    """The regrouped digests of a small network, for each column choice and again for the first."""
     generator = torch.Generator().manual_seed(0)
     shapes = {"a": (16, 3, 3, 3), "b": (128, 20, 3, 3), "c": (256, 100, 1, 1)}
     weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
     return [
         Mask(
             {
-                name: regroup_layer(weight, weight.abs() > 0.9, columns=columns, threads=threads).mask
-                for name, weight in weights.items()
+                name: regroup_layer(
+                    weights[name], weights[name].abs() > 0.9, columns=columns, threads=threads
+                ).mask
+                for name in layers
             }
         ).digest()
-        for columns in ("budget", "paper", "budget")
+        for columns, layers in (("budget", "abc"), ("prefix", "abc"), ("algorithm3", "ab"), ("budget", "abc"))
     ]
 
 
@@ -275,7 +334,8 @@ def test_result_is_the_same_on_every_call_and_for_any_number_of_threads() -> Non
     )
     here = digests(1)
     assert here == digests(2) == fresh.stdout.split()
-    assert here[0] == here[2] != here[1]
+    assert here[0] == here[3]
+    assert len(set(here)) == 3
 
 
 def test_partition_puts_equal_rows_together_whatever_the_sample() -> None:
@@ -303,9 +363,10 @@ def test_blocks_of_unclean_indices_are_refused(indices: list[float]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": "rows"}, "unknown column choice 'rows'; known: budget, paper"),
+        ({"columns": "rows"}, "unknown column choice 'rows'; known: budget, algorithm3, prefix"),
         ({"min_rows": 1}, "min_rows must be at least 2"),
         ({"t1": 0.0}, "t1 must be positive"),
+        ({"t1": float("inf")}, "t1 must be positive and finite"),
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )

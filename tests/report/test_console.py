@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,15 @@ def test_results_table() -> None:
     table = cells(results_table(results))
     assert ["0", "imp", "100.00%", "90.00%", "99.00%", "1:15"] in table
     assert ["1", "refill", "78.90%", "88.50%", "-1.50", "99.00%", "8.0 s"] in table
+
+
+def test_layers_that_keep_nothing_are_marked() -> None:
+    emptied = [
+        replace(make_result("01", 0.1), empty_layers=1),
+        replace(make_result("02", 0.01), empty_layers=3),
+    ]
+    table = cells(results_table(derive(make_result("00"), *emptied)))
+    assert [row[2] for row in table if row[0] in "12"] == ["10.00% (1 layer empty)", "1.00% (3 layers empty)"]
 
 
 def test_plan_and_layers_add_up() -> None:

@@ -77,7 +77,7 @@ def test_what_a_killed_process_held_is_taken_over_at_once(path: Path) -> None:
 def test_a_holder_that_was_silent_too_long_notices_and_leaves_the_run_alone(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("distlth.run.lock.HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr("distlth.lock.HEARTBEAT_SECONDS", 0.5)
     with hold(path, 60) as mine:
         os.utime(path, (0, 0))
         with hold(path, 60) as other:
@@ -92,7 +92,7 @@ def test_a_holder_that_was_silent_too_long_notices_and_leaves_the_run_alone(
 
 
 def test_the_heart_beats(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("distlth.run.lock.HEARTBEAT_SECONDS", 0.02)
+    monkeypatch.setattr("distlth.lock.HEARTBEAT_SECONDS", 0.02)
     with hold(path, 60):
         os.utime(path, (0, 0))
         deadline = time.monotonic() + 10

@@ -13,8 +13,8 @@ import torch
 from distlth.data.dataset import Dataset
 from distlth.facts.status import read_status
 from distlth.files import load_tensors
+from distlth.prune.channel_counts import num_channels
 from distlth.prune.magnitude import planned_kept
-from distlth.prune.refill import num_channels
 from distlth.run.paths import RunPaths
 from distlth.run.results import load_metrics
 from distlth.run.tickets import load_structured

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 from cluster.runtime.allocation import Allocation
 from cluster.runtime.placement import fewest_nodes, ranks_per_node, sized
 from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
+from cluster.runtime.session import LOOPBACK, environment, network
 from cluster.slurm.attempts import check_progress
 from cluster.slurm.order import Order
 from cluster.slurm.worker_node import own_address
@@ -139,6 +142,28 @@ class TestProgress:
             paths.checkpoint("00", step).touch()
             check_progress(config, paths, "7")
         assert run_progress(paths, plan(config)) == "0 of 10 jobs are done, job 00 from step 3"
+
+
+class TestNetwork:
+    def test_between_nodes_nccl_is_left_alone(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        """SLURM starts tasks over Ethernet; NCCL would leave InfiniBand unused."""
+        for name in [name for name in os.environ if name.startswith(("NCCL_", "GLOO_"))]:
+            monkeypatch.delenv(name)
+        (outer,) = {
+            one.address
+            for name, found in psutil.net_if_addrs().items()
+            for one in found
+            if name != "lo" and one.family == socket.AF_INET
+        } or {LOOPBACK}
+        if outer != LOOPBACK:
+            settings = environment(tmp_path, outer, alone=False)
+            assert settings["GLOO_SOCKET_IFNAME"] != "lo"
+            assert "NCCL_SOCKET_IFNAME" not in settings
+        assert environment(tmp_path)["NCCL_SOCKET_IFNAME"] == "lo"
+        monkeypatch.setenv("NCCL_SOCKET_IFNAME", "ib0")
+        assert environment(tmp_path)["NCCL_SOCKET_IFNAME"] == "ib0"
+        assert network()["NCCL_SOCKET_IFNAME"] == "ib0"
+        assert "lo" in network()["interfaces"].split()
 
 
 def test_a_node_is_reached_by_the_address_that_leads_to_the_head() -> None:

@@ -10,12 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cluster.slurm.batch import QUEUE_AGAIN, Batch, sbatch_text
+from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
 from distlth.facts.compare import compare_runs
 from distlth.files import read_json_lines
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
 from tests.slurm.fixture import Slurm, wait_for
+from tests.small_run import write_own_modules
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "jobs" / "recipes" / "quickstart.yaml"
@@ -28,6 +31,16 @@ OVERRIDES = (
     *("log_every=10", "checkpoint.every_steps=25"),
 )
 
+# What sites set for all their users: jobs start with an environment of their own, and take what breaks srun.
+SITE = {"SBATCH_EXPORT": "NONE", "SBATCH_MEM_PER_CPU": "200", "SBATCH_PARTITION": "high"}
+SITE |= {"SLURM_MEM_PER_CPU": "300", "SBATCH_CPUS_PER_GPU": "2", "SLURM_NTASKS": "5"}
+
+# Python as in a container: without SLURM's commands, where the file `hidden` says so.
+PYTHON = """#!/bin/sh
+[ ! -e {folder}/hidden ] || export PATH={folder}/container
+exec {python} "$@"
+"""
+
 # Ray restarts after each interruption, which takes a while on few cores.
 PATIENCE_SECONDS = 300.0
 
@@ -38,12 +51,23 @@ class Cluster:
     def __init__(self, slurm: Slurm, folder: Path, digits: Dataset) -> None:
         self.slurm, self.folder, self.digits = slurm, folder, digits
         self.paths = RunPaths(folder / "runs" / "run")
+        write_own_modules(folder)
+        self.python = folder / "python"
+        self.python.write_text(PYTHON.format(folder=folder, python=sys.executable))
+        self.python.chmod(0o755)
+        (folder / "container").mkdir()
+        (folder / "container" / "bash").symlink_to("/bin/bash")  # Ray starts processes by it
+
+    def hide_slurm(self, hidden: bool) -> None:
+        """Have the tasks that start from now on find no command of SLURM, as in a container."""
+        mark = self.folder / "hidden"
+        mark.touch() if hidden else mark.unlink()
 
     def distlth(self, *arguments: str, code: int = 0) -> str:
         """Return what a command prints; fail if it ends with another code than `code`."""
         ended = subprocess.run(
             [sys.executable, "-m", "jobs.cli", *arguments],
-            env={**self.slurm.environment, "PYTHONPATH": str(ROOT)},
+            env={**self.slurm.environment, **SITE, "PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": "1"},
             cwd=self.folder,
             capture_output=True,
             text=True,
@@ -54,7 +78,9 @@ class Cluster:
 
     def submit(self, *more: str, code: int = 0) -> str:
         """Submit two ranks on two nodes; return the SLURM job's id."""
-        site = ("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")
+        site = [*("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")]
+        site += ["--partition", "low", f"cluster.slurm.python={self.python}"]
+        site += [f"cluster.slurm.setup=[export PYTHONPATH={ROOT}]"]
         printed = self.distlth("submit", str(RECIPE), *OVERRIDES, *site, *self.names, *more, code=code)
         return printed if code else job_of(printed)
 
@@ -118,6 +144,7 @@ def test_interrupted_in_every_way_it_ends_with_the_same_bits(
 def interrupt_in_every_way(cluster: Cluster) -> None:
     """Preempt it, let its time run out, kill a node; then cancel it and submit it again."""
     slurm = cluster.slurm
+    cluster.hide_slurm(True)
     job = cluster.submit("--time", "60", "--comment", "it's $(date) `x`")
     cluster.trains_again()
     refused = cluster.submit(code=2)
@@ -126,12 +153,13 @@ def interrupt_in_every_way(cluster: Cluster) -> None:
     (shown,) = json.loads(cluster.distlth("status", "--json"))
     assert (shown["name"], shown["queue"]["state"]) == ("run", "RUNNING")
 
-    # A SLURM job of higher priority takes the nodes.
+    # A SLURM job of higher priority takes the nodes. The batch script queues the run again.
+    cluster.hide_slurm(False)
     slurm.sbatch("-p", "high", "-N2", "--exclusive", "-o", "/dev/null", "--wrap", "srun sleep 1")
     cluster.wait_for(lambda: cluster.restarts(job) == 1, "a restart after preemption")
     assert cluster.events("stopped")[-1]["message"].startswith("by SIGTERM; ")
 
-    # The time limit is near. SLURM looks every 30 s; the two jobs take longer.
+    # The time limit is near. SLURM looks every 30 s; the two jobs take longer. Now the task queues it again.
     cluster.starts_again()
     minutes = int(slurm.run("squeue", "-h", "-j", job, "-o", "%M").strip().split(":")[-2])
     slurm.run("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes + 2}")
@@ -154,6 +182,28 @@ def interrupt_in_every_way(cluster: Cluster) -> None:
     again = job_of(cluster.distlth("resume", "runs/run"))
     slurm.wait(again, "COMPLETED", timeout=PATIENCE_SECONDS)
     assert cluster.restarts(again) == 0
+
+
+def test_the_batch_script_queues_a_job_array_again(slurm: Slurm, tmp_path: Path) -> None:
+    """Each of its jobs where its task asks for that, and once: not the one that was cancelled."""
+    python = tmp_path / "python"
+    python.write_text(
+        f"#!/bin/sh\necho start >> {tmp_path}/$SLURM_ARRAY_TASK_ID\n"
+        '[ "$SLURM_ARRAY_TASK_ID$SLURM_RESTART_COUNT" != 01 ] || exit 0\n'
+        '[ "$SLURM_ARRAY_TASK_ID" = 0 ] || sleep 100\n'
+        f"exit {QUEUE_AGAIN}\n"
+    )
+    python.chmod(0o755)
+    overrides = ("cluster.workers=1", f"cluster.slurm.python={python}", "cluster.slurm.setup=[set -eu]")
+    configs = tuple(load_config(RECIPE, [f"name=run{seed}", *overrides]) for seed in (0, 1))
+    script = tmp_path / "script.sh"
+    script.write_text(sbatch_text(Batch("run", configs, tmp_path, tmp_path)))
+    job = slurm.sbatch(*("--output=/dev/null", str(script)))
+    wait_for(lambda: all((tmp_path / f"{task}").exists() for task in (0, 1)), "the first starts")
+    slurm.run("scancel", f"{job}_1")
+    assert slurm.wait(f"{job}_0", "COMPLETED")["Restarts"] == "1"
+    assert slurm.job(f"{job}_1")["JobState"] == "CANCELLED"
+    assert [(tmp_path / f"{task}").read_text().split() for task in (0, 1)] == [["start"] * 2, ["start"]]
 
 
 def test_a_run_survives_lost_nodes_where_that_is_allowed(

@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 from submitit.core.utils import JobPaths
 
 from cluster.slurm.advice import refusal
-from cluster.slurm.batch import Batch, cpus_per_node, sbatch_text
+from cluster.slurm.batch import QUEUE_AGAIN, Batch, cpus_per_node, sbatch_flags, sbatch_text
 from cluster.slurm.squeue import own_words, parse_queue
 from cluster.slurm.standing import standing
 from cluster.slurm.submit import outside_of_jobs
@@ -36,6 +38,8 @@ from distlth.run.submission import (
 )
 from jobs.cli import main, parse
 from jobs.request import requested, seed_list
+from tests.disk import Disk
+from tests.small_run import write_own_modules
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGENET = ROOT / "jobs" / "recipes" / "imagenet-resnet50.yaml"
@@ -248,15 +252,34 @@ class TestText:
         assert subprocess.run(["bash", "-n"], input=text, text=True, check=False).returncode == 0
 
     def test_cores_come_from_the_ranks_of_a_node(self) -> None:
-        cluster = asked("--nodes", "3", "cluster.device=cpu", "cluster.workers=4", "cluster.lanes=2")[
-            0
-        ].cluster
-        assert cpus_per_node(cluster) == 3 * 12
-        assert cpus_per_node(asked("--gpus-per-node", "8", "--cpus-per-node", "5")[0].cluster) == 5
+        (config,) = asked("--nodes", "3", "cluster.device=cpu", "cluster.workers=4", "cluster.lanes=2")
+        assert cpus_per_node(config) == 3 * 12
+
+    @pytest.mark.parametrize(
+        ("more", "cores"),
+        [
+            ((), 8 * 6),
+            (("data.threads=5",), 8 * 7),
+            (("data.threads=5", "cluster.cpus_per_worker=9"), 8 * 9),
+            (("data.threads=5", "--cpus-per-node", "40"), 40),
+            (("--cpus-per-node", "16"), 16),
+            (("cluster.device=cpu", "cluster.workers=8"), 8),
+        ],
+    )
+    def test_gpus_get_the_cores_that_feed_them(self, more: tuple[str, ...], cores: int) -> None:
+        job = ("data.threads=null", "cluster.cpus_per_worker=1", "--gpus-per-node", "8")
+        assert cpus_per_node(asked(*job, *more)[0]) == cores
+
+    def test_cores_that_do_not_feed_the_gpus_are_refused(self) -> None:
+        job = ("cluster.cpus_per_worker=1", "--gpus-per-node", "8", "--cpus-per-node")
+        with pytest.raises(ConfigError, match=r"data\.threads: 8 ranks x 10 loader threads .* need 80 cores"):
+            batch(*job, "79")
+        with pytest.raises(ConfigError, match=r"8 ranks on the GPUs of a node need 2 cores each, .* for 15;"):
+            batch(*job, "15", "data.threads=null")
 
     def test_a_parameter_that_is_false_is_left_out(self) -> None:
         text = sbatch_text(batch("--gpus-per-node", "8", "cluster.slurm.extra.requeue=false"))
-        assert "requeue" not in text
+        assert "--requeue" not in text
 
     def test_a_dry_run_prints_it_and_writes_nothing(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -306,8 +329,19 @@ class TestSlurmsAnswers:
     def test_own_words_are_not_said_twice(self) -> None:
         assert own_words("scancel: error: No.\nscancel: error: No\n") == "No"
 
+    def test_what_is_asked_for_wins_over_the_variables_of_a_site(self) -> None:
+        """They win over what a script says, but not over arguments."""
+        text = sbatch_text(batch(*ALL))
+        flags = sbatch_flags(text)
+        assert len(flags) == text.count("#SBATCH ")
+        assert {"--partition=gpu", "--time=1440", "--requeue"} < set(flags)
+        assert f"--comment={asked(*ALL)[0].cluster.slurm.comment}" in flags
+
     def test_a_job_submitted_from_a_job_takes_nothing_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_CONF", "SBATCH_ACCOUNT"):
+        for name in (
+            *("SLURM_JOB_ID", "SLURM_CPUS_PER_TASK", "SLURM_CONF"),
+            *("SBATCH_ACCOUNT", "SBATCH_CPUS_PER_GPU"),
+        ):
             monkeypatch.setenv(name, "x")
         with outside_of_jobs():
             kept = {name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))}
@@ -330,6 +364,28 @@ class TestSlurmsAnswers:
         assert str(standing(make_submission("13", cancelled=1.0), queue)) == "cancelled"
         assert standing(make_submission("12"), None).state == "unknown"
         assert standing(make_submission("1", cluster="local", host="elsewhere"), {}).state == "unknown"
+
+
+class TestQueuedAgain:
+    """A task has itself queued again: by scontrol, or where that is missing or refuses by its exit code."""
+
+    @pytest.mark.parametrize("call", ["checkpoint()", "_terminate()"])
+    @pytest.mark.parametrize(("scontrol", "code"), [(None, QUEUE_AGAIN), (1, QUEUE_AGAIN), (0, 75)])
+    def test_exit_codes(self, tmp_path: Path, scontrol: int | None, code: int, call: str) -> None:
+        commands = {"squeue": "echo RUNNING", "scontrol": f'echo "$@" > {tmp_path}/asked; exit {scontrol}'}
+        for name, line in commands.items() if scontrol is not None else ():
+            (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+            (tmp_path / name).chmod(0o755)
+        ended = subprocess.run(
+            [sys.executable, "-c", f"from cluster.slurm.task import RunTask; RunTask(None).{call}"],
+            env={**os.environ, "PATH": str(tmp_path), "SLURM_JOB_ID": "7"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (ended.returncode, ended.stderr) == (code, "")
+        if scontrol is not None:
+            assert (tmp_path / "asked").read_text() == "requeue 7\n"
 
 
 def make_submission(job_id: str, **changes: Any) -> Submission:
@@ -436,6 +492,45 @@ class TestRefused:
         assert "no such run directory" in capsys.readouterr().err
 
 
+class TestUnwritable:
+    def test_into_a_file_or_a_place_that_cannot_be_written(
+        self, quickstart: Path, digits: Dataset, disk: Disk, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        (disk.folder / "file").touch()
+        submit = ["submit", str(quickstart), "--cluster", "local", f"data.path={digits.path}", *SMALL]
+
+        def refused(runs: Path) -> str:
+            before = sorted(disk.folder.rglob("*"))
+            assert main([*submit, f"runs={runs}"]) == 2
+            assert sorted(disk.folder.rglob("*")) == before
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert "runs=DIR" in error
+            return error
+
+        assert f"{disk.folder / 'file'}: a file, where a folder" in refused(disk.folder / "file")
+        assert f"{disk.folder / 'file'}: a file, where a folder" in refused(disk.folder / "file" / "runs")
+        disk.fill()
+        refused(disk.folder)
+        disk.free()
+        with disk.read_only():
+            assert f"{disk.folder}: you may not write there" in refused(disk.folder / "runs")
+
+    def test_what_cannot_be_recorded_is_taken_back(
+        self, quickstart: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        run = RunPaths(tmp_path / "runs" / "quickstart")
+        (run.root / f".submission.json.{os.getpid()}.tmp").mkdir(parents=True)
+        arguments = [f"data.path={digits.path}", f"runs={tmp_path / 'runs'}", *SMALL]
+        assert main(["submit", str(quickstart), "--cluster", "local", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert f"submission.json.{os.getpid()}.tmp: Is a directory; make room for it" in error
+        assert not list((tmp_path / "runs" / ".submitit").glob("*/*"))
+        alive = [" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"])]
+        assert not [line for line in alive if str(tmp_path) in line]
+
+
 class TestOnThisMachine:
     """`--cluster local` for real: submitted, watched, refused while it lives, cancelled, submitted again."""
 
@@ -447,6 +542,7 @@ class TestOnThisMachine:
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
     ) -> None:
+        write_own_modules(tmp_path)
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("PYTHONPATH", str(ROOT))
         job = [str(quickstart), f"data.path={digits.path}", *SMALL]

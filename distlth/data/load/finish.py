@@ -70,9 +70,16 @@ class OnCpu:
 
 
 class OnGpu:
-    """Copies uint8 pixels to the GPU on a stream of its own, and normalises them there."""
+    """Copies uint8 pixels to the GPU on a stream of its own, and normalises them there.
+
+    A thread's current device is GPU 0 until it chooses one: pinning memory or entering a stream in another
+    thread than the consumer's would open a context there, on every rank. So each method that may run in
+    such a thread enters the device first.
+    """
 
     def __init__(self, transform: Transform, device: torch.device) -> None:
+        if device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
         self._resolution, self._device = transform.resolution, device
         self._scale = torch.tensor(transform.scale, dtype=torch.float32, device=device)
         self._bias = torch.tensor(transform.bias, dtype=torch.float32, device=device)
@@ -81,7 +88,8 @@ class OnGpu:
     def allocate(self, count: int) -> Tensor:
         """Return pinned uint8 memory."""
         shape = (count, self._resolution, self._resolution, 3)
-        return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
+        with torch.cuda.device(self._device):
+            return torch.empty(shape, dtype=torch.uint8, pin_memory=True)
 
     def store(self, pixels: Pixels, target: npt.NDArray[np.generic]) -> None:
         """Copy a chunk."""
@@ -89,7 +97,7 @@ class OnGpu:
 
     def finish(self, images: Tensor, labels: Tensor) -> Batch:
         """Copy to the GPU and normalise; wait until that is done."""
-        with torch.cuda.stream(self._stream):
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             pixels = images.to(self._device, non_blocking=True)
             normalised = pixels.float().mul_(self._scale).add_(self._bias)
             labels = labels.pin_memory().to(self._device, non_blocking=True)

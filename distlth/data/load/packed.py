@@ -6,7 +6,6 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -15,6 +14,7 @@ import numpy.typing as npt
 from distlth.data.beton import read_beton
 from distlth.data.dataset import Dataset
 from distlth.data.load.storage import Cache, Indices, MappedFile, Storage, check_cache, page_cache
+from distlth.data.load.unchanged import Stamp, Unchanged
 from distlth.errors import DataError
 
 Arguments = ParamSpec("Arguments")
@@ -58,8 +58,9 @@ class PackedSplit:
             raise DataError(f"threads ({threads}) must be at least 1")
         self.dataset, self.split, self.threads = dataset, split, threads
         path = dataset.file(split)
-        self._stamp = _stamp(path)
+        stamp = Stamp.of(path)
         self.index = read_beton(path, dataset.num_classes)
+        self.unchanged = Unchanged(self.index, stamp, dataset.num_classes)
         self._mapped = MappedFile(self.index) if cache == "os" else None
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="distlth-decode")
         self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
@@ -87,28 +88,7 @@ class PackedSplit:
 
         return self._pool.submit(call)
 
-    def check_unchanged(self, sample: int) -> None:
-        """Raise DataError where the file was changed since it was opened, before `sample` is read.
-
-        Called before each batch: reading a mapped file behind its new end would kill the process.
-        """
-        path = self.index.path
-        if _stamp(path) != self._stamp:
-            raise DataError(
-                f"{path}: was cut, replaced or changed while it was read, before sample {sample};"
-                " put the file back, or build the data set again"
-            )
-
     def close(self) -> None:
         """End the decoding threads. Streams that are still open fail."""
         # Not cancelled: whoever waits for a cancelled chunk would wait for ever.
         self._pool.shutdown(wait=True)
-
-
-def _stamp(path: Path) -> tuple[int, int] | None:
-    """Return size and time of change, by which a file is told from another one; None where there is none."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_mtime_ns

@@ -44,7 +44,7 @@ class Reader:
         """Decode the batches in order. While one is finished, the next ones are decoded if storage allows."""
         pending: deque[_Pending] = deque()
         if batches:
-            self._packed.check_unchanged(int(batches[0][0]))
+            self._packed.unchanged.check_file(int(batches[0][0]))
         with self._packed.storage(batches) as storage:
             try:
                 for number, indices in enumerate(batches):
@@ -59,7 +59,7 @@ class Reader:
 
     def _begin(self, storage: Storage, number: int, indices: Indices, key: np.uint64) -> _Pending:
         """Have the decoding threads start on a batch."""
-        self._packed.check_unchanged(int(indices[0]))
+        self._packed.unchanged.check_file(int(indices[0]))
         stored, offsets = storage.load(number, indices)
         images = self._finisher.allocate(len(indices))
         size = -(-len(indices) // (self._packed.threads * _CHUNKS_PER_THREAD))
@@ -87,6 +87,7 @@ class Reader:
     ) -> None:
         """Decode one chunk into `target`, in a decoding thread."""
         index, transform = self._packed.index, self._transform
+        self._packed.unchanged.check_samples(stored, offsets, indices)
         pixels = workspace.pixels(len(indices), transform.resolution)
         failed = decode.decode_samples(
             stored,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from distlth.data.beton import Beton
+from distlth.data.reading import reading
 from distlth.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
@@ -37,7 +38,8 @@ class MappedFile:
 
     def __init__(self, beton: Beton) -> None:
         self._offsets = beton.offsets
-        self._bytes: Bytes = np.asarray(np.memmap(beton.path, np.uint8, mode="r"))
+        with reading(beton.path):
+            self._bytes: Bytes = np.asarray(np.memmap(beton.path, np.uint8, mode="r"))
 
     def load(self, batch: int, indices: Indices) -> tuple[Bytes, Indices]:
         """Return the mapping itself; nothing is read before it is needed."""
@@ -83,7 +85,7 @@ class PageCache:
     def _read(self, page: int) -> None:
         """Read one page; the last one of the file may be short."""
         target = memoryview(self._memory[self._slots[page]])
-        with open(self._path, "rb", buffering=0) as file:
+        with reading(self._path), open(self._path, "rb", buffering=0) as file:
             begin = page * self._page_size
             expected = min(self._page_size, os.fstat(file.fileno()).st_size - begin)
             if expected <= 0 or os.preadv(file.fileno(), [target], begin) < expected:

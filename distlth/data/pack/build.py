@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, TextIO
+from typing import Literal
 
 import numpy as np
 from ffcv.fields import RGBImageField
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from distlth.cores import num_cores
 from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
 from distlth.data.digest import split_digest
-from distlth.data.layouts.folders import Sample, Source, scan
+from distlth.data.layouts import scan
+from distlth.data.layouts.base import Sample, Source, printable
+from distlth.data.pack.image import DEEP_BITS
+from distlth.data.pack.review import depth, review
 from distlth.data.pack.writer import Packed, Packer
 from distlth.errors import DataError
 from distlth.files import replacing_folder, write_text
+from distlth.lock import Purpose, hold
 
 WriteMode = Literal["smart", "jpg", "raw"]
 WRITE_MODES: tuple[WriteMode, ...] = ("smart", "jpg", "raw")
 RAW_BYTES = 64 << 10
+STALE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class BuildOptions:
     write_mode: 'raw' pixels, 'jpg', or 'smart': raw up to 64 KiB of pixels (147 x 147), jpg above.
     workers: processes that read and encode; 0 for one per core.
     skip_broken: leave out images that cannot be read, instead of stopping.
-    val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.folders.scan`.
+    val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.scan`.
     """
 
     max_resolution: int | None = None
@@ -75,7 +78,7 @@ def build(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Pack the images under `source` (see `distlth.data.layouts.folders`) into the new folder `out`.
+    """Pack the images under `source` (see `distlth.data.layouts`) into the new folder `out`.
 
     It is built beside `out` under a hidden name and renamed when complete; what a killed build left there is
     removed first. `overwrite` replaces an existing data set. Raises DataError, and leaves no folder behind,
@@ -84,46 +87,35 @@ def build(
     """
     options = options or BuildOptions()
     out = Path(out)
-    if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
-        hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
-        raise DataError(f"{out}: exists already; {hint}")
-    found = scan(source, options.val_fraction, options.seed)
     try:
-        with _locked(out), replacing_folder(out) as folder:
+        _check_is_free(out, overwrite)
+        found = scan(source, options.val_fraction, options.seed)
+        purpose = Purpose(out, "another build of it is running", DataError)
+        with (
+            hold(out.with_name(f".{out.name}.lock"), purpose, STALE_SECONDS) as lock,
+            replacing_folder(out) as folder,
+        ):
             dataset = _pack_all(found, folder, options, progress)
             write_text(folder / MANIFEST, dataset.to_json())
+            if lock.is_lost:
+                raise DataError(f"{out}: another build has taken its place, since this one stood still")
     except OSError as error:
-        raise DataError(f"{out}: cannot be built ({error})") from error
+        raise DataError(f"{printable(out)}: cannot be built ({printable(str(error))})") from error
     return Dataset.load(out)
 
 
-@contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Hold the lock file of `out`, beside it; DataError while another process holds it."""
-    lock_file = out.with_name(f".{out.name}.lock")
-    lock_file.parent.mkdir(parents=True, exist_ok=True)
-    with open(lock_file, "w") as lock:
-        _lock(lock, out)
-        try:
-            yield
-        finally:
-            lock_file.unlink(missing_ok=True)
-
-
-def _lock(lock: TextIO, out: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DataError(f"{out}: another build of it is running") from None
+def _check_is_free(out: Path, overwrite: bool) -> None:
+    if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
+        hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
+        raise DataError(f"{out}: exists already; {hint}")
 
 
 def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Progress | None) -> Dataset:
-    packed = {
-        split: _pack(split_file(folder, split), samples, options, _advance(progress, split, len(samples)))
-        for split, samples in _splits(source)
-    }
+    packed = _pack_splits(source, folder, options, progress, DEEP_BITS)
+    if depth(packed) < DEEP_BITS:  # known only now that all images were seen
+        packed = _pack_splits(source, folder, options, progress, depth(packed))
     broken = [
-        (str(samples[position].path), reason)
+        (printable(samples[position].path), reason)
         for split, samples in _splits(source)
         for position, reason in packed[split].broken
     ]
@@ -142,7 +134,19 @@ def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Pro
         options=asdict(options),
         versions=_versions(),
         skipped=tuple(broken),
+        notes=(*source.notes, *review(source, packed)),
     )
+
+
+def _pack_splits(
+    source: Source, folder: Path, options: BuildOptions, progress: Progress | None, bits: int
+) -> dict[str, Packed]:
+    return {
+        split: _pack(
+            split_file(folder, split), samples, options, bits, _advance(progress, split, len(samples))
+        )
+        for split, samples in _splits(source)
+    }
 
 
 def _splits(source: Source) -> list[tuple[str, tuple[Sample, ...]]]:
@@ -150,13 +154,13 @@ def _splits(source: Source) -> list[tuple[str, tuple[Sample, ...]]]:
 
 
 def _pack(
-    file: Path, samples: tuple[Sample, ...], options: BuildOptions, advance: Callable[[int], None]
+    file: Path, samples: Sequence[Sample], options: BuildOptions, bits: int, advance: Callable[[int], None]
 ) -> Packed:
     image_field = RGBImageField(
         write_mode=options.write_mode, smart_threshold=RAW_BYTES, jpeg_quality=options.jpeg_quality
     )
-    workers = options.workers or len(os.sched_getaffinity(0))
-    return Packer(file, image_field, options.max_resolution, workers).pack(samples, advance)
+    workers = options.workers or num_cores()
+    return Packer(file, image_field, options.max_resolution, workers, bits).pack(samples, advance)
 
 
 def _advance(progress: Progress | None, split: str, total: int) -> Callable[[int], None]:

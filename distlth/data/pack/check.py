@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from rich.progress import Progress
 
+from distlth.cores import num_cores
 from distlth.data.beton import JPG, Beton, read_beton
 from distlth.data.dataset import SPLITS, Dataset
 from distlth.data.digest import DIGEST_BYTES, checksum, sample_digest, split_digest
@@ -36,7 +36,7 @@ def check(path: str | Path, *, workers: int = 0, progress: Progress | None = Non
     """
     dataset = Dataset.load(path)
     num_samples = num_bytes = 0
-    with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(workers or num_cores()) as pool:
         for split in SPLITS:
             beton = read_beton(dataset.file(split), dataset.num_classes)
             _check_split(beton, dataset, split, pool, progress)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import errno
 import multiprocessing
 import os
 import signal
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
@@ -24,15 +24,14 @@ from ffcv.writer import DatasetWriter
 from PIL import Image
 
 from distlth.data.beton import FIELDS
-from distlth.data.digest import DIGEST_BYTES, checksum, sample_digest
-from distlth.data.layouts.folders import Sample
+from distlth.data.digest import DIGEST_BYTES, checksum, content_key, sample_digest
+from distlth.data.layouts.base import Sample
+from distlth.data.pack.image import DEEP_BITS, Pixels, UnusableImageError, read_image
 from distlth.errors import DataError
 from distlth.process import memory_shortage
 
-Pixels = npt.NDArray[np.uint8]
 Histogram = npt.NDArray[np.int64]
 
-MAX_SIDE = 65_535
 PAGE_SIZE = 8 << 20
 _CHUNK = 16
 _PR_SET_PDEATHSIG = 1
@@ -44,7 +43,9 @@ class Packed:
 
     `digests` is n x 16 uint8 and `sizes` n x 2 int64 (height, width as stored), for the n usable samples at
     the positions `kept`; `histogram[c, v]` counts the pixels of value v in RGB channel c, as encoded;
-    `broken` pairs positions with reasons.
+    `broken` pairs positions with reasons, `constant` are the positions of images of one colour, `contents`
+    the n usable samples' keys without their labels, `highest` the highest value of images with 16 bits a
+    value (None where there is none).
     """
 
     kept: npt.NDArray[np.int64]
@@ -52,71 +53,52 @@ class Packed:
     sizes: npt.NDArray[np.int64]
     histogram: Histogram
     broken: list[tuple[int, str]]
+    constant: list[int]
+    contents: npt.NDArray[np.uint64]
+    highest: int | None
+
+
+@dataclass(frozen=True)
+class _Good:
+    """A packed sample: the position in its split, digest, key without label, and size in pixels."""
+
+    position: int
+    digest: bytes
+    content: int
+    height: int
+    width: int
 
 
 @dataclass
 class _Report:
     """What a worker reports after each chunk; its last report has its allocations, or its error."""
 
-    good: list[tuple[int, bytes, int, int]] = field(default_factory=list)
+    good: list[_Good] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
+    constant: list[int] = field(default_factory=list)
+    highest: int | None = None
     histogram: Histogram = field(default_factory=lambda: np.zeros((3, 256), np.int64))
     allocations: npt.NDArray[np.uint64] | None = None
     error: str | None = None
 
 
-class UnusableImageError(Exception):
-    """The reason why an image cannot be packed."""
-
-
-def read_image(path: Path, max_side: int | None) -> Pixels:
-    """Return the image at `path` as H x W x 3 uint8, its longer side reduced to at most `max_side` pixels.
-
-    Grey, palette and CMYK images are converted, an alpha channel is dropped and EXIF orientation ignored, as
-    torchvision's ImageFolder does; 16-bit grey keeps its upper 8 bits. UnusableImageError for all others.
-    """
-    try:
-        with warnings.catch_warnings(), Image.open(path) as image:
-            warnings.simplefilter("ignore")
-            image.load()
-            rgb = _to_rgb(image)
-    except UnusableImageError:
-        raise
-    except Exception as error:  # PIL's decoders raise errors of any kind
-        raise UnusableImageError(str(error) or type(error).__name__) from None
-    if max_side is not None and max(rgb.size) > max_side:
-        ratio = max_side / max(rgb.size)
-        rgb = rgb.resize(
-            (max(1, int(ratio * rgb.width)), max(1, int(ratio * rgb.height))), Image.Resampling.BOX
-        )
-    if max(rgb.size) > MAX_SIDE:
-        raise UnusableImageError(f"{rgb.width} x {rgb.height} pixels; at most {MAX_SIDE} a side fit")
-    return np.asarray(rgb)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):
-        grey = np.asarray(image)
-        if grey.min() < 0 or grey.max() > 65_535:
-            raise UnusableImageError("32-bit pixels; convert it to 8 or 16 bits")
-        return Image.fromarray((grey >> 8).astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        raise UnusableImageError("floating-point pixels; convert it to 8 bits")
-    return image.convert("RGB")
-
-
 class Packer(DatasetWriter):  # type: ignore[misc]
     """FFCV's writer, with workers that report errors instead of hanging.
 
-    `max_side` as in `read_image`; `image_field` says how pixels are encoded.
+    `max_side` and `bits` as in `read_image`; `image_field` says how pixels are encoded.
     """
 
     def __init__(
-        self, path: Path, image_field: RGBImageField, max_side: int | None, num_workers: int
+        self,
+        path: Path,
+        image_field: RGBImageField,
+        max_side: int | None,
+        num_workers: int,
+        bits: int = DEEP_BITS,
     ) -> None:
         fields = dict(zip(FIELDS, (image_field, IntField(), IntField()), strict=True))
         super().__init__(str(path), fields, page_size=PAGE_SIZE, num_workers=num_workers)
-        self._max_side = max_side
+        self._max_side, self._bits = max_side, bits
 
     def pack(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> Packed:
         """Write all usable samples; call advance(n) when n more are done. DataError when a worker fails."""
@@ -138,6 +120,7 @@ class Packer(DatasetWriter):  # type: ignore[misc]
             samples=samples,
             image_field=self.fields["image"],
             max_side=self._max_side,
+            bits=self._bits,
             metadata=self.metadata_sm,
             metadata_type=self.metadata_type,
             allocator=MemoryAllocator(self.fname, self.data_region_start, self.page_size),
@@ -169,7 +152,10 @@ class Packer(DatasetWriter):  # type: ignore[misc]
         with open(self.fname, "r+b") as file:
             file.seek(self.metadata_start)
             file.write(rows)
-            self.header["alloc_table_ptr"] = file.seek(0, os.SEEK_END)
+            self.header["alloc_table_ptr"] = end = file.seek(0, os.SEEK_END)
+            # FFCV does not look whether all of a page was written.
+            if len(allocations) and end != (int(allocations[:, 1].max()) // PAGE_SIZE + 1) * PAGE_SIZE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.fname)
             file.write(np.ascontiguousarray(allocations, "<u8").tobytes())
             self.header["num_samples"] = len(kept)
             file.seek(0)
@@ -185,6 +171,7 @@ class _Job:
     samples: Sequence[Sample]
     image_field: RGBImageField
     max_side: int | None
+    bits: int
     metadata: SharedMemory
     metadata_type: np.dtype[np.void]
     allocator: MemoryAllocator
@@ -218,7 +205,8 @@ def _listen(
 def _died(file: str, worker: BaseProcess) -> DataError:
     worker.join()
     code = worker.exitcode or 0
-    how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"exited with status {code}"
+    reason = "is /dev/shm full?" if -code == signal.SIGBUS else "out of memory?"
+    how = f"was killed by signal {-code} ({reason})" if code < 0 else f"exited with status {code}"
     return DataError(f"{file}: a worker process {how}; nothing was built{memory_shortage()}")
 
 
@@ -258,23 +246,35 @@ def _chunks(job: _Job) -> Iterator[range]:
 
 def _pack_chunk(job: _Job, chunk: range) -> _Report:
     report = _Report()
-    metadata = np.ndarray(len(job.samples), job.metadata_type, job.metadata.buf)
     for position in chunk:
-        sample = job.samples[position]
         try:
-            pixels = read_image(sample.path, job.max_side)
-            row = metadata[position : position + 1]
-            stored = _encode(job, position, pixels, row["f0"])
+            _pack_sample(job, position, report)
         except UnusableImageError as error:
             report.broken.append((position, str(error)))
-            continue
-        image = row["f0"][0]
-        digest = sample_digest(sample.label, image["mode"], image["height"], image["width"], stored)
-        row["f1"] = sample.label
-        row["f2"] = checksum(digest)
-        report.good.append((position, digest, int(image["height"]), int(image["width"])))
-        report.histogram += np.array(Image.fromarray(pixels).histogram(), np.int64).reshape(3, 256)
     return report
+
+
+def _pack_sample(job: _Job, position: int, report: _Report) -> None:
+    """Pack one image and report it; UnusableImageError when it cannot be packed."""
+    sample = job.samples[position]
+    decoded = read_image(sample, job.max_side, job.bits)
+    row = np.ndarray(len(job.samples), job.metadata_type, job.metadata.buf)[position : position + 1]
+    stored = _encode(job, position, decoded.pixels, row["f0"])
+    image = row["f0"][0]
+    what = int(image["mode"]), int(image["height"]), int(image["width"]), stored
+    digest = sample_digest(sample.label, *what)
+    row["f1"] = sample.label
+    row["f2"] = checksum(digest)
+    report.good.append(_Good(position, digest, content_key(*what), *what[1:3]))
+    histogram = np.array(Image.fromarray(decoded.pixels).histogram(), np.int64).reshape(3, 256)
+    report.histogram += histogram
+    if np.count_nonzero(histogram) == 3:
+        report.constant.append(position)
+    report.highest = _highest(report.highest, decoded.highest)
+
+
+def _highest(*values: int | None) -> int | None:
+    return max((value for value in values if value is not None), default=None)
 
 
 def _encode(job: _Job, position: int, pixels: Pixels, row: npt.NDArray[np.void]) -> Pixels:
@@ -296,17 +296,17 @@ def _encode(job: _Job, position: int, pixels: Pixels, row: npt.NDArray[np.void])
 
 
 def _merge(reports: Sequence[_Report]) -> Packed:
-    good = sorted(item for report in reports for item in report.good)
+    good = sorted((one for report in reports for one in report.good), key=lambda one: one.position)
+    digests = b"".join(one.digest for one in good)
     return Packed(
-        kept=np.array([position for position, *_ in good], np.int64),
-        digests=np.frombuffer(b"".join(digest for _, digest, _, _ in good), np.uint8).reshape(
-            -1, DIGEST_BYTES
-        ),
-        sizes=np.array([sides for *_, height, width in good for sides in (height, width)], np.int64).reshape(
-            -1, 2
-        ),
+        kept=np.array([one.position for one in good], np.int64),
+        digests=np.frombuffer(digests, np.uint8).reshape(-1, DIGEST_BYTES),
+        sizes=np.array([(one.height, one.width) for one in good], np.int64).reshape(-1, 2),
         histogram=np.sum([report.histogram for report in reports], axis=0),
         broken=sorted(item for report in reports for item in report.broken),
+        constant=sorted(position for report in reports for position in report.constant),
+        contents=np.array([one.content for one in good], np.uint64),
+        highest=_highest(*(report.highest for report in reports)),
     )
 
 

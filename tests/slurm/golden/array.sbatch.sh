@@ -32,4 +32,14 @@ source venv/bin/activate
 
 # command
 export SUBMITIT_EXECUTOR=slurm
-srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%A_%a_%t_log.out --kill-on-bad-exit=0 --wait=0 --cpus-per-task=96 --container-image=distlth.sqsh '--container-mounts=/data dir:/data' python -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1
+srun --unbuffered --output /cluster/ann/runs/.submitit/imagenet/1/%A_%a_%t_log.out --kill-on-bad-exit=0 --wait=0 --export=ALL --nodes=4 --ntasks=4 --cpus-per-task=96 --mem=0 --container-image=distlth.sqsh '--container-mounts=/data dir:/data' python -P -u -m submitit.core._submit /cluster/ann/runs/.submitit/imagenet/1 || code=$?
+
+
+# teardown
+# A task without scontrol, as in a container, asks for this job to be queued again.
+if [ "${code:=0}" = 250 ]; then
+    code=75
+    until state=$(squeue -h -j "$SLURM_JOB_ID" -o %T); do sleep 5; done
+    [ "$state" != RUNNING ] || scontrol requeue "$SLURM_JOB_ID"
+fi
+exit "$code"
