@@ -111,7 +111,7 @@ class Coordinator:
         """
         if self.starts.is_given_up(lane):
             return  # it was counted then
-        nodes = _names_of([self.starts.ranks(lane)[rank][0] for rank in ranks if self.starts.ranks(lane)])
+        nodes = _names_of([self.starts.ranks(lane)[rank].node for rank in ranks if self.starts.ranks(lane)])
         self.starts.begin(lane, time.monotonic())
         checkpoint = await asyncio.to_thread(_newest_checkpoint, self.run, self.schedule.taken_by(lane))
         self.watch.forget(lane)
@@ -120,6 +120,11 @@ class Coordinator:
         async with self.changed:
             self.schedule.lane_died(lane, checkpoint, error, nodes)
             self.changed.notify_all()
+
+    async def lane_ended(self, lane: int, error: str, actor: str | None) -> None:
+        """Record that Ray Train ended a lane, of which an `actor` died where that is known."""
+        ranks = [rank for rank, started in enumerate(self.starts.ranks(lane)) if started.actor == actor]
+        await self.lane_failed(lane, error, ranks)
 
     async def job_done(self, result: JobResult) -> None:
         """Take in the result that a lane has written on its node; make the tickets that depend on it."""
@@ -243,8 +248,8 @@ class Coordinator:
         what = f"its {len(ranks)} ranks did not all meet" if ranks else "its ranks did not start"
         await self.lane_failed(lane, f"{what} in {self.starts.seconds:g} s (cluster.start_seconds)")
         self.starts.give_up(lane)
-        for node, pid in ranks:
-            kill_rank(node, pid)
+        for rank in ranks:
+            kill_rank(rank.node, rank.pid)
 
     async def is_over_within(self, seconds: float) -> bool:
         """Wait until the run is over, or for `seconds`; return whether it is over."""

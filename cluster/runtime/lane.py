@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +17,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.exceptions import ControllerError
 
 from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
 from cluster.runtime.session import NAMESPACE, NODE_LABEL
+from cluster.runtime.start_watch import Started
 
 # The coordinator counts restarts without progress; this only bounds a start-up that never succeeds.
 MAX_RESTARTS = 100
@@ -72,7 +75,10 @@ class _LaneBackend(_TorchBackend):
         spec = backend_config.spec
         assert spec is not None
         coordinator = _coordinator(spec)
-        ranks = [(each.metadata.node_id, each.metadata.pid) for each in worker_group.get_workers()]
+        ranks = [
+            Started(each.metadata.node_id, each.metadata.pid, each.actor._actor_id.hex())
+            for each in worker_group.get_workers()
+        ]
         coordinator.lane_starting.remote(spec.index, ranks)
         try:
             super().on_start(worker_group, backend_config)
@@ -89,10 +95,8 @@ def _others_than(nodes: Sequence[str]) -> dict[str, str] | None:
 
 def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:
     """Return the rank that an error of Ray came from, where Ray tells."""
-    actor, process = (
-        getattr(error, "actor_id", None),
-        (getattr(error, "ip", None), getattr(error, "pid", None)),
-    )
+    actor = getattr(error, "actor_id", None)
+    process = getattr(error, "ip", None), getattr(error, "pid", None)
     return [
         rank
         for rank, worker in enumerate(workers)
@@ -105,7 +109,22 @@ def _coordinator(spec: LaneSpec) -> Any:
 
 
 def run_lane(spec: LaneSpec, storage: Path) -> None:
-    """Run a lane until the coordinator has no more jobs. Blocks; Ray Train restarts ranks that die."""
+    """Run a lane until the coordinator has no more jobs. Blocks; ranks that die are restarted.
+
+    Ray Train does that, but for a few moments of their start, in which it ends the lane.
+    """
+    for number in itertools.count():
+        try:
+            return _run_lane(spec, storage, number)
+        except ControllerError as error:
+            why = last_line(str(error)) or repr(error)
+            actor = getattr(error.controller_failure, "actor_id", None)
+            ray.get(
+                _coordinator(spec).lane_ended.remote(spec.index, f"its ranks did not start: {why}", actor)
+            )
+
+
+def _run_lane(spec: LaneSpec, storage: Path, number: int) -> None:
     cluster = spec.config.cluster
     gpu = spec.device == "cuda"
     resources = {"CPU": float(cluster.cpus_per_worker), **({"GPU": 1.0} if gpu else {})}
@@ -124,7 +143,7 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
             label_selector=_others_than(spec.without),  # type: ignore[call-arg]  # mypy sees the old class
         ),
         run_config=RunConfig(
-            name=f"lane-{spec.index}",
+            name=f"lane-{spec.index}-{number}",  # with an old name it would restore that one
             storage_path=str(storage),
             failure_config=FailureConfig(max_failures=MAX_RESTARTS),
             callbacks=[_ReportDeaths(spec)],  # type: ignore[list-item]  # annotated with the old interface

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-# A rank that has started: its node's id in Ray, and its process number there.
-Started = tuple[str, int]
+
+class Started(NamedTuple):
+    """A rank that has started: its node's id in Ray, its process number there, and its actor's id."""
+
+    node: str
+    pid: int
+    actor: str
 
 
 @dataclass

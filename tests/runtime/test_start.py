@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cluster.runtime.start_watch import StartWatch
+from cluster.runtime.start_watch import Started, StartWatch
 from distlth.data.dataset import Dataset
 from distlth.run.paths import RunPaths
 from tests.chaos.harness import Chaos, command, events
 from tests.chaos.hook import Fault
 from tests.small_run import results, small_run
+
+FIRST, SECOND = Started("node", 7, "a"), Started("node", 8, "b")
 
 
 class TestStartWatch:
@@ -17,21 +19,21 @@ class TestStartWatch:
         watch = StartWatch(10)
         watch.begin(0, now=0)
         watch.begin(1, now=5)
-        watch.started(0, [("node", 7), ("node", 8)], now=8)
+        watch.started(0, [FIRST, SECOND], now=8)
         assert watch.overdue(15) == []
         assert watch.overdue(16) == [1]
         assert watch.overdue(19) == [0, 1]
-        assert watch.ranks(0) == (("node", 7), ("node", 8))
+        assert watch.ranks(0) == (FIRST, SECOND)
         watch.met(0)
         assert watch.overdue(19) == [1]
 
     def test_the_deaths_of_an_attempt_that_was_given_up_are_no_others(self) -> None:
         watch = StartWatch(10)
         watch.begin(0, now=0)
-        watch.started(0, [("node", 7)], now=1)
+        watch.started(0, [FIRST], now=1)
         watch.give_up(0)
         assert watch.is_given_up(0)
-        watch.started(0, [("node", 9)], now=12)
+        watch.started(0, [SECOND], now=12)
         assert not watch.is_given_up(0)
 
     def test_a_lane_that_starts_nothing_is_overdue_again(self) -> None:
