@@ -97,11 +97,14 @@ class CheckpointWriter:
     The rank that writes must not wait for a slow or full disk while the others wait for it in a collective.
     """
 
-    def __init__(self, folder: Path, keep: int, failed: Callable[[int, OSError], None] | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep: int, failed: Callable[[int, Exception], None] | None = None
+    ) -> None:
         self._folder = folder
         self._keep = keep
         self._failed = failed or self._log_failure
         self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
 
     def write(self, state: JobState) -> None:
         """Start to write a state, whose tensors must not change any more.
@@ -118,15 +121,18 @@ class CheckpointWriter:
     def insist(self, write: Callable[[], None], waiting: Callable[[OSError, float], None]) -> None:
         """Start to call `write` until it succeeds, after what is being written; each failure is `waiting`'s.
 
-        A state that is written later is on disk only after it.
+        A state that is written later is on disk only after it. Any error but OSError is raised by `wait`.
         """
         self._start(lambda: retry_until_written(write, waiting))
 
     def wait(self) -> None:
-        """Return when nothing is being written."""
+        """Return when nothing is being written; raise what ended an `insist`."""
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        error, self._error = self._error, None
+        if error is not None:
+            raise error
 
     def _start(self, work: Callable[[], None]) -> None:
         before = self._thread
@@ -134,7 +140,10 @@ class CheckpointWriter:
         def run() -> None:
             if before is not None:
                 before.join()
-            work()
+            try:
+                work()
+            except BaseException as error:  # no thread's end is heard of by itself
+                self._error = error
 
         self._thread = threading.Thread(target=run, name="checkpoint", daemon=True)
         self._thread.start()
@@ -144,14 +153,15 @@ class CheckpointWriter:
         return newest_checkpoint(self._folder)
 
     @staticmethod
-    def _log_failure(step: int, error: OSError) -> None:
+    def _log_failure(step: int, error: Exception) -> None:
         log.warning("checkpoint at step %d not written: %s", step, error)
 
     def _write(self, state: JobState) -> None:
         try:
             state.save(self._folder / f"{state.step:09d}.safetensors")
-        except OSError as error:
-            # A full disk must not end days of training: the last good checkpoint stays, the next is tried.
+        except Exception as error:
+            # A full disk, or whatever else it is, must be heard of and must not end days of training: the
+            # last good checkpoint stays, the next is tried.
             self._failed(state.step, error)
             return
         with suppress(OSError):

@@ -215,5 +215,5 @@ class Recorder:
 
         self._checkpoints.insist(write, waiting)
 
-    def _checkpoint_failed(self, step: int, error: OSError) -> None:
+    def _checkpoint_failed(self, step: int, error: Exception) -> None:
         self.event("checkpoint-failed", step, error=str(error))

@@ -271,6 +271,30 @@ class TestCheckpoints:
         assert newest is not None
         assert (newest.step, newest.scaler, newest.model["w"].tolist()) == (15, {"scale": 2.0}, [15, 15])
 
+    def test_whatever_keeps_one_from_being_written_is_reported_and_the_next_is_tried(
+        self, tmp_path: Path
+    ) -> None:
+        failed: list[tuple[int, str]] = []
+        writer = CheckpointWriter(
+            tmp_path, 2, lambda step, error: failed.append((step, type(error).__name__))
+        )
+        writer.write(replace(self.state(5), scaler={"scale": object()}))
+        writer.write(self.state(10))
+        writer.wait()
+        assert failed == [(5, "TypeError")]
+        assert [path.stem for path in tmp_path.iterdir()] == ["000000010"]
+
+    def test_what_must_be_written_and_cannot_be_is_raised(self, tmp_path: Path) -> None:
+        writer = CheckpointWriter(tmp_path, 2)
+
+        def write() -> None:
+            raise LookupError("not of the disk")
+
+        writer.insist(write, lambda error, seconds: None)
+        with pytest.raises(LookupError, match="not of the disk"):
+            writer.wait()
+        writer.wait()
+
     def test_a_torn_one_is_named_and_the_one_before_it_used(
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
