@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+from cluster.runtime.session import RAY_ENVIRONMENT
 from cluster.runtime.start_watch import Started, StartWatch
 from distlth.data.dataset import Dataset
 from distlth.run.paths import RunPaths
@@ -43,6 +47,14 @@ class TestStartWatch:
         watch.begin(0, now=11)
         assert watch.overdue(20) == []
         assert watch.overdue(22) == [0]
+
+
+def test_rays_processes_have_time_to_register() -> None:
+    """A hundred ranks that import from one file system at once need more than Ray's minute."""
+    code = "from ray._raylet import Config; print(Config.worker_register_timeout_seconds())"
+    env = {**os.environ, **RAY_ENVIRONMENT}
+    said = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert int(said.stdout) >= 600
 
 
 def test_a_rank_that_never_meets_the_others_is_given_up(digits: Dataset, tmp_path: Path) -> None:
