@@ -122,6 +122,14 @@ def script(folder: str = "/runs", **slurm: Any) -> list[str] | None:
     return text.split("\n")
 
 
+def srun(lines: list[str]) -> list[str]:
+    """Return the words of the command that starts the tasks, which is on one line."""
+    (line,) = [line for line in lines if line.startswith("srun ")]
+    *words, otherwise, code = shlex.split(line)
+    assert (otherwise, code) == ("||", "code=$?")
+    return words
+
+
 class TestBatchScript:
     """A batch script is shell: values that are not meant as shell stay one word in it, or are refused."""
 
@@ -147,16 +155,14 @@ class TestBatchScript:
     def test_an_argument_of_srun_is_one_word(self, value: str) -> None:
         lines = script(srun_args=[value])
         if lines is not None:
-            command = shlex.split(lines[-2])
-            assert command[: len(command) - 6][0] == "srun"
-            assert command[-6:-1] == [value, "python", "-u", "-m", "submitit.core._submit"]
+            assert srun(lines)[-7:-1] == [value, "python", "-P", "-u", "-m", "submitit.core._submit"]
 
     @given(st.one_of(st.sampled_from(SHELL), VALUES).map("/runs/{}".format))
     def test_a_folder_is_one_word(self, folder: str) -> None:
         lines = script(folder)
         if lines is not None:
             assert len(lines) == len(script() or [])
-            assert shlex.split(lines[-2])[-1] == str(Path(folder))
+            assert srun(lines)[-1] == str(Path(folder))
 
     def test_set_up_lines_are_shell_as_they_are(self) -> None:
         assert "module load $MODULES; echo `id`" in (script(setup=["module load $MODULES; echo `id`"]) or [])
