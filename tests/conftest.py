@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from distlth.data.dataset import Dataset
 from distlth.data.pack.build import BuildOptions, build
@@ -13,6 +14,10 @@ from jobs.digits import write_digits
 from tests.disk import disk  # noqa: F401
 from tests.slurm.fixture import slurm, slurm_session  # noqa: F401
 from tests.small_run import run
+
+# How long an example takes says more about the machine than about the code.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
