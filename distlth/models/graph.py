@@ -7,6 +7,7 @@ in which the forward pass makes them; `distlth.models.trace` makes the graph.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ NO_WIRES = torch.tensor([], dtype=torch.int64)
 
 
 @dataclass(frozen=True, eq=False)
-class Node:
+class Node(ABC):
     """Something that reads wires and makes `count` new ones, numbered from `first` on.
 
     `op` is the operator's name, such as `aten.sigmoid.default`.
@@ -39,9 +40,9 @@ class Node:
         return slice(self.first, self.first + self.count)
 
     @property
+    @abstractmethod
     def reads(self) -> Tensor:
         """Every wire that this node reads (int64)."""
-        raise NotImplementedError
 
     @property
     def title(self) -> str:
