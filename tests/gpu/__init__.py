@@ -1,0 +1,1 @@
+"""What a bare GPU machine needs to run distlth, and the checks of it."""
