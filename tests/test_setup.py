@@ -48,7 +48,8 @@ def test_without_tools_and_apt_the_missing_packages_are_named_and_nothing_is_mad
 
 def test_scripts_can_be_executed() -> None:
     by_hand = [f"cluster/devslurm/{name}.sh" for name in ("up", "down", "install")]
-    scripts = ("cluster/setup.sh", *by_hand, "tests/run.sh", "jobs/quickstart.sh", ".ci/run")
+    gpu = ("tests/gpu-bundle.sh", "tests/gpu-unpack.sh")
+    scripts = ("cluster/setup.sh", *by_hand, *gpu, "tests/run.sh", "jobs/quickstart.sh", ".ci/run")
     assert [script for script in scripts if not os.access(ROOT / script, os.X_OK)] == []
 
 
