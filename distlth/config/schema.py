@@ -101,6 +101,9 @@ class TrainSection(Section):
     channels_last: bool = Field(True, description="memory format of images and weights")
     sync_batch_norm: bool = Field(False, description="BatchNorm statistics over all ranks (GPU only)")
     deterministic: bool = Field(True, description="deterministic kernels only: the same bits in every run")
+    compile: bool = Field(
+        False, description="training steps through torch.compile, once for all jobs of a lane"
+    )
     eval_every: int = Field(
         1, ge=1, description="epochs between evaluations; the last epoch is always evaluated"
     )

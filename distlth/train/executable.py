@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -42,8 +43,9 @@ class ExecutableKey:
 class Executable:
     """A network on its device, with loaders of its images.
 
-    `replicas` is `model` wrapped for DDP. A job loads its weights into `model`. `open_calibration` returns a
-    loader of the calibration images: the first of a seeded order, unaugmented.
+    `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that. A job loads its
+    weights into `model`. `open_calibration` returns a loader of the calibration images: the first of a seeded
+    order, unaugmented.
     """
 
     key: ExecutableKey
@@ -76,6 +78,8 @@ def make_executable(config: RunConfig, splits: Splits, world: World, key: Execut
     eval_loader = _eval_loader(config, splits["val"], world, key)
     replicas = world.wrap(model)
     _settle(model, replicas, key.resolution, world.device)
+    if config.train.compile:  # no shape is dynamic: every batch of a rank has the same size
+        replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
     calibration = partial(_calibration_loader, config, splits["train"], world, key)
     return Executable(key, model, replicas, body, loader, eval_loader, calibration)
 
