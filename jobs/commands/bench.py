@@ -40,7 +40,7 @@ BENCHES: Mapping[str, Bench] = {
     "disk": Bench("distlth.bench.disk", {"model": "resnet20", "resolution": 32}),
     "loader": Bench("distlth.bench.loader", {"seconds": 1.0, "resolution": 32, "num_images": 64}),
     "regroup": Bench("distlth.bench.regroup", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
-    "step": Bench("distlth.bench.step", {"resolution": 32, "steps": 2}),
+    "step": Bench("distlth.bench.step", {"resolution": 32, "rounds": 2}),
 }
 
 
