@@ -17,7 +17,7 @@ class WarmRank:
     """One rank of a lane: process group, opened splits, torch's settings, and the last job's executable."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, world: World) -> None:
-        _set_determinism(config.train.deterministic)
+        set_determinism(config.train.deterministic)
         self.config, self.world = config, world
         self._splits = open_splits(config, dataset, world.device)
         self._last: Executable | None = None
@@ -37,7 +37,8 @@ class WarmRank:
             split.close()
 
 
-def _set_determinism(deterministic: bool) -> None:
+def set_determinism(deterministic: bool) -> None:
+    """Allow deterministic kernels only, or all and the fastest."""
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS may vary from run to run
     torch.use_deterministic_algorithms(deterministic)
