@@ -75,8 +75,10 @@ def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if durable:
             _fsync(temporary)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            error.filename, error.filename2 = str(path), None  # the name that the caller knows
         raise
     if durable:
         _fsync(path.parent)
@@ -271,6 +273,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError:
         raise RunError(f"{path}: no such file") from None
+    except PermissionError as error:
+        raise RunError(f"{path}: cannot be read ({error.strerror})") from None
     except (SafetensorError, OSError) as error:
         raise RunError(f"{path}: damaged ({error})") from None
     if metadata.pop("digest", None) != tensors_digest(tensors):

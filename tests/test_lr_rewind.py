@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,13 @@ BRANCHES = {
 }
 
 
-def starts(
-    mode: str, digits: Dataset, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[RunConfig, RunPaths, dict[str, Ticket]]:
-    """Train a small run; returns it with the ticket that each of its jobs was trained from."""
+# A mode -> the run, the ticket that each of its jobs was trained from, and the weights of its rewind point.
+Starts = Callable[[str], tuple[RunConfig, RunPaths, dict[str, Ticket], Weights]]
+
+
+@pytest.fixture
+def starts(digits: Dataset, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Starts:
+    """Trains a small run of a mode."""
     tickets: dict[str, Ticket] = {}
     train_job = vars(experiment)["train_job"]
 
@@ -45,10 +49,15 @@ def starts(
     monkeypatch.setattr(experiment, "train_job", keep_ticket)
     overrides = ["cluster.workers=1", "train.epochs=2", "train.batch_size=240", "data.resolution=8"]
     overrides += ["prune.rounds=2", "prune.rewind_epoch=1", "prune.rate=0.5", "prune.after_rewind=lr-rewind"]
-    overrides += [f"prune.mode={mode}", f"prune.branches={BRANCHES[mode]}"]
     overrides += [f"data.path={digits.path}", f"runs={tmp_path}"]
-    config = load_config(quickstart, overrides)
-    return config, experiment.run_experiment(config, World.current(torch.device("cpu"))), tickets
+
+    def train(mode: str) -> tuple[RunConfig, RunPaths, dict[str, Ticket], Weights]:
+        structured = [f"prune.mode={mode}", f"prune.branches={BRANCHES[mode]}"]
+        config = load_config(quickstart, [*overrides, *structured])
+        run = experiment.run_experiment(config, World.current(torch.device("cpu")))
+        return config, run, tickets, load_tensors(run.seed(0).rewind)[0]
+
+    return train
 
 
 def trained(run: RunPaths, job: str) -> Weights:
@@ -80,11 +89,8 @@ def assert_equal(first: Any, second: Weights) -> None:
     }
 
 
-def test_a_branch_starts_where_its_rounds_trunk_job_does(
-    digits: Dataset, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    _, run, tickets = starts("branch", digits, quickstart, tmp_path, monkeypatch)
-    rewound, _ = load_tensors(run.seed(0).rewind)
+def test_a_branch_starts_where_its_rounds_trunk_job_does(starts: Starts) -> None:
+    _, run, tickets, rewound = starts("branch")
     for number in (1, 2):
         trunk, before = f"{number:02d}", trained(run, f"{number - 1:02d}")
         assert_equal(tickets[trunk].weights, before)
@@ -99,11 +105,8 @@ def test_a_branch_starts_where_its_rounds_trunk_job_does(
             assert (kept == 0).float().mean() < 0.001
 
 
-def test_an_inline_ticket_starts_whole(
-    digits: Dataset, quickstart: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config, run, tickets = starts("inline", digits, quickstart, tmp_path, monkeypatch)
-    rewound, _ = load_tensors(run.seed(0).rewind)
+def test_an_inline_ticket_starts_whole(starts: Starts) -> None:
+    config, run, tickets, rewound = starts("inline")
     for number in (1, 2):
         parent = load_trained(run.job(f"{number - 1:02d}"))
         pruned = prune_magnitude(parent.weights, parent.mask, 0.5)

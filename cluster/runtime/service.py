@@ -73,7 +73,7 @@ def run(
             check_cores(config, num_cores(), "this process may use")
         asked = _Asked(config, paths, device, found.dataset.identity, allowed_changes, allocation)
         if is_over := asked.is_done and _is_shown(paths):
-            asked.open(config)
+            asked.open_finished()
             is_over = asked.is_done  # a change that is allowed opens jobs that diverged again
         if not is_over:
             # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
@@ -143,6 +143,15 @@ class _Asked:
     def open(self, config: RunConfig) -> None:
         """Open the run directory for `config`: that of the run, sized to the nodes that there are."""
         open_run(self.paths, config, self.data, self.allowed_changes)
+
+    def open_finished(self) -> None:
+        """Open the run directory of a run that has all its results, which may be kept where nobody writes."""
+        try:
+            self.open(self.config)
+        except OSError as error:
+            if self.allowed_changes:  # which may open jobs again
+                raise
+            complain(f"{self.paths.job_file}: what has changed cannot be recorded ({error.strerror})")
 
     def order(self, config: RunConfig, node_wait_seconds: float, without: tuple[str, ...]) -> Order:
         """Return the order to train with `config`, with no rank on the nodes in `without`."""

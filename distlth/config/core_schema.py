@@ -35,34 +35,27 @@ FORMS: tuple[tuple[str, str, str], ...] = (
 BASES = {"0o": 8, "0x": 16}
 
 
-class WrittenInt(int):
-    """An integer that is, as text, what the file says: `0123`."""
-
-    def __new__(cls, value: int, written: str) -> Self:
-        """Return `value` with the text that stands for it."""
-        number = super().__new__(cls, value)
-        number._written = written
-        return number
-
-    def __str__(self) -> str:
-        return self._written
+class _Written:
+    """A number, by its second base class, that is, as text, what the file says."""
 
     _written: str
-
-
-class WrittenFloat(float):
-    """A number that is, as text, what the file says: `1.10`."""
 
     def __new__(cls, value: float, written: str) -> Self:
         """Return `value` with the text that stands for it."""
-        number = super().__new__(cls, value)
+        number = super().__new__(cls, value)  # type: ignore[call-arg]
         number._written = written
         return number
 
     def __str__(self) -> str:
         return self._written
 
-    _written: str
+
+class WrittenInt(_Written, int):
+    """An integer that is, as text, what the file says: `0123`."""
+
+
+class WrittenFloat(_Written, float):
+    """A number that is, as text, what the file says: `1.10`."""
 
 
 class CoreLoader(yaml.SafeLoader):

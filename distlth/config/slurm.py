@@ -48,6 +48,13 @@ def minutes(text: str) -> int:
     return total
 
 
+def _matching(pattern: re.Pattern[str], value: str | None, expected: str) -> str | None:
+    """Return a value; ValueError where it is given and is not what is expected."""
+    if value is not None and not pattern.fullmatch(value):
+        raise ValueError(f"expected {expected}, got {value!r}")
+    return value
+
+
 class SlurmSection(Section):
     """What `distlth submit` asks SLURM for; each key is the sbatch parameter of that name unless noted."""
 
@@ -112,16 +119,12 @@ class SlurmSection(Section):
     @field_validator("mem_per_node")
     @classmethod
     def _memory(cls, value: str | None) -> str | None:
-        if value is not None and not MEMORY.fullmatch(value):
-            raise ValueError(f"expected a number with K, M, G or T, such as 64G, got {value!r}")
-        return value
+        return _matching(MEMORY, value, "a number with K, M, G or T, such as 64G")
 
     @field_validator("gpus_per_node")
     @classmethod
     def _gpus(cls, value: str | None) -> str | None:
-        if value is not None and not GPUS.fullmatch(value):
-            raise ValueError(f"expected a number, or a type and a number such as a100:8, got {value!r}")
-        return value
+        return _matching(GPUS, value, "a number, or a type and a number such as a100:8")
 
     @field_validator("extra")
     @classmethod

@@ -53,7 +53,7 @@ def read_row(run: RunPaths, queue: Standing | None, *, now: float | None = None)
     """
     try:
         return _row(read_status(run, now=now), queue, _job_id(run), restarts(run))
-    except UserError as error:
+    except (UserError, OSError) as error:
         return RunRow(run.root.name, str(run.root), "unreadable", queue, problem=str(error))
 
 

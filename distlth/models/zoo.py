@@ -8,6 +8,7 @@ import torchvision.models as tv
 from torch import nn
 
 from distlth.errors import ConfigError
+from distlth.models.pooling import give_fixed_size_pools
 from distlth.models.resnet_cifar import resnet20
 
 Stem = Literal["imagenet", "cifar"]
@@ -54,6 +55,7 @@ def _build(name: str, num_classes: int, stem: Stem) -> nn.Module:
     model: nn.Module = tv.get_model(name, weights=None, num_classes=num_classes, **options)
     if stem == "cifar":
         _give_cifar_stem(name, model)
+    give_fixed_size_pools(model)
     return model
 
 

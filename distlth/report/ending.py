@@ -17,14 +17,27 @@ from distlth.errors import RunInterrupted, UserError
 USER_ERROR, INTERRUPTED = 2, 130
 
 
+class PipeConsole(Console):
+    """A console that raises BrokenPipeError where its reader has gone.
+
+    rich's own ends the process with 1 then, which `distlth compare` has another meaning for.
+    """
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error that rich calls this for."""
+        raise
+
+
 def exit_code(command: Callable[[], int]) -> int:
     """Call a command and return its exit code; print an error that it raises, and return the error's code.
 
     2: an error that the user can fix. 75: the same command resumes. 130: interrupted; it resumes, too. What
     the output's encoding does not have is replaced.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed by who started this process
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115  # stays open
+        if isinstance(stream := getattr(sys, name), io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
         return command()
@@ -68,7 +81,7 @@ def _print_error(message: str) -> None:
     shown = message.encode(encoding, "backslashreplace").decode(encoding)
     line = Text.assemble(("error: ", "bold red"), " ".join(shown.splitlines()))
     with suppress(OSError):
-        Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+        PipeConsole(stderr=True, highlight=False).print(line, soft_wrap=True)
 
 
 def complain(text: str) -> None:

@@ -89,7 +89,9 @@ def load_record(run: RunPaths) -> RunRecord:
         )
     except FileNotFoundError:
         raise RunError(f"{run.root}: not a run directory (it has no {run.job_file.name})") from None
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise RunError(f"{run.job_file}: cannot be read ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise RunError(f"{run.job_file}: damaged ({' '.join(str(error).split())})") from None
 
 

@@ -17,8 +17,10 @@ from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order
 from distlth.data.load.packed import PackedSplit
 from distlth.models import Anatomy, anatomy, build
+from distlth.models.anatomy import BATCH
 from distlth.models.zoo import Stem
 from distlth.plan import Job
+from distlth.train.rehearsal import rehearse
 from distlth.train.world import World
 
 Splits = Mapping[str, PackedSplit]
@@ -70,14 +72,14 @@ def num_loader_threads(config: RunConfig, device: torch.device) -> int:
 
 
 def make_executable(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> Executable:
-    """Build, place and wrap the network, and open its loaders. Collective."""
+    """Build, place and wrap the network, take a step of it, and open its loaders. Collective."""
     model = build(key.model, splits["train"].dataset.num_classes, seed=key.seed, stem=key.stem)
     body = anatomy(model, key.resolution)
     model = _placed(model, config, world.device)
     loader = _train_loader(config, splits, world, key)
     eval_loader = _eval_loader(config, splits["val"], world, key)
     replicas = world.wrap(model)
-    _settle(model, replicas, key.resolution, world.device)
+    rehearse(config, replicas, model, _empty_batch(key.resolution, world.device))
     if config.train.compile:  # no shape is dynamic: every batch of a rank has the same size
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
     calibration = partial(_calibration_loader, config, splits["train"], world, key)
@@ -101,19 +103,10 @@ def _contiguous(_: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(images.contiguous() for images in batch)
 
 
-def _settle(model: nn.Module, replicas: nn.Module, resolution: int, device: torch.device) -> None:
-    """Run one pass over an empty batch before any job.
-
-    DDP lays its gradient buckets out anew after the first backward pass it ever sees, and with more than two
-    ranks the layout decides the order of sums. Past this, every step of every job has the same layout,
-    whether its lane is fresh or has restarted.
-    """
-    if replicas is model:
-        return
-    images = torch.zeros(2, 3, resolution, resolution, device=device)
-    model.train()
-    replicas(images).sum().backward()
-    model.zero_grad(set_to_none=True)
+def _empty_batch(resolution: int, device: torch.device) -> Tensor:
+    """Return a batch of black images, as loaders lay them out."""
+    images = torch.zeros(BATCH, 3, resolution, resolution, device=device)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def _train_loader(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> TrainLoader:

@@ -51,7 +51,7 @@ class StepState:
             Masking(model, masks),
             make_optimizer(model, config),
             torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16"),
-            _precision(config.amp, world.device),
+            precision(config.amp, world.device),
             config,
             seed,
             world.rank,
@@ -85,6 +85,7 @@ def _seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int.from_bytes(key, "little") >> 1)
 
 
-def _precision(amp: str, device: torch.device) -> torch.autocast:
+def precision(amp: str, device: torch.device) -> torch.autocast:
+    """Return the context of forward passes for a `train.amp`."""
     dtype = torch.float16 if amp == "fp16" else torch.bfloat16
     return torch.autocast(device.type, dtype=dtype, enabled=amp != "off")

@@ -47,6 +47,7 @@ def _add_check(actions: Commands) -> None:
 
 def _build(options: argparse.Namespace) -> int:
     from distlth.data.pack.build import BuildOptions, build, progress_bar
+    from distlth.report.console import output_console
 
     chosen = BuildOptions(
         max_resolution=options.max_resolution,
@@ -57,7 +58,7 @@ def _build(options: argparse.Namespace) -> int:
         val_fraction=options.val_fraction,
         seed=options.seed,
     )
-    with progress_bar() as progress:
+    with progress_bar(output_console()) as progress:
         dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
     train, val = dataset.split("train"), dataset.split("val")
     _say(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
@@ -71,8 +72,9 @@ def _build(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from distlth.data.pack.build import progress_bar
     from distlth.data.pack.check import check
+    from distlth.report.console import output_console
 
-    with progress_bar() as progress:
+    with progress_bar(output_console()) as progress:
         report = check(options.path, progress=progress)
     _say(f"{options.path}: {report.num_samples:,} images, {report.num_bytes:,} bytes: all as they were built")
     return 0

@@ -46,7 +46,7 @@ def _logs(options: argparse.Namespace) -> int:
         line = standing_line(submission, find(submission))
         raise UserError(f"{options.run}: nothing was printed yet{f'; {line}' if line else ''}")
     for path, text in ((tail.path, printed), (run.log, newest)):
-        _write(b"==> %s <==\n%s" % (os.fsencode(path), text) if text else b"")
+        _write(b"==> %s <==\n%s" % (os.fsencode(path), text) if path and text else b"")
     for _ in _until_ended(run, submission) if options.follow else ():
         _write(tail.more() + happened.more())
     return 0
@@ -54,7 +54,7 @@ def _logs(options: argparse.Namespace) -> int:
 
 def _tail(submission: Submission | None, rank: int) -> _Tail:
     if submission is None:
-        return _Tail(Path(os.devnull))
+        return _Tail(None)
     if not 0 <= rank < submission.nodes:
         raise UserError(f"--rank {rank}: there is a task a node, 0 to {submission.nodes - 1}")
     return _Tail(submission.paths.log(submission.job_id, rank))
@@ -75,9 +75,9 @@ def _until_ended(run: RunPaths, submission: Submission | None) -> Iterator[None]
 
 
 class _Tail:
-    """The output of a task, read as it grows."""
+    """The output of a task, read as it grows; nothing of a run that was not submitted."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
         self._offset = 0
 
@@ -89,6 +89,8 @@ class _Tail:
 
     def more(self) -> bytes:
         """Return what was printed since the last call."""
+        if self.path is None:
+            return b""
         try:
             with open(self.path, "rb", opener=regular) as file:
                 file.seek(self._offset)

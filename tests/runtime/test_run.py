@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from distlth.run.results import load_metrics
 from distlth.run.tickets import load_structured
 from tests.chaos.harness import ROOT, Chaos, command, events
 from tests.chaos.hook import Fault
+from tests.disk import Disk
 from tests.small_run import JOBS, TIMEOUT_SECONDS, results, run, small_run
 
 
@@ -158,6 +160,20 @@ def test_two_lanes_share_the_jobs_of_an_inline_run(digits: Dataset, tmp_path: Pa
     structured = load_structured(paths.job("01"))
     assert structured is not None
     assert structured.blocks
+
+
+def test_a_finished_run_on_a_read_only_disk_shows_its_results(
+    undisturbed: tuple[RunPaths, str], digits: Dataset, disk: Disk
+) -> None:
+    shutil.copytree(undisturbed[0].root, disk.folder / "run")  # another place: a change that is recorded
+    shutil.rmtree(disk.folder / "run" / "report")
+    with disk.read_only():
+        ended = run(digits, disk.folder)
+    assert ended.returncode == 0, ended.stderr
+    recorded, report = ended.stderr.splitlines()
+    assert "job.yaml: what has changed cannot be recorded (" in recorded
+    assert report.startswith("the report cannot be written (")
+    assert ended.stdout.splitlines()[:-3] == undisturbed[1].splitlines()[-len(ended.stdout.splitlines()) : -3]
 
 
 def test_a_round_that_diverges_ends_the_run_with_one_line(digits: Dataset, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from ffcv.fields import RGBImageField
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distlth.cores import num_cores
@@ -64,10 +65,10 @@ class BuildOptions:
             raise DataError(f"{self.workers} workers; give at least 1, or 0 for one a core")
 
 
-def progress_bar() -> Progress:
+def progress_bar(console: Console | None = None) -> Progress:
     """Return the progress bar of `build` and `check`: images done, of how many, and the time left."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns)
+    return Progress(*columns, console=console)
 
 
 def build(

@@ -7,7 +7,7 @@ from distlth.report.console.overview import overview_table, watch_rows
 from distlth.report.console.plan import layers_table, plan_table
 from distlth.report.console.results import digests_table, results_table
 from distlth.report.console.status import print_status, status_table, watch_status
-from distlth.report.console.terminal import show
+from distlth.report.console.terminal import output_console, show
 
 __all__ = [
     "RunView",
@@ -16,6 +16,7 @@ __all__ = [
     "describe_line",
     "digests_table",
     "layers_table",
+    "output_console",
     "overview_table",
     "plan_table",
     "print_status",

@@ -13,14 +13,16 @@ from typing import TextIO, cast
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from distlth.report.ending import PipeConsole
+
 # The width of what goes into a file or a pipe, which has no terminal's width to be cut to.
 FILE_WIDTH = 140
 
 
 def output_console() -> Console:
-    """Return a console that prints to standard output."""
+    """Return a console that prints to standard output; BrokenPipeError where its reader has gone."""
     width = None if sys.stdout.isatty() else FILE_WIDTH
-    return Console(highlight=False, width=width)
+    return PipeConsole(highlight=False, width=width)
 
 
 def run_console() -> Console:
