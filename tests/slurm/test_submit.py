@@ -130,6 +130,7 @@ class TestRequest:
             (["--nodes", "4", "--gpus-per-node", "8"], 32),
             (["--nodes", "4", "--gpus-per-node", "8", "cluster.lanes=2"], 16),
             (["--gpus-per-node", "4"], 4),
+            (["--nodes", "3", "--gpus-per-node", "8"], 24),
             (["--nodes", "4", "--gpus-per-node", "8", "cluster.workers=16"], 16),
             (["--nodes", "4", "cluster.device=cpu"], 8),
             (["cluster.slurm.gpus_per_node=16"], 16),
@@ -141,7 +142,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--nodes", "3", "--gpus-per-node", "8"], ["1024 is global", "cluster.workers = 24"]),
+            (["--nodes", "129", "--gpus-per-node", "8"], ["1024 is global", "cluster.workers = 1032"]),
             (["--gpus-per-node", "8", "cluster.lanes=3"], ["cluster.lanes: 1 nodes x 8 GPUs", "3 lanes"]),
             (["--gpus-per-node", "4", "cluster.workers=8"], ["cluster.workers:", "are 4; use at most 4"]),
             ([], ["cluster.device: cuda needs GPUs", "--gpus-per-node G"]),
