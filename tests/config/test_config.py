@@ -17,15 +17,9 @@ from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from jobs.dry_run import show_plan
+from tests.tiny_run import MINIMAL
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
-MINIMAL = {
-    "name": "a",
-    "data": {"path": "data"},
-    "model": {"name": "resnet20"},
-    "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
-    "prune": {"rounds": 2, "branches": [{"method": "refill"}, {"method": "regroup"}]},
-}
 
 
 @pytest.fixture
