@@ -9,6 +9,7 @@ from torch import nn
 
 from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
+from distlth.data.load.order import part
 from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable, trains_on
 from distlth.prune.magnitude import planned_kept
@@ -65,7 +66,7 @@ def preflight(config: RunConfig) -> Preflight:
     if removing:
         _check_removal(config.model.name, removing, body, layers)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
-    return Preflight(dataset, body, layers, steps_per_epoch, _memory(config, body), gated)
+    return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
 
 
 def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: Sequence[ConvLayer]) -> None:
@@ -102,19 +103,45 @@ def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
 
 def _check_rank_batch(config: RunConfig, model: nn.Module) -> None:
     workers, size = config.cluster.workers, config.data.resolution
-    batch = config.train.batch_size // workers
+    parts = [len(part(config.train.batch_size, rank, workers)) for rank in range(workers)]
     counts_all_ranks = config.train.sync_batch_norm and workers > 1
-    if batch > 1 or counts_all_ranks or trains_on(model, size, batch):
+    if min(parts) > 1 or counts_all_ranks or trains_on(model, size, min(parts)):
         return
     raise ConfigError(
-        f"train.batch_size, cluster.workers: one image of {size} px on each of {workers} ranks"
-        f" leaves a BatchNorm of {config.model.name} one value a channel; give a rank at least 2 images"
+        f"train.batch_size, cluster.workers: one image of {size} px on {parts.count(1)} of {workers} ranks"
+        f" leaves a BatchNorm of {config.model.name} one value a channel; give each rank at least 2 images"
     )
 
 
-def _memory(config: RunConfig, body: Anatomy) -> int:
+def check_memory(config: RunConfig, body: Anatomy, available: int) -> None:
+    """Raise ConfigError where a rank needs more than the `available` bytes of its GPU.
+
+    What passes may still be too much: the estimate leaves out the allocator's overhead.
+    """
+    needed, workers = memory(config, body), config.cluster.workers
+    if needed <= available:
+        return
+    images = f"{_largest_part(config)} images of {config.data.resolution} px"
+    raise ConfigError(
+        f"train.batch_size: {images} on each of {workers} ranks need {needed / 2**30:.1f} GiB, a GPU has "
+        f"{available / 2**30:.1f} GiB; use more ranks{_more_nodes(config)}, a smaller batch or train.amp"
+    )
+
+
+def _more_nodes(config: RunConfig) -> str:
+    """Return what leaves a run with more ranks when it loses nodes, in words."""
+    least = config.cluster.min_nodes
+    return f" (cluster.min_nodes above {least})" if least == config.cluster.nodes else ""
+
+
+def memory(config: RunConfig, body: Anatomy) -> int:
     """Return the bytes of parameters with their companions and of the activations of a rank's batch."""
-    activations = body.activation_bytes * (config.train.batch_size // config.cluster.workers)
+    activations = body.activation_bytes * _largest_part(config)
     if config.train.amp != "off":
         activations //= 2
     return 4 * PARAMETER_COPIES * body.num_parameters + activations
+
+
+def _largest_part(config: RunConfig) -> int:
+    """Return the most images of a global batch that one rank has."""
+    return len(part(config.train.batch_size, 0, config.cluster.workers))

@@ -8,7 +8,7 @@ import pytest
 
 from distlth.config.schema import RunConfig
 from distlth.plan import measurements, plan, ready
-from tests.config.test_config import MINIMAL
+from tests.tiny_run import MINIMAL
 
 
 def config(**prune: Any) -> RunConfig:

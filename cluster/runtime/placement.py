@@ -45,14 +45,17 @@ def fewest_nodes(config: ClusterSection) -> int:
     return config.nodes if config.min_nodes is None else config.min_nodes
 
 
+def smallest(config: RunConfig) -> RunConfig:
+    """Return the config for the fewest nodes that the run may be left with."""
+    return sized(config, min(fewest_nodes(config.cluster), config.cluster.nodes))
+
+
 def sized(config: RunConfig, nodes: int) -> RunConfig:
-    """Return the config for fewer nodes: with the most ranks that they hold and that divide the batch."""
+    """Return the config for fewer nodes: with all the ranks that they hold, for the same global batches."""
     cluster = config.cluster
     if nodes == cluster.nodes:
         return config
     ranks = ranks_per_node(cluster) * nodes
     lanes = min(cluster.lanes, ranks)
-    most = min(cluster.workers, ranks // lanes)
-    workers = max(size for size in range(1, most + 1) if config.train.batch_size % size == 0)
-    update = {"lanes": lanes, "workers": workers, "nodes": nodes}
+    update = {"lanes": lanes, "workers": min(cluster.workers, ranks // lanes), "nodes": nodes}
     return config.model_copy(update={"cluster": cluster.model_copy(update=update)})

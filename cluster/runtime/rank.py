@@ -13,11 +13,15 @@ import torch
 from cluster.runtime.broadcast import fetch
 from cluster.runtime.heartbeat import Beat, Heart, birth
 from cluster.runtime.messages import Assignment, LaneSpec
+from cluster.runtime.placement import smallest
 from cluster.runtime.session import NAMESPACE
+from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import DivergedError, UserError
 from distlth.files import parse_tensors
+from distlth.models import Anatomy
 from distlth.plan import measurements, plan
+from distlth.preflight import check_memory
 from distlth.prune.mask import Mask
 from distlth.run.curves import JobBoard
 from distlth.run.store import check_data
@@ -46,7 +50,8 @@ def work(spec: LaneSpec) -> None:
         dataset = Dataset.load(spec.config.data.path)
         check_data(spec.run, dataset.digest)
         rank = WarmRank(spec.config, dataset, world)
-        rank.executable(plan(spec.config)[0])  # while the coordinator makes the first ticket
+        executable = rank.executable(plan(spec.config)[0])  # while the coordinator makes the first ticket
+        _check_memory(spec.config, executable.anatomy, world.device)
         turn = 0
         while assignment := _next_job(coordinator, spec, attempt, turn):
             _train(rank, assignment, spec, coordinator, pulse)
@@ -61,6 +66,14 @@ def work(spec: LaneSpec) -> None:
     except UserError as error:
         ray.get(coordinator.fail.remote(str(error)))
         raise
+
+
+def _check_memory(config: RunConfig, body: Anatomy, device: torch.device) -> None:
+    """Raise ConfigError where a rank's batch exceeds its GPU, now or on the fewest nodes that may be left."""
+    if device.type == "cuda":
+        available = torch.cuda.get_device_properties(device).total_memory
+        for possible in (config, smallest(config)):
+            check_memory(possible, body, available)
 
 
 def meet(spec: LaneSpec, world: World, coordinator: Any) -> str:

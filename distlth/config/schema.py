@@ -84,7 +84,10 @@ class TrainSection(Section):
     """How one job trains. `batch_size` is global: over all ranks of a lane."""
 
     epochs: int = Field(ge=1, description="of the whole schedule")
-    batch_size: int = Field(ge=1, description="images per step, over all ranks of a lane")
+    batch_size: int = Field(
+        ge=1,
+        description="images per step, over all ranks of a lane; their parts of it differ by one at most",
+    )
     lr: float = Field(gt=0, description="peak of the learning rate")
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
     nesterov: bool = Field(False, description="Nesterov momentum")
@@ -254,14 +257,12 @@ class RunConfig(Section):
         return value
 
     @model_validator(mode="after")
-    def _ranks_divide_the_batch(self) -> RunConfig:
+    def _each_rank_has_an_image(self) -> RunConfig:
         batch, workers = self.train.batch_size, self.cluster.workers
-        if batch % workers:
-            lower, upper = batch // workers * workers, (batch // workers + 1) * workers
-            nearest = f"{lower} or {upper}" if lower else f"{upper}"
+        if batch < workers:
             raise ValueError(
-                f"train.batch_size: {batch} is global and not divisible by cluster.workers = {workers}; "
-                f"use {nearest}"
+                f"train.batch_size: {batch} is global and leaves some of cluster.workers = {workers} ranks "
+                f"without an image; use at most {batch} ranks, or a larger batch"
             )
         return self
 

@@ -14,7 +14,7 @@ from distlth.config.schema import RunConfig
 from distlth.cores import loader_threads, num_cores
 from distlth.data.dataset import SPLITS, Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
-from distlth.data.load.order import epoch_order
+from distlth.data.load.order import epoch_order, part
 from distlth.data.load.packed import PackedSplit
 from distlth.models import Anatomy, anatomy, build
 from distlth.models.anatomy import BATCH
@@ -138,7 +138,7 @@ def _eval_loader(
         packed=packed,
         split=packed.split,
         indices=indices,
-        batch_size=train.eval_batch_size or train.batch_size // world.size,
+        batch_size=train.eval_batch_size or len(part(train.batch_size, world.rank, world.size)),
         rank=world.rank,
         world_size=world.size,
         resolution=key.resolution,

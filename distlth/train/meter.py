@@ -48,12 +48,12 @@ class _Clock:
 class Meter:
     """Counts one rank's steps. Sums stay on the device, so that no step waits for it.
 
-    A point is a stretch of a curve; points and epochs are summed apart. `loss` is the mean of the last
-    point or epoch that was read.
+    A point is a stretch of a curve; points and epochs are summed apart. `batch_size` is global: the images
+    of all ranks in a step. `loss` is the mean of the last point or epoch that was read.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, batch_size: int) -> None:
+        self._world, self._batch_size = world, batch_size
         self._sums = torch.zeros(4, dtype=torch.float64, device=world.device)
         self._bad_step = torch.full((), float("inf"), dtype=torch.float64, device=world.device)
         self._epoch, self._point = _Clock.now(), _Clock.now()
@@ -70,7 +70,7 @@ class Meter:
         waited = time.perf_counter() - start
         for clock in (self._epoch, self._point):
             clock.waited += waited
-            clock.images += len(labels) * self._world.size
+            clock.images += self._batch_size
         return images, labels
 
     def count(self, loss: Tensor, images: int, step: int) -> None:

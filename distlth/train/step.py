@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distlth.config.schema import TrainSection
+from distlth.data.load.order import part
 from distlth.train.masking import Masking
 from distlth.train.optim import make_optimizer, set_learning_rate
 from distlth.train.world import World
@@ -21,7 +22,8 @@ class StepState:
     """What the optimisation steps of one rank read and change.
 
     `replicas` is `model` with its gradients averaged over the ranks, `precision` the context of forward
-    passes. What a step draws at random follows from `seed`, the step's number and `rank`.
+    passes. What a step draws at random follows from `seed`, the step's number and `rank`. `weight` is the
+    factor of this rank's mean loss (see `part_weight`).
     """
 
     model: nn.Module
@@ -33,6 +35,7 @@ class StepState:
     config: TrainSection
     seed: int
     rank: int
+    weight: float | None
 
     @classmethod
     def fresh(
@@ -55,6 +58,7 @@ class StepState:
             config,
             seed,
             world.rank,
+            part_weight(config.batch_size, world),
         )
 
 
@@ -68,7 +72,7 @@ def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, l
     with state.precision:
         logits = state.replicas(images)
         loss = functional.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
-    state.scaler.scale(loss).backward()
+    state.scaler.scale(loss if state.weight is None else loss * state.weight).backward()
     state.scaler.unscale_(state.optimizer)
     state.masking.mask_gradients()
     if state.config.clip_norm is not None:
@@ -77,6 +81,16 @@ def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, l
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
     return loss.detach()
+
+
+def part_weight(batch_size: int, world: World) -> float | None:
+    """Return what makes the mean over ranks, of gradients of means over a part, that over the global batch.
+
+    None where all parts are equal: then it is that already, to the bit.
+    """
+    if batch_size % world.size == 0:
+        return None
+    return len(part(batch_size, world.rank, world.size)) * world.size / batch_size
 
 
 def _seed_step(seed: int, step: int, rank: int) -> None:

@@ -73,7 +73,7 @@ class Trainer:
         self.config, self.world = rank.config, rank.world
         self.steps_per_epoch = self.executable.loader.steps_per_epoch
         self.step = self.first_step
-        self.meter = Meter(self.world)
+        self.meter = Meter(self.world, self.config.train.batch_size)
         self.started = time.perf_counter()
 
     @property

@@ -17,15 +17,9 @@ from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from jobs.dry_run import show_plan
+from tests.tiny_run import MINIMAL
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
-MINIMAL = {
-    "name": "a",
-    "data": {"path": "data"},
-    "model": {"name": "resnet20"},
-    "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
-    "prune": {"rounds": 2, "branches": [{"method": "refill"}, {"method": "regroup"}]},
-}
 
 
 @pytest.fixture
@@ -166,7 +160,7 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("prune={rounds: 1, mode: inline, branches: [{method: snip}]}", ["'snip' needs mode: branch"]),
         ("prune.mode=inline", ["inline needs exactly one branch, not 2"]),
         ("prune.rewind_epoch=4", ["prune.rewind_epoch: 4 must be below train.epochs = 4"]),
-        ("cluster.workers=3", ["train.batch_size: 8 is global", "cluster.workers = 3", "use 6 or 9"]),
+        ("cluster.workers=9", ["train.batch_size: 8 is global", "cluster.workers = 9", "use at most 8"]),
         ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
         ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),
         ("train.schedule.gamma=0.2", ["gamma belongs to name: step, not to cosine"]),

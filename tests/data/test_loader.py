@@ -26,7 +26,7 @@ from distlth.data.dataset import Dataset
 from distlth.data.layouts import scan
 from distlth.data.load import decode
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
-from distlth.data.load.order import epoch_order
+from distlth.data.load.order import epoch_order, part
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.storage import Cache
 from distlth.data.load.stream import Stream
@@ -126,13 +126,33 @@ def test_an_epoch_entered_midway_is_the_tail_of_the_whole(
     assert same((images, labels), (reference[0][2 * BATCH :], reference[1][2 * BATCH :]))
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, 3, 5, 8])
 def test_ranks_part_the_same_global_batches(
     dataset: Dataset, reference: tuple[Tensor, Tensor], world_size: int
 ) -> None:
     ranks = [list(train_loader(dataset, rank=r, world_size=world_size).epoch(0)) for r in range(world_size)]
     together = collect(batch for step in zip(*ranks, strict=True) for batch in step)
     assert same(together, reference)
+
+
+@given(batch_size=st.integers(1, 2000), world_size=st.integers(1, 130))
+def test_parts_are_contiguous_and_differ_by_at_most_one(batch_size: int, world_size: int) -> None:
+    parts = [part(batch_size, rank, world_size) for rank in range(world_size)]
+    assert [position for each in parts for position in each] == list(range(batch_size))
+    sizes = [len(each) for each in parts]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] - sizes[-1] <= 1
+
+
+def test_a_resume_on_three_ranks_after_two_has_the_same_global_batches(dataset: Dataset) -> None:
+    two, three = ([train_loader(dataset, rank=r, world_size=n) for r in range(n)] for n in (2, 3))
+    for epoch in range(2):
+        for step in range(27 // BATCH):
+            before, after = (
+                np.concatenate([loader.batch_indices(epoch, step) for loader in loaders]).tolist()
+                for loaders in (two, three)
+            )
+            assert before == after
 
 
 def test_loaders_share_an_opened_split(dataset: Dataset) -> None:
@@ -343,8 +363,8 @@ def test_a_label_out_of_range_is_named(dataset: Dataset) -> None:
 
 
 def test_arguments_that_do_not_fit_are_named(dataset: Dataset) -> None:
-    with pytest.raises(DataError, match="batch size 8 is not divisible by the world size 3"):
-        train_loader(dataset, world_size=3)
+    with pytest.raises(DataError, match="batch size 8 leaves some of 9 ranks without an image"):
+        train_loader(dataset, world_size=9)
     with pytest.raises(DataError, match="batch size 64 is larger than the train split"):
         TrainLoader(dataset, batch_size=64, resolution=8, seed=0, threads=1)
     with pytest.raises(DataError, match="crop 'tight' is not known"):

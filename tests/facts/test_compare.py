@@ -26,7 +26,7 @@ from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
 from distlth.ticket import Structured
 from jobs.cli import main
-from tests.report.test_report import make_result
+from tests.tiny_run import make_result
 
 JOBS = ("00", "01", "01/refill")
 LAYER = torch.arange(12.0).reshape(3, 4, 1, 1) - 5

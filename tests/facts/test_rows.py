@@ -7,7 +7,7 @@ import pytest
 from distlth.facts.rows import Results, derive_results
 from distlth.plan import plan
 from distlth.run.results import JobResult
-from tests.report.test_report import make_config, make_result
+from tests.tiny_run import make_config, make_result
 
 
 def derive(*results: JobResult) -> Results:

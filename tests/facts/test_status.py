@@ -18,7 +18,7 @@ from distlth.files import append_json
 from distlth.plan import plan
 from distlth.run.paths import RunPaths
 from distlth.run.results import Progress, save_progress
-from tests.report.test_report import NOW, make_config, make_result, new_run
+from tests.tiny_run import NOW, make_config, make_result, new_run
 
 
 @pytest.fixture

@@ -23,10 +23,9 @@ from distlth.run.submission import Standing, record_submission
 from jobs import standings
 from jobs.cli import main
 from jobs.commands.tensorboard import free_port, links
-from tests.report.test_console import cells, make_progress
-from tests.report.test_report import make_result
+from tests.report.test_console import cells
 from tests.run.test_store import config
-from tests.slurm.test_submit import make_submission
+from tests.tiny_run import make_progress, make_result, make_submission
 
 PENDING = Standing("PENDING", "Priority")
 

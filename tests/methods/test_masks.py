@@ -19,7 +19,7 @@ from distlth.preflight import check_rounds
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask, empty_layers
 from distlth.ticket import Structured, Trained
-from tests.config.test_config import MINIMAL
+from tests.tiny_run import MINIMAL
 
 Shape = tuple[int, ...]
 

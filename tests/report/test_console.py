@@ -28,10 +28,10 @@ from distlth.report.console import (
 )
 from distlth.report.text import density_percent, duration, memory, percent
 from distlth.run.paths import RunPaths
-from distlth.run.results import Progress, save_progress
+from distlth.run.results import save_progress
 from distlth.run.store import RunRecord
 from tests.facts.test_rows import derive
-from tests.report.test_report import make_result
+from tests.tiny_run import make_progress, make_result
 
 
 def cells(renderable: RenderableType) -> list[list[str]]:
@@ -40,10 +40,6 @@ def cells(renderable: RenderableType) -> list[list[str]]:
     console.print(renderable)
     lines = console.export_text().splitlines()
     return [[word.strip() for word in line.split("  ") if word.strip()] for line in lines if line.strip()]
-
-
-def make_progress(step: int, epoch: int) -> Progress:
-    return Progress("01", epoch, 4, step, 40, 1.25, 512.0, 65.0, time.time())
 
 
 def make_status(step: int = 10, epoch: int = 2) -> RunStatus:

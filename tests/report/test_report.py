@@ -13,11 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
-from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.facts.rows import derive_results
-from distlth.files import write_text
 from distlth.plan import plan
 from distlth.prune.mask import Mask
 from distlth.report.board import TOP1_CURVE, RunBoard
@@ -25,32 +23,11 @@ from distlth.report.pictures import accuracy_figure
 from distlth.report.summary import write_report
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult
-from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
 from distlth.ticket import Structured
+from tests.tiny_run import make_config, make_result, new_run
 
-NOW = 1_000_000.0
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-def make_config() -> RunConfig:
-    """Two rounds, each with a branch of refill and one of regroup: seven jobs."""
-    document = {
-        "name": "tiny",
-        "data": {"path": "data"},
-        "model": {"name": "resnet20"},
-        "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
-        "prune": {"rounds": 2, "branches": [{"method": "refill"}, {"method": "regroup"}]},
-    }
-    return parse_config(document, "test")
-
-
-def new_run(root: Path) -> RunPaths:
-    """A run that was started and has left nothing but its job.yaml."""
-    paths = RunPaths(root)
-    write_text(paths.job_file, RunRecord(make_config(), {}, {}, NOW).to_yaml())
-    return paths
 
 
 @pytest.fixture
@@ -68,29 +45,6 @@ def _seconds_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """Event files of one folder are ordered by the second in their names: let each be made in its own."""
     clock = itertools.count(int(time.time()))
     monkeypatch.setattr(time, "time", lambda: float(next(clock)))
-
-
-def make_result(job: str = "00", density: float = 1.0, top1: float = 0.9, seconds: float = 10.0) -> JobResult:
-    number, _, branch = job.partition("/")
-    return JobResult(
-        job=job,
-        round=int(number),
-        method=branch or "imp",
-        density=density,
-        kept=round(1000 * density),
-        total=1000,
-        top1=top1,
-        top5=0.99,
-        eval_loss=0.3,
-        train_loss=0.2,
-        epochs=4,
-        steps=40,
-        seconds=seconds,
-        world_size=1,
-        mask_digest="m",
-        weights_digest="w",
-        finished=NOW,
-    )
 
 
 def read(folder: Path) -> EventAccumulator:

@@ -25,7 +25,7 @@ from distlth.run.tickets import load_structured, load_trained, save_measured, sa
 from distlth.ticket import Structured
 from distlth.train.checkpoint import JobState, newest_state
 from tests.chaos.stale_view import StaleView
-from tests.report.test_report import make_config, make_result
+from tests.tiny_run import make_config, make_result
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from distlth.run.paths import RunPaths
 from distlth.run.store import check_data, load_record, open_run
 from distlth.train.checkpoint import JobState
 from jobs.cli import main
-from tests.report.test_report import make_result
+from tests.tiny_run import make_result
 
 DATA = {"digest": "d", "classes": 10}
 TENSORS = {"conv.weight": torch.ones(2)}

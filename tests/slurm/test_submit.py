@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
@@ -31,7 +30,6 @@ from distlth.run.paths import RunPaths, SubmissionPaths
 from distlth.run.store import load_record, open_run
 from distlth.run.submission import (
     Standing,
-    Submission,
     load_submission,
     record_cancelled,
     record_submission,
@@ -40,6 +38,7 @@ from jobs.cli import main, parse
 from jobs.request import requested, seed_list
 from tests.disk import Disk
 from tests.small_run import write_own_modules
+from tests.tiny_run import make_submission
 
 ROOT = Path(__file__).parent.parent.parent
 IMAGENET = ROOT / "jobs" / "recipes" / "imagenet-resnet50.yaml"
@@ -130,6 +129,7 @@ class TestRequest:
             (["--nodes", "4", "--gpus-per-node", "8"], 32),
             (["--nodes", "4", "--gpus-per-node", "8", "cluster.lanes=2"], 16),
             (["--gpus-per-node", "4"], 4),
+            (["--nodes", "3", "--gpus-per-node", "8"], 24),
             (["--nodes", "4", "--gpus-per-node", "8", "cluster.workers=16"], 16),
             (["--nodes", "4", "cluster.device=cpu"], 8),
             (["cluster.slurm.gpus_per_node=16"], 16),
@@ -141,7 +141,7 @@ class TestRequest:
     @pytest.mark.parametrize(
         ("arguments", "words"),
         [
-            (["--nodes", "3", "--gpus-per-node", "8"], ["1024 is global", "cluster.workers = 24"]),
+            (["--nodes", "129", "--gpus-per-node", "8"], ["1024 is global", "cluster.workers = 1032"]),
             (["--gpus-per-node", "8", "cluster.lanes=3"], ["cluster.lanes: 1 nodes x 8 GPUs", "3 lanes"]),
             (["--gpus-per-node", "4", "cluster.workers=8"], ["cluster.workers:", "are 4; use at most 4"]),
             ([], ["cluster.device: cuda needs GPUs", "--gpus-per-node G"]),
@@ -386,15 +386,6 @@ class TestQueuedAgain:
         assert (ended.returncode, ended.stderr) == (code, "")
         if scontrol is not None:
             assert (tmp_path / "asked").read_text() == "requeue 7\n"
-
-
-def make_submission(job_id: str, **changes: Any) -> Submission:
-    values = {
-        **{"cluster": "slurm", "job_id": job_id, "array_task": None, "nodes": 1, "time": 1.0, "user": "ann"},
-        **{"host": "login", "directory": "d", "folder": "f", "parameters": {}, "config": {}},
-        **{"allowed_changes": [], "process": None, "cancelled": None},
-    }
-    return Submission(**{**values, **changes})
 
 
 class TestRecord:

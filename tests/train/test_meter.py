@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ WORLD = World(0, 1, torch.device("cpu"))
 
 
 def counted(*losses: float, images: int = 4) -> Meter:
-    meter = Meter(WORLD)
+    meter = Meter(WORLD, images)
     for step, loss in enumerate(losses, 10):
         meter.count(torch.tensor(loss), images, step)
     return meter
@@ -44,12 +46,15 @@ def test_the_first_step_that_is_not_finite_is_found(bad: float) -> None:
     assert counted(1.0, bad, 2.0, bad).first_bad_step() == 11
 
 
-def test_waiting_for_batches_and_images_of_all_ranks_are_counted() -> None:
-    meter = Meter(World(0, 3, torch.device("cpu")))
+def test_waiting_for_batches_and_images_of_all_ranks_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    meter = Meter(World(2, 3, torch.device("cpu")), 13)  # parts of 5, 4 and 4 images
     meter.start_epoch()
     batches = iter([(torch.zeros(4, 3), torch.zeros(4))] * 2)
     assert len(meter.next_batch(batches)[1]) == 4
-    assert meter.images_per_second > 0
     meter.next_batch(batches)
+    now += 2.0
+    assert meter.images_per_second == 2 * 13 / 2.0
     with pytest.raises(StopIteration):
         meter.next_batch(batches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,12 @@ def test_channel_scores_are_what_they_are_called() -> None:
     assert torch.allclose(scores["saliency"], (maps * gradient).abs().sum((2, 3)).mean(0).double())
 
 
+def same_training(first: JobResult, second: JobResult) -> bool:
+    """Whether two trainings have left the same bits."""
+    names = ("weights_digest", "train_loss", "eval_loss", "top1")
+    return all(getattr(first, name) == getattr(second, name) for name in names)
+
+
 class StoppedError(Exception):
     """Thrown into a job to end it."""
 
@@ -176,37 +183,58 @@ class TestJob:
 
         return train(config, digits, run, note, job)
 
-    def test_a_resumed_job_ends_with_the_same_bits(
-        self, config: RunConfig, digits: Dataset, tmp_path: Path
-    ) -> None:
-        whole, parts = RunPaths(tmp_path / "whole"), RunPaths(tmp_path / "parts")
+    def whole_and_stopped(
+        self, config: RunConfig, digits: Dataset, folder: Path
+    ) -> tuple[JobResult, JobState, Path]:
+        """Train the first job, and once more up to its end; return the result and the newest checkpoint."""
+        whole, parts = self.both(folder)
         first = plan(config)[0]
         dense = self.train(config, digits, whole, first)
         with pytest.raises(StoppedError):
             self.train(config, digits, parts, first, stop_at="last-step")
         state = newest_state(parts.checkpoints("00"))
         assert state is not None
-        assert state.step == 20  # of 24: in the middle of an epoch
-        resumed = self.train(config, digits, parts, first)
-        assert (resumed.weights_digest, resumed.train_loss) == (dense.weights_digest, dense.train_loss)
-        assert (resumed.top1, resumed.eval_loss) == (dense.top1, dense.eval_loss)
+        assert state.step % 8  # in the middle of an epoch
+        return dense, state, parts.checkpoint("00", state.step)
+
+    def both(self, folder: Path) -> tuple[RunPaths, RunPaths]:
+        """The run that trains the job whole, and the one that is stopped."""
+        return RunPaths(folder / "whole"), RunPaths(folder / "parts")
+
+    def test_a_resumed_job_ends_with_the_same_bits(
+        self, config: RunConfig, digits: Dataset, tmp_path: Path
+    ) -> None:
+        dense, _, _ = self.whole_and_stopped(config, digits, tmp_path)
+        whole, parts = self.both(tmp_path)
+        resumed = self.train(config, digits, parts, plan(config)[0])
+        assert same_training(resumed, dense)
         assert self.losses(parts) == self.losses(whole)
         assert parts.seed(0).rewind.read_bytes() == whole.seed(0).rewind.read_bytes()
+
+    def test_a_resumed_job_in_fp16_has_its_scale(
+        self, config: RunConfig, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The scale doubles every second step. Small gradients round to other bits with another scale."""
+        constant = ScheduleSection(name="constant")
+        scaler = partial(torch.amp.GradScaler, init_scale=256.0, growth_interval=2)
+        monkeypatch.setattr(torch.amp, "GradScaler", scaler)
+        update = {
+            "train": config.train.model_copy(update={"amp": "fp16", "epochs": 1, "schedule": constant}),
+            "prune": config.prune.model_copy(update={"rewind_epoch": 0}),
+        }
+        mixed = config.model_copy(update=update)
+        dense, state, _ = self.whole_and_stopped(mixed, digits, tmp_path)
+        assert (state.scaler["scale"], state.scaler["_growth_tracker"]) == (1024.0, 1)
+        resumed = self.train(mixed, digits, self.both(tmp_path)[1], plan(mixed)[0])
+        assert same_training(resumed, dense)
 
     def test_a_checkpoint_of_two_ranks_keeps_its_sums_on_one(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
     ) -> None:
-        whole, parts = RunPaths(tmp_path / "whole"), RunPaths(tmp_path / "parts")
-        first = plan(config)[0]
-        dense = self.train(config, digits, whole, first)
-        with pytest.raises(StoppedError):
-            self.train(config, digits, parts, first, stop_at="last-step")
-        state = newest_state(parts.checkpoints("00"))
-        assert state is not None
+        dense, state, checkpoint = self.whole_and_stopped(config, digits, tmp_path)
         assert state.sums[0].any()
-        two = replace(state, sums=torch.cat([state.sums / 4, state.sums * 3 / 4]))
-        two.save(parts.checkpoint("00", state.step))
-        resumed = self.train(config, digits, parts, first)
+        replace(state, sums=torch.cat([state.sums / 4, state.sums * 3 / 4])).save(checkpoint)
+        resumed = self.train(config, digits, self.both(tmp_path)[1], plan(config)[0])
         assert resumed.weights_digest == dense.weights_digest
         assert resumed.train_loss == pytest.approx(dense.train_loss, rel=1e-12)
 
@@ -255,6 +283,13 @@ class TestJob:
 
 
 class TestCheckpoints:
+    @pytest.mark.parametrize("size", [1, 2, 3])
+    def test_no_sums_are_lost_on_any_number_of_ranks(self, size: int) -> None:
+        state = replace(self.state(5), sums=torch.tensor([[1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 30.0, 40.0]]))
+        found = torch.stack([state.sums_of(rank, size) for rank in range(size)])
+        assert torch.equal(found.sum(0), state.sums.sum(0))
+        assert size != 2 or torch.equal(found, state.sums)
+
     def state(self, step: int) -> JobState:
         return JobState("00", step, "m", {"w": torch.full((2,), step)}, {}, {"scale": 2.0}, torch.zeros(1, 4))
 

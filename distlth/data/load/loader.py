@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from distlth.data.dataset import Dataset
-from distlth.data.load.order import epoch_key, epoch_order, mix
+from distlth.data.load.order import epoch_key, epoch_order, mix, part
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.reader import Batches, Reader
 from distlth.data.load.storage import Cache, Indices
@@ -54,8 +54,8 @@ class TrainLoader(_Loader):
     """The training batches of one rank.
 
     Global batch s of an epoch is `epoch_order(...)[s * B : (s + 1) * B]` with B = `batch_size`, the *global*
-    batch size; rank r takes the r-th of its `world_size` equal, contiguous parts. What is left over at the
-    end of an epoch is dropped. Images come as float32 (batch, 3, resolution, resolution) in channels-last
+    batch size; rank r takes its `part`, and a rank may have an image less than another. What is left over at
+    the end of an epoch is dropped. Images come as float32 (batch, 3, resolution, resolution) in channels-last
     memory, normalised by `mean` and `std` (per RGB channel, 0..1; by default the data set's own); labels
     as int64 (batch,). The same (seed, epoch, step) always gives the same bits.
 
@@ -86,23 +86,25 @@ class TrainLoader(_Loader):
         packed: PackedSplit | None = None,
     ) -> None:
         transform = Transform(resolution, crop, 1.0, flip, mean or dataset.mean, std or dataset.std)
-        if batch_size < 1 or batch_size % world_size:
-            raise DataError(f"batch size {batch_size} is not divisible by the world size {world_size}")
+        if batch_size < world_size:
+            raise DataError(f"batch size {batch_size} leaves some of {world_size} ranks without an image")
         self._count = dataset.split("train").count
         self.steps_per_epoch = self._count // batch_size
         if self.steps_per_epoch == 0:
             raise DataError(f"batch size {batch_size} is larger than the train split ({self._count} samples)")
         self.batch_size = batch_size
-        self._rank, self._part = _check_rank(rank, world_size), batch_size // world_size
+        self._part = part(batch_size, _check_rank(rank, world_size), world_size)
         self._seed = seed
         self._order: tuple[int, Indices] | None = None
         opened = self._open(dataset, "train", threads, cache, packed)
-        self._reader = Reader(opened, transform, batch_size=self._part, device=device, ahead=batches_ahead)
+        self._reader = Reader(
+            opened, transform, batch_size=len(self._part), device=device, ahead=batches_ahead
+        )
 
     def batch_indices(self, epoch: int, step: int) -> Indices:
         """Return the sample indices (int64) of this rank's part of global batch `step`, in order."""
-        begin = step * self.batch_size + self._rank * self._part
-        return self._epoch_order(epoch)[begin : begin + self._part]
+        begin = step * self.batch_size
+        return self._epoch_order(epoch)[begin + self._part.start : begin + self._part.stop]
 
     def epoch(self, epoch: int, first_step: int = 0) -> Batches:
         """Return the batches `first_step` .. `steps_per_epoch` - 1 of `epoch`: an iterator with `close`.

@@ -1,4 +1,4 @@
-"""The order of samples in an epoch, as a pure function of (seed, epoch)."""
+"""The order of samples in an epoch, and each rank's part of a global batch: pure functions."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return np.argsort(keys ^ (keys >> np.uint64(31)), kind="stable").astype(np.int64)
+
+
+def part(batch_size: int, rank: int, world_size: int) -> range:
+    """Return the positions in a global batch that a rank trains on.
+
+    The parts are contiguous, in order of rank, and together the whole batch. Sizes differ by at most one:
+    rank 0's is the largest, the last rank's the smallest.
+    """
+    size, larger = divmod(batch_size, world_size)
+    begin = rank * size + min(rank, larger)
+    return range(begin, begin + size + (rank < larger))
