@@ -79,7 +79,7 @@ def waits(options: Options) -> str:
     for amp in ("off", "bf16", "fp16"):
         state, meter = (
             masked_state("resnet20", 32, options.device, amp=amp),
-            Meter(World(0, 1, options.device)),
+            Meter(World(0, 1, options.device), 32),
         )
         for step in range(6):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")

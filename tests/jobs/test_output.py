@@ -15,7 +15,7 @@ from distlth.report.console import RunView
 from distlth.run.paths import RunPaths
 from jobs.cli import main
 from tests.disk import Disk
-from tests.report.test_report import make_result, new_run
+from tests.tiny_run import make_result, new_run
 
 ROOT = Path(__file__).parent.parent.parent
 
