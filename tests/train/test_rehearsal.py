@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -16,8 +16,10 @@ from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.models import build, zoo
 from distlth.plan import plan
+from distlth.train.rehearsal import rehearse
 from distlth.train.warm import WarmRank
 from tests.chaos.harness import ROOT
+from tests.models.test_removal import TRIED
 from tests.small_job import WORLD
 from tests.small_run import run
 
@@ -139,3 +141,36 @@ def test_other_errors_are_left_as_they_are(
     config = load_config(quickstart, [f"data.path={digits.path}", "model.name=large"])
     with closing(WarmRank(config, digits, WORLD)) as rank, pytest.raises(torch.OutOfMemoryError):
         rank.executable(plan(config)[0])
+
+
+@pytest.fixture
+def deterministic(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a rank sets under `train.deterministic`."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.usefixtures("deterministic")
+class TestOnAGpu:
+    @pytest.mark.parametrize("amp", ["off", "bf16"])
+    @pytest.mark.parametrize("name", TRIED)
+    def test_every_network_takes_the_step(self, quickstart: Path, name: str, amp: str) -> None:
+        self.rehearse(quickstart, build(name, 10, seed=0), 224, f"train.amp={amp}")
+
+    @pytest.mark.parametrize("resolution", [32, 64, 256, 448])
+    def test_vgg_does_at_each_kind_of_resolution(self, quickstart: Path, resolution: int) -> None:
+        self.rehearse(quickstart, build("vgg11", 10, seed=0), resolution)
+
+    def test_torchs_own_pooling_is_refused(self, quickstart: Path) -> None:
+        model = nn.Sequential(nn.Conv2d(3, 10, 1), nn.AdaptiveAvgPool2d(7), nn.Flatten(), nn.Linear(490, 10))
+        with pytest.raises(ConfigError, match="no deterministic adaptive_avg_pool2d_backward_cuda on cuda"):
+            self.rehearse(quickstart, model, 32)
+
+    def rehearse(self, quickstart: Path, model: nn.Module, resolution: int, *overrides: str) -> None:
+        config = load_config(quickstart, ["data.path=none", *overrides])
+        model.to("cuda", memory_format=torch.channels_last)  # type: ignore[call-overload]
+        images = torch.zeros(2, 3, resolution, resolution, device="cuda")
+        rehearse(config, model, model, images.contiguous(memory_format=torch.channels_last))
