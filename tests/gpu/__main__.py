@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from distlth.cores import num_cores
 from tests.gpu.lines import say
+
+AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,14 @@ class Section:
         """Run it, show its lines when it has ended, and return them."""
         command = [sys.executable, "-m", f"tests.gpu.{self.name}", *options]
         start = time.monotonic()
+        cores = num_cores() // (1 if self.timed else AT_ONCE)
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": str(max(1, cores))},
         )
         try:
             said, errors = process.communicate(timeout=self.seconds)
@@ -47,14 +56,14 @@ class Section:
 SECTIONS = (
     Section("product", 240),
     Section("exact", 150),
-    Section("classifiers", 150),
-    Section("parity", 120),
-    Section("loading", 100),
+    Section("classifiers", 180),
+    Section("parity", 150),
     Section("ranks", 100),
+    Section("suite", 120),
+    Section("loading", 60, timed=True),
     Section("throughput", 200, timed=True),
     Section("feeding", 100, timed=True),
 )
-AT_ONCE = 4
 
 
 def main() -> int:

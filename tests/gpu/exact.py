@@ -21,13 +21,13 @@ from tests.gpu.work import job_config, photos
 from tests.small_job import dense_ticket, ignore
 
 KINDS: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("resnet50", {"amp": "bf16"}),
-    ("resnet50", {}),
-    ("resnet18", {"amp": "fp16", "label_smoothing": 0.1}),
-    ("wide_resnet50_2", {"amp": "bf16"}),
     ("vgg16", {"amp": "bf16"}),
     ("mobilenet_v2", {"channels_last": False}),
     ("resnet18", {"amp": "bf16", "compile": True}),
+    ("wide_resnet50_2", {"amp": "bf16"}),
+    ("resnet18", {"amp": "fp16", "label_smoothing": 0.1}),
+    ("resnet50", {"amp": "bf16"}),
+    ("resnet50", {}),
 )
 
 

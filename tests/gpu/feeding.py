@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import torch
@@ -56,41 +56,23 @@ def measured(
     rates: dict[str, list[float]] = {"loader": [], "steps": [], "both": []}
     with closing(loader):
         for number in range(ROUNDS + 1):
+            with closing(loader.epoch(number)) as batches:
+                same = [next(batches)] * loader.steps_per_epoch
             for kind, found in rates.items():
                 start = time.perf_counter()
-                images = epoch(loader, state, number, kind)
-                wait(options)
+                with ExitStack() as stack:
+                    fresh = same if kind == "steps" else stack.enter_context(closing(loader.epoch(number)))
+                    for images, labels in fresh:
+                        if kind != "loader":
+                            train_step(state, images, labels, step=number, lr=0.01)
+                    wait(options)
                 if number:
-                    found.append(images / (time.perf_counter() - start))
+                    found.append(loader.steps_per_epoch * batch / (time.perf_counter() - start))
     return (
         statistics.median(rates["loader"]),
         statistics.median(rates["steps"]),
         statistics.median(rates["both"]),
     )
-
-
-def epoch(loader: TrainLoader, state: StepState, number: int, kind: str) -> int:
-    """Run an epoch of one kind; return the number of images."""
-    count = 0
-    with closing(loader.epoch(number)) as batches:
-        first = next(batches)
-        if kind == "steps":
-            batches.close()
-            for step in range(loader.steps_per_epoch):
-                train_step(state, *first, step=step, lr=0.01)
-            return loader.steps_per_epoch * len(first[1])
-        for images, labels in (first, *()):
-            count += take(state, images, labels, kind)
-        for images, labels in batches:
-            count += take(state, images, labels, kind)
-    return count
-
-
-def take(state: StepState, images: torch.Tensor, labels: torch.Tensor, kind: str) -> int:
-    """Train on a batch, or leave it; return its images."""
-    if kind == "both":
-        train_step(state, images, labels, step=0, lr=0.01)
-    return len(labels)
 
 
 def wait(options: Options) -> None:

@@ -54,8 +54,8 @@ def check(name: str) -> Iterator[list[str]]:
     except Exception as error:  # the next check must still run
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{last.filename.rpartition('/')[2]}:{last.lineno}"
-        first = (str(error).strip() or "no text").splitlines()[0]
-        say("FAIL", name, "; ".join([*said, f"{type(error).__name__} at {where}: {first[:300]}"]))
+        text = (str(error).strip() or "no text").splitlines()[-1]
+        say("FAIL", name, "; ".join([*said, f"{type(error).__name__} at {where}: {text[:300]}"]))
     else:
         say("pass", name, "; ".join(said))
 

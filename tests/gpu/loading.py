@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from distlth.cores import loader_threads, num_cores
 from distlth.data.dataset import Dataset
 from distlth.data.load.loader import TrainLoader
 from distlth.train.step import train_step
@@ -42,9 +43,11 @@ def overlap(data: Dataset, options: Options) -> tuple[float, float, float]:
     """Return the microseconds of copies, those of them beside kernels, and the share of time with kernels."""
     from torch.profiler import ProfilerActivity, profile
 
-    state = masked_state("resnet50", 224, options.device, amp="bf16")
+    torch.backends.cudnn.allow_tf32 = False  # slow steps: the loader is ahead, as it should be
+    state = masked_state("resnet50", 224, options.device)
     state.model.train()
-    loader = TrainLoader(data, batch_size=128, resolution=224, seed=0, threads=12, device=options.device)
+    threads = loader_threads(num_cores(), options.device.type)
+    loader = TrainLoader(data, batch_size=128, resolution=224, seed=0, threads=threads, device=options.device)
     with closing(loader):
         with closing(loader.epoch(0)) as batches:
             for step, (images, labels) in enumerate(batches):

@@ -79,7 +79,7 @@ def killed(command: list[str], home: Path) -> str:
         victims("one rank", session_of(process.pid))[0].kill()
         expect(process.wait(SECONDS) == 0, f"exit code {process.returncode} after a rank was killed")
     events = [line["event"] for line in read_json_lines(run.log)]
-    expect(events.count("lane-started") == 2, f"the log does not tell of a second start: {events}")
+    expect(events.count("lane-start") == 2, f"the log does not tell of a second start: {events}")
     return "a rank killed, the lane restarted"
 
 
