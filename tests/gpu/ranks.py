@@ -33,7 +33,7 @@ def ranks(options: Options) -> None:
         if count == 1:
             say("skip", "several GPUs", "this machine has one")
     with check("gloo, 2 ranks on one device") as said:
-        together("gloo", [str(options.device)] * 2, said)
+        together("gloo", ["cuda:0" if options.on_gpu else "cpu"] * 2, said)
 
 
 def together(backend: str, devices: list[str], said: list[str]) -> None:
