@@ -104,7 +104,7 @@ def compared(home: Path, name: str) -> str:
     )
     said = " ".join((ended.stdout + ended.stderr).split())
     expect(ended.returncode == 0, said[-400:])
-    return said[-120:]
+    return said.partition("settings: ")[2]
 
 
 def started(command: list[str]) -> subprocess.Popen[bytes]:

@@ -27,7 +27,7 @@ def ranks(options: Options) -> None:
     """Train a few masked steps over ranks, compare their bits, and time an all-reduce."""
     if options.on_gpu:
         count = torch.cuda.device_count()
-        with check(f"NCCL, {count} ranks") as said:
+        with check(f"NCCL, {count} rank{'s' if count > 1 else ''}") as said:
             devices = [f"cuda:{number}" for number in range(count)]
             together("nccl", devices, said)
         if count == 1:
@@ -82,6 +82,8 @@ def rank(number: int, backend: str, devices: list[str], port: int, folder: str) 
 
 def bandwidth(device: torch.device, size: int) -> str:
     """Return how fast 100 MB of gradients are reduced."""
+    if size == 1:
+        return "nothing to reduce"
     values = torch.ones(25_600_000, device=device)
     dist.all_reduce(values)
     start = time.perf_counter()

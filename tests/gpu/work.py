@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -32,9 +32,7 @@ def masked_state(name: str, resolution: int, device: torch.device, **train: Any)
     section = TrainSection(epochs=1, batch_size=32, lr=0.01, **train)
     model = build(name, CLASSES, seed=0)
     body = anatomy(model, resolution)
-    weights = {c.name: model.get_parameter(f"{c.name}.weight").detach() for c in body.convs}
-    dense = Mask.dense({conv.name: conv.weight_shape for conv in body.convs})
-    mask = prune_magnitude({key: value.contiguous() for key, value in weights.items()}, dense, 0.7)
+    mask = _each_layer_at(0.3, {conv.name: model.get_parameter(f"{conv.name}.weight") for conv in body.convs})
     layout = torch.channels_last if section.channels_last else torch.contiguous_format
     model.to(device, memory_format=layout)  # type: ignore[call-overload]
     masks = parameter_masks(Ticket(mask, {}), body, dict(model.named_parameters()))
@@ -42,6 +40,18 @@ def masked_state(name: str, resolution: int, device: torch.device, **train: Any)
     if section.amp == "fp16":  # a scale at which no step overflows, as after the first steps of a training
         return replace(state, scaler=torch.amp.GradScaler(device.type, init_scale=2.0**10))
     return state
+
+
+def _each_layer_at(density: float, weights: Mapping[str, Tensor]) -> Mask:
+    """Return a mask of the largest weights of each layer.
+
+    Pruned over all layers at once, an untrained network loses some whole, and has nothing to compare.
+    """
+    layers: dict[str, Tensor] = {}
+    for name, weight in weights.items():
+        dense = Mask.dense({name: tuple(weight.shape)})
+        layers |= prune_magnitude({name: weight.detach().contiguous()}, dense, 1 - density).layers
+    return Mask(layers)
 
 
 def noise(resolution: int, batch: int, *, channels_last: bool = True) -> list[tuple[Tensor, Tensor]]:
@@ -103,6 +113,6 @@ def job_config(data: Dataset, runs: Path, model: str, resolution: int, **train: 
             "model": {"name": model},
             "train": {"epochs": 2, "batch_size": 32, "lr": 0.02, **train},
             "prune": {"rounds": 0},
-            "checkpoint": {"every_steps": 3},
+            "checkpoint": {"every_steps": 50},
         }
     )
