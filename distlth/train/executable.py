@@ -79,9 +79,10 @@ def make_executable(config: RunConfig, splits: Splits, world: World, key: Execut
     loader = _train_loader(config, splits, world, key)
     eval_loader = _eval_loader(config, splits["val"], world, key)
     replicas = world.wrap(model)
-    rehearse(config, replicas, model, _empty_batch(key.resolution, world.device))
     if config.train.compile:  # no shape is dynamic: every batch of a rank has the same size
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
+    count = len(loader.batch_indices(0, 0)) if config.train.compile else BATCH
+    rehearse(config, replicas, model, _empty_batch(count, key.resolution, world.device))
     calibration = partial(_calibration_loader, config, splits["train"], world, key)
     return Executable(key, model, replicas, body, loader, eval_loader, calibration)
 
@@ -103,9 +104,9 @@ def _contiguous(_: nn.Module, batch: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return tuple(images.contiguous() for images in batch)
 
 
-def _empty_batch(resolution: int, device: torch.device) -> Tensor:
+def _empty_batch(count: int, resolution: int, device: torch.device) -> Tensor:
     """Return a batch of black images, as loaders lay them out."""
-    images = torch.zeros(BATCH, 3, resolution, resolution, device=device)
+    images = torch.zeros(count, 3, resolution, resolution, device=device)
     return images.contiguous(memory_format=torch.channels_last)
 
 

@@ -26,7 +26,7 @@ def rehearse(config: RunConfig, replicas: nn.Module, model: nn.Module, images: T
 
     Raises:
         ConfigError: `train.deterministic` is asked for, and an operator of the network has no deterministic
-            kernel on this device.
+            kernel on this device; or `train.compile` is, and torch cannot compile here.
     """
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     model.train()
@@ -58,5 +58,11 @@ def _refusals_named(config: RunConfig, device: torch.device) -> Iterator[None]:
             raise ConfigError(
                 f"train.deterministic: torch has no deterministic {refusal[1]} on {device.type}, which model "
                 f"{config.model.name!r} needs; set train.deterministic: false, or take another model"
+            ) from error
+        if config.train.compile and isinstance(error, torch._dynamo.exc.BackendCompilerFailed):
+            reason = str(error).strip().splitlines()[0]
+            raise ConfigError(
+                f"train.compile: torch cannot compile model {config.model.name!r} on {device.type} here "
+                f"({reason}); install a C++ compiler (g++) where the ranks run, or set train.compile: false"
             ) from error
         raise

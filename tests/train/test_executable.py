@@ -13,9 +13,10 @@ from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.plan import plan
+from distlth.run.paths import RunPaths
 from distlth.train.warm import WarmRank
 from jobs.cli import main
-from tests.small_job import WORLD
+from tests.small_job import WORLD, train, train_on
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -38,6 +39,49 @@ def test_images_and_weights_reach_convolutions_in_the_memory_format_that_is_aske
         executable.model(images)
     assert len(seen) > 30
     assert all(seen)
+
+
+def small_network(name: str, num_classes: int, *, seed: int, stem: str) -> nn.Module:
+    """Two convolutions: what takes little to compile."""
+    torch.manual_seed(seed)
+    body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
+    return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
+
+
+def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_all_jobs(
+    quickstart: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distlth.train.executable.build", small_network)
+    asked = [f"data.path={digits.path}", "train.epochs=2", "train.batch_size=479", "prune.rewind_epoch=0"]
+    config = load_config(quickstart, asked)
+    compiled = load_config(quickstart, [*asked, "train.compile=true"])
+    eager = train(config, digits, RunPaths(tmp_path / "eager"))
+    graphs = torch._dynamo.utils.counters["stats"]
+    graphs.clear()
+    with closing(WarmRank(compiled, digits, WORLD)) as rank:
+        rank.executable(plan(compiled)[0])
+        found = graphs["unique_graphs"]
+        assert found > 0
+        first = train_on(rank, plan(compiled)[0], RunPaths(tmp_path / "first"))
+        train_on(rank, plan(compiled)[0], RunPaths(tmp_path / "second"))
+    assert graphs["unique_graphs"] == found
+    assert first.train_loss == pytest.approx(eager.train_loss, rel=1e-5)
+    assert first.eval_loss == pytest.approx(eager.eval_loss, rel=1e-5)
+
+
+def test_a_machine_that_cannot_compile_is_told_apart(
+    quickstart: Path, digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distlth.train.executable.build", small_network)
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+    monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
+    torch._dynamo.reset()
+    asked = [f"data.path={digits.path}", "train.compile=true", "train.batch_size=64"]
+    config = load_config(quickstart, asked)
+    with closing(WarmRank(config, digits, WORLD)) as rank, pytest.raises(ConfigError) as refused:
+        rank.executable(plan(config)[0])
+    assert str(refused.value).startswith("train.compile: torch cannot compile model 'resnet20' on cpu here (")
+    assert str(refused.value).count("\n") == 0
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
