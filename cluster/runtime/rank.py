@@ -69,8 +69,11 @@ def work(spec: LaneSpec) -> None:
 
 
 def _check_memory(config: RunConfig, body: Anatomy, device: torch.device) -> None:
-    """Raise ConfigError where a rank's batch exceeds its GPU, now or on the fewest nodes that may be left."""
-    if device.type == "cuda":
+    """Raise ConfigError where a rank's batch exceeds its GPU, now or on the fewest nodes that may be left.
+
+    Compiled steps may need less than the estimate, and have been rehearsed with the whole batch.
+    """
+    if device.type == "cuda" and not config.train.compile:
         available = torch.cuda.get_device_properties(device).total_memory
         for possible in (config, smallest(config)):
             check_memory(possible, body, available)
