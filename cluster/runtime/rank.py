@@ -13,7 +13,6 @@ import torch
 from cluster.runtime.broadcast import fetch
 from cluster.runtime.heartbeat import Beat, Heart, birth
 from cluster.runtime.messages import Assignment, LaneSpec
-from cluster.runtime.session import NAMESPACE
 from distlth.data.dataset import Dataset
 from distlth.errors import DivergedError, UserError
 from distlth.files import parse_tensors
@@ -32,7 +31,7 @@ def work(spec: LaneSpec) -> None:
     """Run one rank: ask for a job, train it, ask again."""
     torch.set_num_threads(spec.config.cluster.cpus_per_worker)
     world = World.current(ray.train.torch.get_device())
-    coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
+    coordinator = ray.get_actor(spec.coordinator)
     attempt = meet(spec, world, coordinator)
     pulse = Pulse()
     heart = Heart(
