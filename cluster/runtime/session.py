@@ -54,6 +54,9 @@ TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
 }
 
+# Ray's for a driver of a cluster that is there already, unless the user has set it.
+GUEST_ENVIRONMENT = {"RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor"}
+
 # Ray reads most of these only once, when it is imported.
 RAY_ENVIRONMENT = {
     **TRAIN_ENVIRONMENT,
@@ -183,7 +186,7 @@ def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) ->
 
 def guest_environment() -> dict[str, str]:
     """Return the environment of a driver of a Ray that is there already: the token is its user's."""
-    return {**os.environ, **SAFE_PATH, **TRAIN_ENVIRONMENT}
+    return {**GUEST_ENVIRONMENT, **os.environ, **SAFE_PATH, **TRAIN_ENVIRONMENT}
 
 
 def own_path() -> JobConfig:
