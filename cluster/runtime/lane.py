@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from typing import Any
 import ray
 import ray.train
 import ray.train.torch
-from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]  # of a compiled module
 from ray.exceptions import RayActorError, RayTaskError
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -25,7 +24,7 @@ from ray.train.v2.api.exceptions import ControllerError
 
 from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
-from cluster.runtime.ray_watch import living_nodes
+from cluster.runtime.ray_watch import selector_without
 from cluster.runtime.session import NODE_LABEL, collectives_on
 from cluster.runtime.start_watch import Started
 
@@ -139,12 +138,6 @@ def others_than(spec: LaneSpec) -> dict[str, str] | None:
     if spec.config.cluster.ray is not None:
         return selector_without(spec.without)
     return {NODE_LABEL: f"!in({','.join(spec.without)})"}
-
-
-def selector_without(names: Collection[str]) -> dict[str, str] | None:
-    """Return the selector of all nodes but those of these names, in a Ray that others started."""
-    ids = [node for node, name in living_nodes().items() if name in names]
-    return {RAY_NODE_ID_KEY: f"!in({','.join(ids)})"} if ids else None
 
 
 def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:

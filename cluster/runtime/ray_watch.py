@@ -86,6 +86,14 @@ def living_nodes() -> dict[str, str]:
     return {node["NodeID"]: node["Labels"].get(NODE_LABEL) or _host(node, hosts) for node in nodes}
 
 
+def selector_without(names: Collection[str]) -> dict[str, str] | None:
+    """Return the selector of all nodes but those of these names, in a Ray that others started."""
+    from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]  # of a compiled module
+
+    ids = [node for node, name in living_nodes().items() if name in names]
+    return {RAY_NODE_ID_KEY: f"!in({','.join(ids)})"} if ids else None
+
+
 def _host(node: Mapping[str, Any], hosts: Sequence[str]) -> str:
     """Return the host name of a node, with its address where others have it, too."""
     host: str = node["NodeManagerHostname"]

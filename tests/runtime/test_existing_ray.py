@@ -1,7 +1,7 @@
 """A Ray cluster that is there already: runs are guests of it, end as elsewhere, and leave nothing behind.
 
-The cluster is a real one with a token: a head and two worker nodes, each in a network namespace and with a host
-name of its own. One of them does not see a folder that the others share.
+The cluster is a real one with a token: a head and two worker nodes, each in a network namespace and with a
+host name of its own. One of them does not see a folder that the others share.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import psutil
 import pytest
 
 from cluster.bench import nodes
-from cluster.runtime.existing_ray import version_refusal
+from cluster.runtime.connection import version_refusal
 from cluster.runtime.node_check import Sight, refusal
 from cluster.runtime.placement import Need, guest_config
 from cluster.runtime.session import TOKEN, session_folder
@@ -50,7 +50,7 @@ from ray.util import list_named_actors, placement_group_table
 class Holder:
     pass
 
-def alive(jobs):
+def alive():
     found = state.actor_table(None, None, None).values()
     return [actor["ActorClassName"] for actor in found if actor["State"] != "DEAD"]
 
@@ -63,9 +63,11 @@ for line in sys.stdin:
     if line.strip() == "release":
         ray.kill(holder)
     jobs = [job["JobID"] for job in state.job_table() if not job["IsDead"]]
-    groups = [group["state"] for group in placement_group_table().values() if group["state"] != "REMOVED"]
+    states = [group["state"] for group in placement_group_table().values()]
+    groups = [each for each in states if each != "REMOVED"]
     names = list_named_actors(all_namespaces=True)
-    print(json.dumps({"jobs": len(jobs), "actors": alive(jobs), "groups": groups, "names": names}), flush=True)
+    found = {"jobs": len(jobs), "actors": alive(), "groups": groups, "names": names}
+    print(json.dumps(found), flush=True)
 """
 
 EMPTY = {"jobs": 1, "actors": [], "groups": [], "names": []}
@@ -99,10 +101,10 @@ class RayCluster:
             assert time.monotonic() < deadline, found
             time.sleep(0.2)
 
-    def start(self, arguments: list[str], *prefix: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, arguments: list[str], **environment: str) -> subprocess.Popen[str]:
         """Start a command on the head node."""
         return subprocess.Popen(
-            [*self.head.enter, *prefix, *arguments],
+            [*self.head.enter, *arguments],
             env={**self.environment, **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -207,62 +209,83 @@ def digests(paths: RunPaths) -> dict[str, tuple[str, ...]]:
     return {job: (result.mask_digest, result.weights_digest) for job, result in results(paths, JOBS).items()}
 
 
-# What is refused -> what its one line says.
-REFUSED = {
-    "no answer": "cluster.ray: 198.18.0.1:6380 does not answer (",
+# What is refused -> what its one line says. First what is found when a run starts, then when it connects.
+RUNS = {
     "wrong token": "does not accept this user's token, or there is none; expected RAY_AUTH_MODE=token",
-    "no token": "does not accept this user's token, or there is none; expected RAY_AUTH_MODE=token",
-    "too many ranks": "3 ranks of 1 CPU each do not fit into the cluster: its 3 nodes have room for 2, and no",
+    "too many ranks": "3 ranks of 1 CPU each do not fit into the cluster: its 3 nodes have room for 2, ",
     "folder not shared": "cluster.ray: node n2 cannot use ",
     "other torch": "has torch 2",
-    "no node": "cluster.ray: this machine is no node of the Ray cluster at ",
 }
+CONNECTIONS = {
+    "no answer": "cluster.ray: 198.18.0.1:6380 does not answer (",
+    "no token": "does not accept this user's token, or there is none; expected RAY_AUTH_MODE=token",
+    "no node": "cluster.ray: this machine is no node of the Ray cluster at 198.18.0.1:6379; run ",
+    "a client's address": "cluster.ray: RAY_ADDRESS is ray://head:10001, for clients outside of the cluster;",
+}
+CONNECT = """
+import sys
+from cluster.runtime.connection import connect
+from distlth.errors import UserError
+
+try:
+    connect(sys.argv[1], "distlth-run")
+except UserError as error:
+    print(error, file=sys.stderr)
+    sys.exit(2)
+"""
 
 
 @pytest.fixture(scope="module")
-def refused(cluster: RayCluster, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """What was said to each run that cannot be, its exit code, and the folder for its run."""
+def refused(cluster: RayCluster, digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Refused:
     folder = tmp_path_factory.mktemp("refused")
-    fake = folder / "fake"
-    (fake / "torch-9.9.dist-info").mkdir(parents=True)
-    (fake / "torch-9.9.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n"
-    )
-    path = os.pathsep.join([str(fake), os.environ.get("PYTHONPATH", "")])
+    fake = folder / "fake" / "torch-9.9.dist-info"
+    fake.mkdir(parents=True)
+    (fake / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 9.9\n")
+    path = os.pathsep.join([str(fake.parent), os.environ.get("PYTHONPATH", "")])
 
-    def start(name: str, *more: str, prefix: tuple[str, ...] = (), **changes: str) -> subprocess.Popen[str]:
-        runs = cluster.hidden if name == "folder not shared" else folder / name.replace(" ", "-")
-        address = cluster.address.replace("6379", "6380") if name == "no answer" else cluster.address
-        command = [*small_run(digits, runs, *SMALL, *more), "--ray", address]
-        return cluster.start(command, *prefix, **changes)
+    def run(runs: Path, *more: str, **changes: str) -> subprocess.Popen[str]:
+        return cluster.start([*small_run(digits, runs, *SMALL, *more), "--ray", cluster.address], **changes)
 
-    apart = ("unshare", "--pid", "--fork", "--mount-proc")
+    def connect(address: str, *prefix: str, **changes: str) -> subprocess.Popen[str]:
+        return cluster.start([*prefix, sys.executable, "-c", CONNECT, address], **changes)
+
     started = {
-        "no answer": start("no answer"),
-        "wrong token": start("wrong token", RAY_AUTH_TOKEN="0" * 64, RAY_AUTH_TOKEN_PATH=""),
-        "no token": start("no token", RAY_AUTH_MODE="disabled"),
-        "too many ranks": start("too many ranks", "cluster.workers=3"),
-        "folder not shared": start("folder not shared"),
-        "other torch": start("other torch", PYTHONPATH=path),
-        "no node": start("no node", prefix=apart),
+        "wrong token": run(folder / "runs", RAY_AUTH_TOKEN="0" * 64, RAY_AUTH_TOKEN_PATH=""),
+        "too many ranks": run(folder / "runs", "name=many", "cluster.workers=3"),
+        "folder not shared": run(cluster.hidden),
+        "other torch": run(folder / "runs", "name=torch", PYTHONPATH=path),
+        "no answer": connect(cluster.address.replace("6379", "6380")),
+        "no token": connect(cluster.address, RAY_AUTH_MODE="disabled"),
+        "no node": connect(cluster.address, "unshare", "--pid", "--fork", "--mount-proc"),
+        "a client's address": connect("auto", RAY_ADDRESS="ray://head:10001"),
     }
-    ends = {name: (*process.communicate(timeout=SECONDS), process) for name, process in started.items()}
-    left = [str(path) for runs in (folder, cluster.hidden) for path in runs.rglob("run*")]
-    found = {name: (said, process.returncode) for name, (_, said, process) in ends.items()}
-    return {**found, "left": left}
+    said = {name: process.communicate(timeout=SECONDS)[1] for name, process in started.items()}
+    ends = {name: (said[name], process.returncode) for name, process in started.items()}
+    left = [path for runs in (folder / "runs", cluster.hidden) for path in runs.glob("*")]
+    return Refused(ends, left)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_is_refused_by_one_line(refused: dict[str, Any], name: str) -> None:
-    said, code = refused[name]
+@dataclass(frozen=True)
+class Refused:
+    """What was said to each run that cannot be, its exit code, and what is left of all of them."""
+
+    ends: dict[str, tuple[str, int]]
+    left: list[Path]
+
+
+@pytest.mark.parametrize("name", [*RUNS, *CONNECTIONS])
+def test_what_cannot_be_is_refused_by_one_line(refused: Refused, name: str) -> None:
+    said, code = refused.ends[name]
     assert code == 2, said
-    (line,) = said.splitlines()
-    assert line.startswith("error: cluster.ray: ")
-    assert REFUSED[name] in line
+    line = said.splitlines()[-1]  # Ray itself warns of a token that is wrong
+    assert {**RUNS, **CONNECTIONS}[name] in line
+    if name in RUNS:
+        assert said == f"{line}\n"
+        assert line.startswith("error: cluster.ray: ")
 
 
-def test_a_refused_run_leaves_nothing(refused: dict[str, Any], cluster: RayCluster) -> None:
-    assert refused["left"] == []
+def test_a_refused_run_leaves_nothing(refused: Refused, cluster: RayCluster) -> None:
+    assert refused.left == []
     cluster.await_only(EMPTY)
 
 
@@ -330,13 +353,13 @@ def test_an_address_is_one_of_a_cluster(address: str) -> None:
     ],
 )
 def test_any_other_address_is_refused(quickstart: Path, address: str, expected: str) -> None:
-    with pytest.raises(ConfigError, match="cluster.ray") as error:
+    with pytest.raises(ConfigError, match=r"cluster\.ray") as error:
         load_config(quickstart, [f"cluster.ray={address}"])
     assert expected in str(error.value)
 
 
 def test_a_submitted_run_has_a_ray_of_its_own() -> None:
-    with pytest.raises(ConfigError, match=r"needs no SLURM job; use distlth run"):
+    with pytest.raises(ConfigError, match="needs no SLURM job; use distlth run"):
         check_ray_is_its_own(ClusterSection(ray="auto"))
 
 
