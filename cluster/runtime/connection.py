@@ -6,6 +6,7 @@ import logging
 import os
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 
 import ray
 from ray._common.usage.usage_lib import get_cluster_metadata
@@ -73,17 +74,17 @@ def version_refusal(cluster: Mapping[str, str], ray_version: str, python: str) -
 
 def _address(given: str) -> str:
     """Return HOST:PORT; `auto` is what RAY_ADDRESS names, or the Ray that runs on this machine."""
-    try:
+    named = os.environ.get("RAY_ADDRESS", "")
+    if given == "auto" and "://" in named:
+        raise RunError(f"cluster.ray: RAY_ADDRESS is {named}, for clients outside of the cluster; {SEND_IT}")
+    found = None
+    with suppress(ConnectionError, ValueError):
         found = canonicalize_bootstrap_address(given, None)
-    except (ConnectionError, ValueError, RuntimeError):
-        found = None
-    if not found:
+    if found is None:
         raise RunError(
             "cluster.ray: auto finds no Ray cluster on this machine; run the command on a node of one, "
             "or give its address, such as 10.0.0.1:6379"
         )
-    if "://" in found:
-        raise RunError(f"cluster.ray: RAY_ADDRESS is {found}, for clients outside of the cluster; {SEND_IT}")
     return str(found)
 
 
