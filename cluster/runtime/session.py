@@ -61,6 +61,7 @@ GUEST_ENVIRONMENT = {"RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor"}
 RAY_ENVIRONMENT = {
     **TRAIN_ENVIRONMENT,
     "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "",  # one of another cluster would take precedence over the session's own
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     # The processes that refill and regroup import torch, which takes seconds: keep them for the next round.

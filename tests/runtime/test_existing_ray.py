@@ -70,6 +70,11 @@ for line in sys.stdin:
     print(json.dumps(found), flush=True)
 """
 
+# What `ray job submit` adds to the environment of the command.
+SUBMITTED = {
+    "RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": {"A": "b"}}, "metadata": {}})
+}
+
 EMPTY = {"jobs": 1, "actors": [], "groups": [], "names": []}
 HELD = {**EMPTY, "actors": ["Holder"]}
 
@@ -195,7 +200,7 @@ def test_a_run_waits_for_room_is_killed_and_resumes(
     cluster.await_only(EMPTY)
     assert list(paths.rendezvous.iterdir())  # nobody was left to remove it
 
-    ended = cluster.start(command, RAY_ADDRESS=cluster.address, TMPDIR=str(temporary))
+    ended = cluster.start(command, RAY_ADDRESS=cluster.address, TMPDIR=str(temporary), **SUBMITTED)
     said = ended.communicate(timeout=SECONDS)[1]
     assert ended.returncode == 0, said
     cluster.await_only(EMPTY)
