@@ -82,20 +82,15 @@ class GuestWatch(RayWatch):
         super().__init__()
         self._need = need
 
-    def usable(self, without: Collection[str]) -> list[str]:
-        """Return the names of the nodes that are alive and not left out."""
-        self.nodes = living_nodes()
-        return super().usable(without)
-
     def ids(self, without: Collection[str]) -> list[str]:
         """Return the ids of the nodes that are alive and not left out."""
         return [node for node, name in living_nodes().items() if name not in without]
 
     def carriers(self, without: Collection[str]) -> dict[str, str]:
         """Return the nodes of `ids` that can have a rank, by id and name."""
-        names, total = living_nodes(), resources()
-        fit = [node for node in self.ids(without) if self._need.fit(total.get(node, {})) and node in names]
-        return {node: names[node] for node in fit}
+        total, alive = resources(), living_nodes()
+        can = [node for node in alive if self._need.fit(total.get(node, {}))]
+        return {node: alive[node] for node in can if alive[node] not in without}
 
     def suffice(self, config: ClusterSection, without: Collection[str]) -> bool:
         """Return whether all ranks fit on the nodes that are not left out, when others have left these."""
