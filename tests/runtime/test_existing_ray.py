@@ -78,8 +78,6 @@ SUBMITTED = {
 EMPTY = {"jobs": 1, "actors": [], "groups": [], "names": []}
 HELD = {**EMPTY, "actors": ["Holder"]}
 
-pytestmark = pytest.mark.skipif(nodes.missing() is not None, reason=f"{nodes.missing()}")
-
 
 @dataclass(frozen=True)
 class RayCluster:
@@ -119,6 +117,8 @@ class RayCluster:
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RayCluster]:
+    if reason := nodes.missing():
+        pytest.skip(reason)
     hidden = tmp_path_factory.mktemp("hidden")
     plain = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     with session_folder() as folder:  # ends all processes that have its token
