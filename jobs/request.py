@@ -94,6 +94,7 @@ def finished(document: dict[str, Any], chosen: Mapping[str, Any], keys: Iterable
     except ConfigError:
         return document  # full validation reports this better
     given = {*chosen, *keys}
+    check_ray_is_its_own(cluster)
     check_gpus_are_asked_for(cluster)
     is_given = "cluster.workers" in given or ("workers" in document["cluster"] and not given & SIZE_KEYS)
     workers = fitting_workers(cluster, is_given)
@@ -122,6 +123,15 @@ def fitting_workers(cluster: ClusterSection, is_given: bool) -> int | None:
     if gpus % cluster.lanes:
         raise ConfigError(f"cluster.lanes: {have} do not divide among {cluster.lanes} lanes")
     return gpus // cluster.lanes
+
+
+def check_ray_is_its_own(cluster: ClusterSection) -> None:
+    """Raise ConfigError for a submitted run in a Ray cluster that is there already."""
+    if cluster.ray is not None:
+        raise ConfigError(
+            f"cluster.ray: {cluster.ray} is there already, and needs no SLURM job; use distlth run, or leave "
+            "the key out (cluster.ray=null): a submitted run starts a Ray of its own on its nodes"
+        )
 
 
 def check_gpus_are_asked_for(cluster: ClusterSection) -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from distlth.config.documents import parse_yaml
 from distlth.config.read import load_config, parse_cluster
@@ -52,11 +53,13 @@ def check(arguments: list[str]) -> None:
 @pytest.mark.parametrize("line", sorted({line for line in commands() if not line.startswith("distlth ")}))
 def test_any_other_command_is_there(line: str) -> None:
     program, *arguments = shlex.split(line)
-    assert program in ("bash", "tensorboard", "docker", "apptainer", "enroot", "srun", "sbatch", "ssh")
+    assert program in ("bash", "tensorboard", "docker", "apptainer", "enroot", "ray", "srun", "sbatch", "ssh")
     if program == "bash":
         assert (ROOT / arguments[0]).is_file()
     if program == "sbatch":
         check(shlex.split(arguments[arguments.index("--wrap") + 1])[1:])
+    if program == "ray":
+        parse(arguments[arguments.index("--") + 2 :])
 
 
 def snippets() -> list[str]:
@@ -64,10 +67,37 @@ def snippets() -> list[str]:
     return [block for path in DOCUMENTS for block in re.findall(r"```yaml\n(.*?)```", path.read_text(), re.S)]
 
 
-@pytest.mark.parametrize("text", snippets())
+def is_manifest(text: str) -> bool:
+    """Whether a ```yaml block is for Kubernetes."""
+    return text.startswith("apiVersion:")
+
+
+@pytest.mark.parametrize("text", [text for text in snippets() if not is_manifest(text)])
 def test_a_piece_of_a_job_file_is_valid(text: str) -> None:
     document = parse_yaml(text)
     assert parse_cluster(document.get("cluster", document), "snippet")
+
+
+def test_the_manifest_is_what_kuberay_expects(monkeypatch: pytest.MonkeyPatch) -> None:
+    (text,) = filter(is_manifest, snippets())
+    job = yaml.safe_load(text)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    monkeypatch.chdir(ROOT)
+    check(shlex.split(job["spec"]["entrypoint"])[1:])
+    cluster = job["spec"]["rayClusterSpec"]
+    pins = (ROOT / "cluster" / "constraints.txt").read_text().splitlines()
+    assert f"ray=={cluster['rayVersion']}" in pins
+    head, (workers,) = cluster["headGroupSpec"], cluster["workerGroupSpecs"]
+    assert {"groupName", "replicas", "minReplicas", "maxReplicas"} <= workers.keys()
+    ranks = re.findall(r"cluster\.workers=(\d+)", job["spec"]["entrypoint"])
+    pods = [group["template"]["spec"] for group in (head, workers) if group["rayStartParams"] is not None]
+    (first,), (other,) = [pod["containers"] for pod in pods]
+    assert ranks == [str(workers["replicas"] * int(other["resources"]["limits"]["nvidia.com/gpu"]))]
+    for key in ("image", "volumeMounts", "workingDir"):  # the same code and files at the same paths
+        assert first[key] == other[key]
+    for pod in pods:
+        mounted = {mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounted == {volume["name"] for volume in pod["volumes"]}
 
 
 def test_every_command_has_an_example_or_is_named() -> None:

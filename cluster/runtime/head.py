@@ -8,33 +8,30 @@ one may die at any time, and `distlth run` reports what happened and cleans up.
 from __future__ import annotations
 
 import os
-import queue
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from cluster.runtime.error_text import first_line
+from cluster.runtime.head_requests import Requests
+from cluster.runtime.hosts import Host, OwnRay, SendReply
 from cluster.runtime.messages import (
     Ending,
-    Joined,
     LaneSpec,
     Order,
     Outcome,
     Reply,
-    Started,
-    Stop,
     Unwritten,
-    parse_request,
     reply_to_json,
 )
-from cluster.runtime.placement import fewest_nodes
+from cluster.runtime.placement import cores_to_ask, fewest_nodes
 from cluster.runtime.ray_watch import LostError, RayWatch
 from cluster.runtime.rendezvous import Rendezvous
-from cluster.runtime.session import NAMESPACE, end_processes, network, start_ray
-from distlth.run.events import Event, EventLog
+from distlth.errors import UserError
+from distlth.run.events import Event
 
 POLL_SECONDS = 0.5
 
@@ -43,8 +40,6 @@ CHECKPOINT_SECONDS = 300.0
 
 # The coordinator imports torch and reads what is on disk before its first answer.
 START_SECONDS = 300.0
-
-SendReply = Callable[[Reply], None]
 
 
 def main() -> None:
@@ -60,71 +55,36 @@ def main() -> None:
     os._exit(0)  # threads of a lost session may never end
 
 
-class Requests:
-    """The requests of the process that started this one, read by a thread."""
-
-    def __init__(self, source: TextIO, folder: Path) -> None:
-        self.folder = folder
-        self.stop: str | None = None
-        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
-        threading.Thread(target=self._listen, args=(source,), name="requests", daemon=True).start()
-
-    def next_order(self) -> Order:
-        """Wait for an order."""
-        return self._orders.get()
-
-    def _listen(self, source: TextIO) -> None:
-        for line in source:
-            request = parse_request(line)
-            if isinstance(request, Stop):
-                self.stop = request.signal
-            else:
-                self._orders.put(request)
-        # The end of the input is the end of the process that wrote it.
-        end_processes(self.folder)
-        os._exit(1)
-
-
 def _hold_ray(requests: Requests, address: str, reply: SendReply) -> Ending:
-    """Start Ray, gather the nodes, train; return how that ended."""
+    """Start Ray or connect to one, and train; return how that ended."""
     order = requests.next_order()
-    log, cluster = EventLog(order.run.log), order.config.cluster
-
-    def note(message: str) -> None:
-        log.note("ray", message=message.partition("\n")[0])
-
-    if order.rendezvous:
-        log.note("network", **network())
-    start_ray(cluster, order.device, requests.folder, address, note)
+    host = None
     import ray
 
     try:
-        watch = RayWatch()
-        if order.rendezvous:
-            if ending := _gather_nodes(order, requests, watch, reply):
-                return ending
-            order = requests.next_order()
-        return _Training(order, requests, watch, reply).run()
+        host = _host(order, requests, address, reply)
+        ready = host.prepare()
+        if isinstance(ready, Ending):
+            return ready
+        return _Training(ready, requests, host.watch, reply).run()
+    except UserError as error:
+        return Ending(error=str(error))
     except LostError as error:
-        return Ending(lost=str(error), again=error.nodes_left >= fewest_nodes(cluster))
+        return Ending(lost=str(error), again=error.nodes_left >= fewest_nodes(order.config.cluster))
     except ray.exceptions.RayError as error:
         return Ending(lost=f"the coordinator died ({first_line(str(error)) or repr(error)})")
+    finally:
+        if host is not None:
+            host.leave()
 
 
-def _gather_nodes(order: Order, requests: Requests, watch: RayWatch, reply: SendReply) -> Ending | None:
-    """Have the worker nodes join; return None when the run can start on those that did, else its ending."""
-    import ray
+def _host(order: Order, requests: Requests, address: str, reply: SendReply) -> Host:
+    """Return the Ray in which to train, once this process is connected to it."""
+    if order.config.cluster.ray is None:
+        return OwnRay(order, requests, address, reply)
+    from cluster.runtime.existing_ray import GuestRay
 
-    cluster = order.config.cluster
-    reply(Started(ray.get_runtime_context().gcs_address))
-    watch.gather(cluster.nodes, order.node_wait_seconds, lambda: requests.stop is not None)
-    if requests.stop:
-        return Ending()
-    usable = watch.usable(order.without)
-    if len(usable) < fewest_nodes(cluster):
-        return Ending(lost=watch.missing(cluster, order.node_wait_seconds))
-    reply(Joined(len(usable)))
-    return None
+    return GuestRay(order, requests, reply)
 
 
 class _Training:
@@ -138,8 +98,12 @@ class _Training:
         name = f"coordinator-{self.config.name}"
         self.coordinator = _start_coordinator(name, order)
         shared = Rendezvous(order.rendezvous).lanes if order.rendezvous else requests.folder / "lanes"
+        cpus = _cores_of_rank(order)
         self.lanes = [
-            _Lane(LaneSpec(index, name, order.config, order.run, order.device, order.without), shared)
+            _Lane(
+                LaneSpec(index, name, order.config, order.run, order.device, cpus, order.without),
+                shared,
+            )
             for index in range(self.config.cluster.lanes)
         ]
 
@@ -182,8 +146,8 @@ class _Training:
         """Return the ending of a run that has failed: it may go on at once without the nodes at fault."""
         if outcome.error:
             return Ending(error=outcome.error)
-        left = self.watch.usable([*self.without, *outcome.suspects])
-        again = bool(outcome.suspects) and 0 < fewest_nodes(self.config.cluster) <= len(left)
+        without = [*self.without, *outcome.suspects]
+        again = bool(outcome.suspects) and self.watch.suffice(self.config.cluster, without)
         return Ending(lost=outcome.lost, again=again, without=tuple(sorted(outcome.suspects)))
 
     @property
@@ -245,9 +209,15 @@ def _start_coordinator(name: str, order: Order) -> Any:
     from cluster.runtime.head_tasks import this_node
 
     options = Coordinator.options(  # type: ignore[attr-defined]
-        name=name, namespace=NAMESPACE, scheduling_strategy=this_node()
+        name=name, scheduling_strategy=this_node()
     )
     return options.remote(order.config, order.run)
+
+
+def _cores_of_rank(order: Order) -> int:
+    """Return the cores that each rank asks Ray for: its own Ray offers just what the run's ranks share."""
+    guest = order.config.cluster.ray is not None
+    return cores_to_ask(order.config, order.device) if guest else order.config.cluster.cpus_per_worker
 
 
 def _ending_of_lane(error: BaseException) -> Ending:

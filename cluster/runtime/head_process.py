@@ -7,6 +7,7 @@ import queue
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +15,6 @@ import psutil
 
 from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import Ending, Reply, Request, parse_reply
-from cluster.runtime.session import environment
 from cluster.runtime.signals import shielded
 
 
@@ -25,10 +25,10 @@ class HeadProcess:
     processes would end at once, before the ranks have written a checkpoint.
     """
 
-    def __init__(self, folder: Path, address: str, *, alone: bool) -> None:
-        """Start it, with Ray's files in `folder` and Ray on this machine's `address`.
+    def __init__(self, folder: Path, address: str, environment: Mapping[str, str]) -> None:
+        """Start it in an `environment`, with its files in `folder`.
 
-        `alone`: no other node is to join.
+        A Ray that it starts listens on this machine's `address`.
         """
         self._errors = folder / "head.err"
         with open(self._errors, "wb") as errors, shielded():
@@ -39,7 +39,7 @@ class HeadProcess:
                 stderr=errors,
                 text=True,
                 start_new_session=True,
-                env=environment(folder, address, alone=alone),
+                env=dict(environment),
             )
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._listener = threading.Thread(target=self._listen, daemon=True)

@@ -13,7 +13,7 @@ import psutil
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from cluster.runtime.session import TOKEN_PATH
+from cluster.runtime.session import SESSION
 from distlth.process import identity, is_alive
 from distlth.train.pulse import Pulse
 
@@ -123,7 +123,7 @@ def _kill_of_session(pid: int) -> bool:
     """Kill a process of this node, if it is of this session of Ray; return whether it was."""
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if process.environ().get(TOKEN_PATH) == os.environ[TOKEN_PATH]:
+        if process.environ().get(SESSION) == os.environ[SESSION]:
             process.kill()
             return True
     return False

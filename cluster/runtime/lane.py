@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +16,16 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
+from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
 from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.exceptions import ControllerError
 
 from cluster.runtime.error_text import last_line
 from cluster.runtime.messages import LaneSpec
-from cluster.runtime.session import NAMESPACE, NODE_LABEL
+from cluster.runtime.ray_watch import selector_without
+from cluster.runtime.session import NODE_LABEL, collectives_on
 from cluster.runtime.start_watch import Started
 
 # The coordinator counts restarts without progress; this only bounds a start-up that never succeeds.
@@ -81,6 +85,8 @@ class _LaneBackend(_TorchBackend):
         ]
         coordinator.lane_starting.remote(spec.index, ranks)
         try:
+            if spec.config.cluster.ray is not None:
+                worker_group.execute(_use_rays_interface)
             super().on_start(worker_group, backend_config)
         except (RayActorError, RayTaskError) as error:
             why = f"the ranks did not meet: {last_line(str(error)) or repr(error)}"
@@ -88,9 +94,50 @@ class _LaneBackend(_TorchBackend):
             raise WorkerGroupStartupFailedError(why) from error  # the one that Ray Train retries
 
 
-def _others_than(nodes: Sequence[str]) -> dict[str, str] | None:
-    """Return Ray's selector of all nodes but some, by name."""
-    return {NODE_LABEL: f"!in({','.join(nodes)})"} if nodes else None
+class _FixedSize(FixedScalingPolicy):
+    """Tells no coordinator of autoscaling what a lane needs: its placement group does."""
+
+    def _maybe_send_resource_request(self) -> None:
+        pass
+
+    def after_controller_start(self, train_run_context: Any) -> None:
+        pass
+
+    async def before_controller_shutdown(self) -> None:
+        pass
+
+    def before_controller_abort(self) -> None:
+        pass
+
+
+class _LaneTrainer(TorchTrainer):
+    """Starts no actor that would outlive the run: Ray Train's helpers are detached, one of them for ever.
+
+    What a lane has reserved is Ray's again when its controller has ended.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        found: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the old class
+        return [one for one in found if not isinstance(one, PlacementGroupCleanerCallback)]
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        arguments["scaling_policy"] = _FixedSize(self.scaling_config)  # type: ignore[arg-type]
+        return super()._initialize_and_run_controller(**arguments)  # type: ignore[misc]
+
+
+def _use_rays_interface() -> None:
+    """Have gloo use the interface by which Ray knows this node; a host's name may lead to another one."""
+    address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+    os.environ.update(collectives_on(address))
+
+
+def others_than(spec: LaneSpec) -> dict[str, str] | None:
+    """Return Ray's selector of all nodes but those that a lane leaves out; None if it leaves out none."""
+    if not spec.without:
+        return None
+    if spec.config.cluster.ray is not None:
+        return selector_without(spec.without)
+    return {NODE_LABEL: f"!in({','.join(spec.without)})"}
 
 
 def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:
@@ -105,7 +152,7 @@ def _ranks_of(error: Exception, workers: Sequence[Any]) -> list[int]:
 
 
 def _coordinator(spec: LaneSpec) -> Any:
-    return ray.get_actor(spec.coordinator, NAMESPACE)
+    return ray.get_actor(spec.coordinator)
 
 
 def run_lane(spec: LaneSpec, storage: Path) -> None:
@@ -127,8 +174,8 @@ def run_lane(spec: LaneSpec, storage: Path) -> None:
 def _run_lane(spec: LaneSpec, storage: Path, number: int) -> None:
     cluster = spec.config.cluster
     gpu = spec.device == "cuda"
-    resources = {"CPU": float(cluster.cpus_per_worker), **({"GPU": 1.0} if gpu else {})}
-    TorchTrainer(
+    resources = {"CPU": float(spec.cpus), **({"GPU": 1.0} if gpu else {})}
+    _LaneTrainer(
         _rank,
         train_loop_config={"spec": spec},
         torch_config=_LaneConfig(
@@ -140,7 +187,7 @@ def _run_lane(spec: LaneSpec, storage: Path, number: int) -> None:
             num_workers=cluster.workers,
             use_gpu=gpu,
             resources_per_worker=resources,
-            label_selector=_others_than(spec.without),  # type: ignore[call-arg]  # mypy sees the old class
+            label_selector=others_than(spec),  # type: ignore[call-arg]  # mypy sees the old class
         ),
         run_config=RunConfig(
             name=f"lane-{spec.index}-{number}",  # with an old name it would restore that one

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 class Order:
     """A request to train a run on the nodes that its config names.
 
-    `rendezvous` is the folder through which worker nodes join, None where this machine is the only node.
-    No rank is placed on the nodes in `without`, by name.
+    `device` may be `auto` in a Ray cluster that is there already, which decides it. `rendezvous` is a folder
+    that all nodes see, through which worker nodes join; None where this machine is the only node. No rank is
+    placed on the nodes in `without`, by name.
     """
 
     config: RunConfig
@@ -146,9 +147,9 @@ def parse_reply(line: str) -> Reply:
 
 @dataclass(frozen=True)
 class LaneSpec:
-    """What the ranks of a lane are started with; `coordinator` is the actor's name.
+    """What the ranks of a lane are started with; `coordinator` is the actor's name, in their namespace.
 
-    None of them is placed on the nodes in `without`.
+    Each asks Ray for `cpus` cores. None of them is placed on the nodes in `without`.
     """
 
     index: int
@@ -156,6 +157,7 @@ class LaneSpec:
     config: RunConfig
     run: RunPaths
     device: str
+    cpus: int
     without: tuple[str, ...] = ()
 
 

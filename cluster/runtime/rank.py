@@ -14,7 +14,6 @@ from cluster.runtime.broadcast import fetch
 from cluster.runtime.heartbeat import Beat, Heart, birth
 from cluster.runtime.messages import Assignment, LaneSpec
 from cluster.runtime.placement import smallest
-from cluster.runtime.session import NAMESPACE
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import DivergedError, UserError
@@ -36,7 +35,7 @@ def work(spec: LaneSpec) -> None:
     """Run one rank: ask for a job, train it, ask again."""
     torch.set_num_threads(spec.config.cluster.cpus_per_worker)
     world = World.current(ray.train.torch.get_device())
-    coordinator = ray.get_actor(spec.coordinator, NAMESPACE)
+    coordinator = ray.get_actor(spec.coordinator)
     attempt = meet(spec, world, coordinator)
     pulse = Pulse()
     heart = Heart(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import psutil
 
@@ -44,6 +45,10 @@ class RayWatch:
         """Return the names of the nodes that have joined and are not left out."""
         return sorted(name for name in self.nodes.values() if name not in without)
 
+    def suffice(self, config: ClusterSection, without: Collection[str]) -> bool:
+        """Return whether a run can resume on the nodes that are not left out."""
+        return 0 < fewest_nodes(config) <= len(self.usable(without))
+
     def missing(self, config: ClusterSection, seconds: float) -> str:
         """Return a message for the user: how many nodes joined in `seconds`, and which."""
         here = ", ".join(sorted(self.nodes.values()))
@@ -77,4 +82,19 @@ def living_nodes() -> dict[str, str]:
     import ray
 
     nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    return {node["NodeID"]: node["Labels"].get(NODE_LABEL, node["NodeManagerHostname"]) for node in nodes}
+    hosts = [node["NodeManagerHostname"] for node in nodes]
+    return {node["NodeID"]: node["Labels"].get(NODE_LABEL) or _host(node, hosts) for node in nodes}
+
+
+def selector_without(names: Collection[str]) -> dict[str, str] | None:
+    """Return the selector of all nodes but those of these names, in a Ray that others started."""
+    from ray._raylet import RAY_NODE_ID_KEY  # type: ignore[attr-defined]  # of a compiled module
+
+    ids = [node for node, name in living_nodes().items() if name in names]
+    return {RAY_NODE_ID_KEY: f"!in({','.join(ids)})"} if ids else None
+
+
+def _host(node: Mapping[str, Any], hosts: Sequence[str]) -> str:
+    """Return the host name of a node, with its address where others have it, too."""
+    host: str = node["NodeManagerHostname"]
+    return host if hosts.count(host) == 1 else f"{host}-{node['NodeManagerAddress']}"

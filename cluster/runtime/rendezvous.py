@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from distlth.files import read_small, replacing
 
 POLL_SECONDS = 1.0
+
+GUEST = "distlth-"
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,29 @@ class Rendezvous:
         return call
 
 
+@contextmanager
+def guest_folder(folders: Path, name: str) -> Iterator[Path]:
+    """Yield a new folder for the nodes of a Ray cluster that is there already; remove it after.
+
+    Its name is unique, and also that of the run's namespace in Ray.
+    """
+    folder = folders / f"{GUEST}{name}-{secrets.token_hex(4)}"
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):
+            folders.rmdir()
+
+
 def sweep_rendezvous(folders: Path) -> None:
-    """Remove the folders of allocations that were killed while they held the run. The caller must hold it.
+    """Remove the folders of sessions that were killed while they held the run. The caller must hold it.
 
     The folder of an allocation that waits for the run has no call yet, and stays.
     """
     for folder in folders.glob("*"):
-        if Rendezvous(folder).heard() is not None:
+        if folder.name.startswith(GUEST) or Rendezvous(folder).heard() is not None:
             shutil.rmtree(folder, ignore_errors=True)
     with suppress(OSError):  # it does not exist, or an allocation waits
         folders.rmdir()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from cluster.runtime.allocation import Allocation
@@ -12,8 +14,15 @@ from cluster.runtime.folders import check_temporary_folder
 from cluster.runtime.head_process import HeadProcess
 from cluster.runtime.messages import Ending, Joined, Order, Reply, Started, Stop, Unwritten
 from cluster.runtime.placement import check_cores, sized
-from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
-from cluster.runtime.session import LOOPBACK, new_token, resolve_device, session_folder
+from cluster.runtime.rendezvous import Call, Rendezvous, guest_folder, sweep_rendezvous
+from cluster.runtime.session import (
+    LOOPBACK,
+    environment,
+    guest_environment,
+    new_token,
+    resolve_device,
+    session_folder,
+)
 from cluster.runtime.signals import StopSignals
 from distlth.config.schema import RunConfig
 from distlth.cores import num_cores
@@ -28,7 +37,7 @@ from distlth.run.events import EventLog
 from distlth.run.lock import RunLock, hold
 from distlth.run.paths import RunPaths
 from distlth.run.results import is_settled, load_divergences, run_progress
-from distlth.run.store import open_run
+from distlth.run.store import check_run, open_run
 
 POLL_SECONDS = 0.5
 
@@ -53,7 +62,7 @@ def run(
 
     `show` is called a few times a second; its errors end nothing. `allowed_changes` names what may differ
     from the run on disk, as `open_run` takes it. With an `allocation` the run is spread over its nodes;
-    without one it has this machine alone, whatever `cluster.nodes` says.
+    without one it has this machine alone, whatever `cluster.nodes` says, or the Ray cluster `cluster.ray`.
 
     Raises:
         UserError: the run cannot start as it is, one of its jobs cannot be trained, or another process holds
@@ -63,14 +72,13 @@ def run(
     """
     show = _without_errors(show)
     if allocation is None:
-        config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": 1})})
+        update = {"nodes": 1, "min_nodes": None}
+        config = config.model_copy(update={"cluster": config.cluster.model_copy(update=update)})
     with StopSignals() as stop:
         check_temporary_folder()
         found = preflight(config)
         paths = RunPaths(config.runs.absolute() / config.name)
-        device = resolve_device(config.cluster)
-        if device == "cuda":
-            check_cores(config, num_cores(), "this process may use")
+        device = _device(config)
         asked = _Asked(config, paths, device, found.dataset.identity, allowed_changes, allocation)
         if is_over := asked.is_done and _is_shown(paths):
             asked.open_finished()
@@ -78,13 +86,39 @@ def run(
         if not is_over:
             # Nobody watches an allocation that starts while the lock of a lost node is not stale yet.
             patience = 2 * config.cluster.stale_seconds if allocation else 0.0
-            with hold(paths.lock, config.cluster.stale_seconds, patience) as lock:
-                if allocation is None or not exists(paths.job_file):
+            with _none_left_empty(paths), hold(paths.lock, config.cluster.stale_seconds, patience) as lock:
+                if config.cluster.ray is not None:
+                    asked.check(config)
+                elif allocation is None or not exists(paths.job_file):
                     asked.open(config)
                 _train(asked, show, _Watch(stop, lock))
     show(paths)
     _refuse_broken_trunk(asked)
     return paths
+
+
+def _device(config: RunConfig) -> str:
+    """Return the device to train on; `auto` in a Ray cluster, which decides it.
+
+    Raises:
+        ConfigError: this machine has too few GPUs, or too few cores for them.
+    """
+    if config.cluster.ray is not None:
+        return config.cluster.device
+    device = resolve_device(config.cluster)
+    if device == "cuda":
+        check_cores(config, num_cores(), "this process may use")
+    return device
+
+
+@contextmanager
+def _none_left_empty(paths: RunPaths) -> Iterator[None]:
+    """Remove the directory of a run that could not start."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # there is a run in it
+            paths.root.rmdir()
 
 
 def _without_errors(show: Show) -> Show:
@@ -153,10 +187,24 @@ class _Asked:
                 raise
             complain(f"{self.paths.job_file}: what has changed cannot be recorded ({error.strerror})")
 
-    def order(self, config: RunConfig, node_wait_seconds: float, without: tuple[str, ...]) -> Order:
-        """Return the order to train with `config`, with no rank on the nodes in `without`."""
-        rendezvous = self.allocation.rendezvous if self.allocation else None
-        return Order(config, self.paths, self.device, rendezvous, node_wait_seconds, without)
+    def check(self, config: RunConfig) -> None:
+        """Raise what `open` would raise; write nothing."""
+        check_run(self.paths, config, self.data, self.allowed_changes)
+
+    @contextmanager
+    def meeting(self) -> Iterator[Path | None]:
+        """Yield the folder through which the nodes of a session meet; None where there is but one."""
+        if self.config.cluster.ray is None:
+            yield self.allocation.rendezvous if self.allocation else None
+            return
+        with guest_folder(self.paths.rendezvous, self.config.name) as folder:
+            yield folder
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """Return the environment of the process that holds Ray, with its files in `folder`."""
+        if self.config.cluster.ray is not None:
+            return guest_environment()
+        return environment(folder, self.address, alone=self.config.cluster.nodes == 1)
 
 
 def _is_shown(paths: RunPaths) -> bool:
@@ -229,13 +277,17 @@ def _hold_session(
 ) -> Ending:
     """Hold a session of Ray until the run ends, stops or loses Ray; return how it ended."""
     token = new_token()
-    alone = asked.config.cluster.nodes == 1
-    with session_folder(token) as folder, HeadProcess(folder, asked.address, alone=alone) as head:
-        session = _Session(asked, head, token, node_wait_seconds, without)
+    with (
+        asked.meeting() as meeting,
+        session_folder(token) as folder,
+        HeadProcess(folder, asked.address, asked.environment(folder)) as head,
+    ):
+        session = _Session(asked, head, token, meeting, node_wait_seconds, without)
         session.order(asked.config)
         while True:
             session.pass_stop_on(watch)
-            show(asked.paths)
+            if session.is_open:
+                show(asked.paths)
             reply = head.receive(POLL_SECONDS)
             watch.check()
             if isinstance(reply, Ending):
@@ -252,16 +304,22 @@ class _Session:
         asked: _Asked,
         head: HeadProcess,
         token: str,
+        meeting: Path | None,
         node_wait_seconds: float,
         without: tuple[str, ...],
     ) -> None:
-        self._asked, self._head, self._token = asked, head, token
+        self._asked, self._head, self._token, self._meeting = asked, head, token, meeting
         self._node_wait_seconds, self._without = node_wait_seconds, without
         self._told_to_stop = False
+        self.is_open = asked.paths.job_file.exists()
+        """Whether there is a run to show: in a Ray cluster it is opened when that fits."""
 
     def order(self, config: RunConfig) -> None:
         """Have it train with `config`."""
-        self._head.send(self._asked.order(config, self._node_wait_seconds, self._without))
+        asked = self._asked
+        self._head.send(
+            Order(config, asked.paths, asked.device, self._meeting, self._node_wait_seconds, self._without)
+        )
 
     def pass_stop_on(self, watch: _Watch) -> None:
         """Have it stop, once a signal has asked for that."""
@@ -279,6 +337,7 @@ class _Session:
             case Joined(nodes):
                 config = sized(self._asked.config, nodes)
                 self._asked.open(config)
+                self.is_open = True
                 self.order(config)
 
     def _call_nodes(self, head: str) -> None:

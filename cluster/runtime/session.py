@@ -1,4 +1,7 @@
-"""A Ray session for one run: started with its own token and folder, and ended with the run."""
+"""A Ray session for one run: started with its own token and folder, and ended with the run.
+
+In a Ray cluster that is there already a run is a guest: see `existing_ray`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -21,7 +24,14 @@ from cluster.runtime.placement import ranks_per_node, resources
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
 
+if TYPE_CHECKING:
+    from ray.job_config import JobConfig
+
 NAMESPACE = "distlth"
+
+# In the environment of all processes of a session: its name, by which one is told from those of others.
+SESSION = "DISTLTH_SESSION"
+
 NODE_LABEL = "distlth-node"
 LOOPBACK = "127.0.0.1"
 
@@ -34,25 +44,34 @@ TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 # Modules in the folder that the user works in do not take the place of ours, or of Python's own.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
-# Ray reads most of these only once, when it is imported.
-RAY_ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
-    "RAY_USAGE_STATS_ENABLED": "0",
+# Ray Train's, which lanes are started with; it passes them on to ranks.
+TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # The coordinator bounds the start of a lane (cluster.start_seconds).
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
+}
+
+# Ray's for a driver of a cluster that is there already, unless the user has set it.
+GUEST_ENVIRONMENT = {"RAY_DEFAULT_PYTHON_VERSION_MATCH_LEVEL": "minor"}
+
+# Ray reads most of these only once, when it is imported.
+RAY_ENVIRONMENT = {
+    **TRAIN_ENVIRONMENT,
+    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_TOKEN": "",  # one of another cluster would take precedence over the session's own
+    "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
     # The processes that refill and regroup import torch, which takes seconds: keep them for the next round.
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     # A GCS that is gone does not come back: its nodes need not wait a minute for it.
     "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
-    # Ray's agents and workers start slowly where many nodes import from one file system at once. The
-    # coordinator bounds the start of a lane (cluster.start_seconds).
+    # Ray's agents and workers start slowly where many nodes import from one file system at once.
     "RAY_agent_register_timeout_ms": "300000",
     "RAY_worker_register_timeout_seconds": "600",
-    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "86400",
     # Ray's agents would write their title over their environment, by which we find them.
     "SPT_NOENV": "1",
 }
@@ -90,7 +109,7 @@ def sweep() -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _collectives_on(address: str) -> dict[str, str]:
+def collectives_on(address: str) -> dict[str, str]:
     """Return the settings that make gloo use the interface of an address; the user's own win.
 
     NCCL finds the fast network between nodes itself, which is seldom the one that SLURM starts tasks over.
@@ -162,8 +181,38 @@ def environment(folder: Path, address: str = LOOPBACK, *, alone: bool = True) ->
     `alone`: no other node is to join.
     """
     token = {TOKEN_PATH: str(folder / TOKEN)}
-    rest = ALONE if alone else {}
-    return {**os.environ, **SAFE_PATH, **RAY_ENVIRONMENT, **rest, **_collectives_on(address), **token}
+    own = {SESSION: str(folder), **(ALONE if alone else {})}
+    return {**os.environ, **SAFE_PATH, **RAY_ENVIRONMENT, **own, **collectives_on(address), **token}
+
+
+def guest_environment() -> dict[str, str]:
+    """Return the environment of a driver of a Ray that is there already: the token is its user's."""
+    return {**GUEST_ENVIRONMENT, **os.environ, **SAFE_PATH, **TRAIN_ENVIRONMENT}
+
+
+def own_path() -> JobConfig:
+    """Return a job config by which workers do not import from this process's folder before all else."""
+    from ray.job_config import JobConfig
+
+    class OwnPath(JobConfig):
+        def _runtime_env_has_working_dir(self) -> bool:
+            return True
+
+    return OwnPath()
+
+
+def take_messages(note: Callable[[str], None]) -> None:
+    """Have Ray's messages (a process was out of memory, a worker died) go to `note`, line by line.
+
+    It prints them even with log_to_driver=False.
+    """
+    from ray._private import worker as ray_worker
+
+    def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
+        for line in data["lines"]:
+            note(line)
+
+    ray_worker.print_to_stdstream = take
 
 
 def start_ray(
@@ -171,25 +220,11 @@ def start_ray(
 ) -> None:
     """Start Ray's head on an address of this machine, in a process that has the session's `environment`.
 
-    Only who has the session's token can reach it. Ray's messages (a process was out of memory, a worker
-    died) go to `note`, line by line.
+    Only who has the session's token can reach it. Ray's messages go to `note`.
     """
     import ray
-    from ray._private import worker as ray_worker
-    from ray.job_config import JobConfig
 
-    class OwnPath(JobConfig):
-        """Keeps Ray from putting this process's working directory before all else that workers import."""
-
-        def _runtime_env_has_working_dir(self) -> bool:
-            return True
-
-    def take(data: Mapping[str, Any], *_: Any, **__: Any) -> None:
-        for line in data["lines"]:
-            note(line)
-
-    # Ray prints messages of its raylets even with log_to_driver=False.
-    ray_worker.print_to_stdstream = take
+    take_messages(note)
     cpus, gpus = resources(config, device)
     ray.init(
         address="local",
@@ -202,7 +237,7 @@ def start_ray(
         _temp_dir=str(ray_folder(folder)),
         _node_ip_address=address,
         labels={NODE_LABEL: node_name()},
-        job_config=OwnPath(),
+        job_config=own_path(),
     )
 
 

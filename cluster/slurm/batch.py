@@ -12,14 +12,10 @@ from typing import Any
 
 from submitit.slurm.slurm import _make_sbatch_string
 
-from cluster.runtime.placement import check_cores, fewest_nodes, ranks_per_node
+from cluster.runtime.placement import check_cores, cores_to_ask, fewest_nodes, ranks_per_node
 from distlth.config.schema import ClusterSection, RunConfig
-from distlth.cores import BESIDE_THREADS
 from distlth.errors import ConfigError
 from distlth.run.submission import Cluster
-
-# The loader threads of a rank on a GPU that cores are asked for where the job file leaves their number open.
-USUAL_THREADS = 4
 
 YEAR_MINUTES = 366 * 24 * 60
 
@@ -89,8 +85,7 @@ def cpus_per_node(config: RunConfig) -> int:
     if slurm.cpus_per_node:
         check_cores(config, slurm.cpus_per_node, "cluster.slurm.cpus_per_node asks for")
         return slurm.cpus_per_node
-    feeding = (config.data.threads or USUAL_THREADS) + BESIDE_THREADS
-    return ranks_per_node(cluster) * max(cluster.cpus_per_worker, feeding)
+    return ranks_per_node(cluster) * cores_to_ask(config, "cuda")
 
 
 def asks_for_gpus(cluster: ClusterSection) -> bool:

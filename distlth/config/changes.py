@@ -15,7 +15,7 @@ FREE = (
     *("checkpoint", "cluster.lanes", "cluster.retries"),
     *("cluster.hang_seconds", "cluster.answer_seconds", "cluster.stale_seconds"),
     *("cluster.start_seconds", "cluster.collective_seconds"),
-    *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds", "cluster.slurm"),
+    *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds", "cluster.slurm", "cluster.ray"),
     "versions.ray",
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -11,9 +12,12 @@ from distlth.config.documents import dump_yaml
 from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
-from distlth.options import Section, UserPath
+from distlth.options import Line, Section, UserPath
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+
+# Where a Ray cluster listens for its nodes, as `ray start` prints it.
+RAY_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}", re.ASCII)
 
 SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
 
@@ -227,7 +231,24 @@ class ClusterSection(Section):
     stale_seconds: float = Field(
         60.0, ge=15, description="a run whose process had no heartbeat for this long may be taken over"
     )
+    ray: Line | None = Field(
+        None,
+        description="a Ray cluster that is there already, of which this machine is a node: `HOST:6379`, or "
+        "`auto` (`distlth run --ray`); default: a Ray of the run's own",
+    )
     slurm: SlurmSection = SlurmSection()
+
+    @field_validator("ray")
+    @classmethod
+    def _ray_is_the_address_of_a_cluster(cls, value: str | None) -> str | None:
+        if value is None or value == "auto" or RAY_ADDRESS.fullmatch(value):
+            return value
+        if "://" in value:
+            raise ValueError(
+                f"{value} is for clients outside of the cluster; run on one of its nodes with --ray auto, or "
+                "send the command there: ray job submit -- distlth run JOB.yaml --ray auto"
+            )
+        raise ValueError(f"expected auto or HOST:PORT, such as 10.0.0.1:6379, got {value!r}")
 
     @property
     def ranks_per_node(self) -> int:

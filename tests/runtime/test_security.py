@@ -293,7 +293,10 @@ class Session:
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     arguments = [sys.executable, "-c", SESSION]
-    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    elsewhere = {**os.environ, "RAY_AUTH_TOKEN": "f" * 64}  # as in a pod of a Ray cluster
+    with subprocess.Popen(
+        arguments, env=elsewhere, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
