@@ -51,9 +51,14 @@ class DataSection(Section):
 class ModelSection(Section):
     """The network, always trained from a random initialisation."""
 
-    name: Name = Field(description="`resnet20`, or any classifier of torchvision")
+    name: Name = Field(
+        description="`resnet20`, `resnet56`, `wrn32_2`, `vgg16_bn_cifar`, `mobilenet_v1` (for small images), "
+        "or any classifier of torchvision"
+    )
     stem: Literal["imagenet", "cifar"] = Field(
-        "imagenet", description="`cifar`: a 3x3 stride-1 first convolution and no pooling (ResNets)"
+        "imagenet",
+        description="`cifar`: a 3x3 stride-1 first convolution and no pooling (torchvision's ResNets; the "
+        "networks for small images have it anyway)",
     )
 
 
