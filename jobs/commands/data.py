@@ -21,7 +21,13 @@ def _add_build(actions: Commands) -> None:
         "build", help="pack a folder of images", description="Pack a folder of images."
     )
     build.add_argument(
-        "source", type=path_given, metavar="SOURCE", help="an ImageFolder, ImageNet or Tiny-ImageNet tree"
+        "source",
+        type=path_given,
+        metavar="SOURCE",
+        help="a folder of images, ImageNet (folders, tars, Kaggle's), Tiny-ImageNet, CIFAR or IDX files",
+    )
+    build.add_argument(
+        "--layout", metavar="NAME", help="insist on a layout, such as imagenet-tars; default: found out"
     )
     build.add_argument("--out", type=path_given, required=True, metavar="DIR")
     build.add_argument("--max-resolution", type=int, metavar="PIXELS", help="shrink longer sides to this")
@@ -57,6 +63,7 @@ def _build(options: argparse.Namespace) -> int:
         skip_broken=options.skip_broken,
         val_fraction=options.val_fraction,
         seed=options.seed,
+        layout=options.layout,
     )
     with progress_bar(output_console()) as progress:
         dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)

@@ -6,9 +6,10 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from distlth.data.layouts.base import Draw, Passed, Sample, Source, few
+from distlth.data.layouts.base import NOTHING, Draw, Passed, Sample, Source, few
 from distlth.data.layouts.walk import Walk, visible_folders
 from distlth.errors import DataError
 
@@ -24,7 +25,8 @@ _UNCLEAR = re.compile(
     r"(train|training|val|valid|validation|test|testing)[-_ .]?(set|data|images?|split|\d+)"
 )
 
-Files = Mapping[str, Sequence[Path]]
+# By class. Samples stand for images that are no files of their own; they get their labels here.
+Files = Mapping[str, Sequence[Path] | Sequence[Sample]]
 
 
 def split_folders(path: Path) -> dict[str, Path]:
@@ -122,7 +124,7 @@ def draw_val(
     return labelled(path, layout, train, val, passed)
 
 
-def labelled(path: Path, layout: str, train: Files, val: Files, passed: Passed) -> Source:
+def labelled(path: Path, layout: str, train: Files, val: Files, passed: Passed = NOTHING) -> Source:
     """Return the source of these files by class; DataError where train and val have different classes."""
     unknown, missing = sorted(val.keys() - train.keys()), sorted(train.keys() - val.keys())
     if unknown or missing:
@@ -146,7 +148,11 @@ def _alike(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _samples(names: Sequence[str], files: Files) -> tuple[Sample, ...]:
-    return tuple(Sample(file, label) for label, name in enumerate(names) for file in files[name])
+    return tuple(_sample(file, label) for label, name in enumerate(names) for file in files[name])
+
+
+def _sample(file: Path | Sample, label: int) -> Sample:
+    return replace(file, label=label) if isinstance(file, Sample) else Sample(file, label)
 
 
 def _rank(name: Path, seed: int) -> bytes:

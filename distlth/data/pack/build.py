@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distlth.cores import num_cores
 from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
 from distlth.data.digest import split_digest
-from distlth.data.layouts import scan
+from distlth.data.layouts import check_layout, scan
 from distlth.data.layouts.base import Sample, Source, printable
 from distlth.data.pack.image import DEEP_BITS
 from distlth.data.pack.review import depth, review
@@ -42,6 +42,7 @@ class BuildOptions:
     workers: processes that read and encode; 0 for one per core.
     skip_broken: leave out images that cannot be read, instead of stopping.
     val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.scan`.
+    layout: the name of the source's layout; None for the first that matches.
     """
 
     max_resolution: int | None = None
@@ -51,6 +52,7 @@ class BuildOptions:
     skip_broken: bool = False
     val_fraction: float = 0.1
     seed: int = 0
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         if self.write_mode not in WRITE_MODES:
@@ -63,6 +65,8 @@ class BuildOptions:
             raise DataError(f"maximal resolution {self.max_resolution} is not positive")
         if self.workers < 0:
             raise DataError(f"{self.workers} workers; give at least 1, or 0 for one a core")
+        if self.layout is not None:
+            check_layout(self.layout)
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -90,7 +94,7 @@ def build(
     out = Path(out)
     try:
         _check_is_free(out, overwrite)
-        found = scan(source, options.val_fraction, options.seed)
+        found = scan(source, options.val_fraction, options.seed, options.layout)
         purpose = Purpose(out, "another build of it is running", DataError)
         with (
             hold(out.with_name(f".{out.name}.lock"), purpose, STALE_SECONDS) as lock,
