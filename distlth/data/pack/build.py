@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ffcv.fields import RGBImageField
@@ -93,23 +93,28 @@ def build(
     options = options or BuildOptions()
     out = Path(out)
     try:
-        _check_is_free(out, overwrite)
+        check_is_free(out, overwrite)
         found = scan(source, options.val_fraction, options.seed, options.layout)
-        purpose = Purpose(out, "another build of it is running", DataError)
-        with (
-            hold(out.with_name(f".{out.name}.lock"), purpose, STALE_SECONDS) as lock,
-            replacing_folder(out) as folder,
-        ):
-            dataset = _pack_all(found, folder, options, progress)
-            write_text(folder / MANIFEST, dataset.to_json())
-            if lock.is_lost:
-                raise DataError(f"{out}: another build has taken its place, since this one stood still")
+        write_whole(out, lambda folder: _pack_all(found, folder, options, progress))
     except OSError as error:
         raise DataError(f"{printable(out)}: cannot be built ({printable(str(error))})") from error
     return Dataset.load(out)
 
 
-def _check_is_free(out: Path, overwrite: bool) -> None:
+def write_whole(out: Path, make: Callable[[Path], Dataset]) -> None:
+    """Write a data set that `make` puts into the folder it is given, under the name `out`, or nothing."""
+    purpose = Purpose(out, "another build of it is running", DataError)
+    with (
+        hold(out.with_name(f".{out.name}.lock"), purpose, STALE_SECONDS) as lock,
+        replacing_folder(out) as folder,
+    ):
+        write_text(folder / MANIFEST, make(folder).to_json())
+        if lock.is_lost:
+            raise DataError(f"{out}: another build has taken its place, since this one stood still")
+
+
+def check_is_free(out: Path, overwrite: bool) -> None:
+    """Raise DataError where `out` is there, unless it is a data set that may be overwritten."""
     if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
         hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
         raise DataError(f"{out}: exists already; {hint}")
@@ -126,6 +131,17 @@ def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Pro
     ]
     if broken and not options.skip_broken:
         raise DataError(_broken_text(broken, len(source.train) + len(source.val)))
+    return describe(source, folder, packed, asdict(options), broken)
+
+
+def describe(
+    source: Source,
+    folder: Path,
+    packed: Mapping[str, Packed],
+    options: Mapping[str, Any],
+    skipped: Sequence[tuple[str, str]] = (),
+) -> Dataset:
+    """Return the data set of packed splits in `folder`; DataError where a class has no image in one."""
     mean, std = _statistics(packed["train"])
     return Dataset(
         path=folder,
@@ -136,9 +152,9 @@ def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Pro
             split: _split(split_file(folder, split), source, samples, packed[split])
             for split, samples in _splits(source)
         },
-        options=asdict(options),
+        options=options,
         versions=_versions(),
-        skipped=tuple(broken),
+        skipped=tuple(skipped),
         notes=(*source.notes, *review(source, packed)),
     )
 
