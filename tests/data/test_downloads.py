@@ -422,6 +422,57 @@ def test_kaggles_tree_is_read_from_its_root_and_from_inside(tmp_path: Path) -> N
     assert len(scan(tmp_path).val) == len(scan(tree).val) == 4
 
 
+# -------------------------------------------------------------------------------------------- WebDataset
+
+
+def shard(path: Path, labels: tuple[int, ...], first: int = 0) -> Path:
+    files = {}
+    for number, label in enumerate(labels, first):
+        files[f"{number:04}.jpg"] = jpeg(20 * number)
+        files[f"{number:04}.cls"] = f"{label}\n".encode()
+        files[f"{number:04}.json"] = b"{}"
+    return put_tar(path, files)
+
+
+@pytest.mark.parametrize("form", ["{0}-{1:06}.tar", "imagenet_{0}_{1:06}.tar", "{0}/{1:06}.tar"])
+def test_shards_are_read_where_they_lie(tmp_path: Path, form: str) -> None:
+    shard(tmp_path / form.format("train", 0), (3, 11))
+    shard(tmp_path / form.format("train", 1), (11, 3), first=2)
+    shard(tmp_path / form.format("val", 0), (11, 3), first=5)
+    source = scan(tmp_path)
+    assert source.classes == ("03", "11")
+    assert [pixels(sample)[0, 0, 0] for sample in of_class(source, source.train, "11")] == [20, 40]
+    assert [pixels(sample)[0, 0, 0] for sample in of_class(source, source.val, "11")] == [100]
+    assert str(source.passed) == "passed over 6 files: 6 in shards beside images and classes"
+
+
+def test_val_is_drawn_from_shards_without_one(tmp_path: Path) -> None:
+    shard(tmp_path / "train-0.tar", (0, 1, 0, 1, 0, 1))
+    source = scan(tmp_path, val_fraction=0.4)
+    assert (len(source.train), len(source.val)) == (4, 2)
+    assert scan(tmp_path, val_fraction=0.4, seed=3).layout == source.layout
+
+
+def test_shards_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    test = shard(tmp_path / "data-test-0.tar", (0, 1))
+    with pytest.raises(DataError, match="has shards of test, but none of train"):
+        scan(tmp_path)
+    train = shard(tmp_path / "data-train-0.tar", (0, 1))
+    with pytest.raises(DataError, match="train and test but none of val; name those of test val"):
+        scan(tmp_path)
+    test.unlink()
+    for files, message in (
+        ({"a.jpg": jpeg(1), "b.cls": b"1"}, r"images without a class \(\.cls\) beside them: a$"),
+        ({"a.jpg": jpeg(1), "a.cls": b"cat"}, r"a\.cls is no number of a class"),
+        ({"a.txt": b"1"}, "no images in this shard"),
+    ):
+        put_tar(train, files)
+        with pytest.raises(DataError, match=message):
+            scan(tmp_path)
+    put_all(tmp_path, {f"{name}/{n}.jpg": jpeg(n) for name in ("cat", "dog") for n in (1, 2)})
+    assert scan(tmp_path).classes == ("cat", "dog")
+
+
 # ---------------------------------------------------------------------------------------- choosing, packing
 
 

@@ -13,6 +13,7 @@ from distlth.data.layouts import (
     imagenet_tars,
     split_folders,
     tiny_imagenet,
+    webdataset,
 )
 from distlth.data.layouts.base import Draw, Layout, Source, few, printable
 from distlth.data.layouts.walk import is_hidden
@@ -24,6 +25,7 @@ LAYOUTS: tuple[Layout, ...] = (
     imagenet_kaggle.LAYOUT,
     cifar.LAYOUT,
     idx.LAYOUT,
+    webdataset.LAYOUT,
     tiny_imagenet.LAYOUT,
     split_folders.LAYOUT,
     class_folders.LAYOUT,

@@ -6,9 +6,9 @@ import re
 from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
-from typing import TypeVar
 
-from distlth.data.layouts.base import Sample, few
+from distlth.data.layouts.base import few
+from distlth.data.layouts.splits import Found
 from distlth.data.layouts.stored import read_file, read_members, text_lines
 from distlth.errors import DataError
 
@@ -19,8 +19,6 @@ GROUND_TRUTH, META = "ILSVRC2012_validation_ground_truth.txt", "meta.mat"
 KNOWN = f"{SOLUTION}, {DEVKIT}.tar.gz or {SYNSET_LABELS}"
 
 _SYNSET = re.compile(r"n\d{8}")
-
-Found = TypeVar("Found", Path, Sample)
 
 
 def find_truth(folders: Sequence[Path]) -> Path | None:

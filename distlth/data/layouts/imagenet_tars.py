@@ -6,7 +6,6 @@ Nothing is unpacked: each image is read from where it lies in its archive.
 from __future__ import annotations
 
 import re
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -14,7 +13,7 @@ from typing import IO
 from distlth.data.layouts.base import Draw, Layout, Sample, Source, printable
 from distlth.data.layouts.ground_truth import KNOWN, find_truth, sorted_by
 from distlth.data.layouts.splits import labelled
-from distlth.data.layouts.stored import Part, is_plain, reading_archive
+from distlth.data.layouts.stored import Part, is_plain, plain_tar, reading_archive
 from distlth.data.layouts.walk import EXTENSIONS, Walk, is_hidden
 from distlth.data.reading import open_regular
 from distlth.errors import DataError
@@ -44,7 +43,7 @@ def _read(path: Path, draw: Draw) -> Source:
 def _classes(archive: Path, walk: Walk) -> dict[str, list[Sample]]:
     found: dict[str, list[Sample]] = {}
     with open_regular(archive) as file, reading_archive(archive):
-        for member in _members(file, archive, range(archive.stat().st_size)):
+        for member in plain_tar(file, archive, range(archive.stat().st_size)):
             if not (name := _CLASS_TAR.fullmatch(member.name)) or not is_plain(member):
                 walk.pass_files("no class tars", 1)
             elif name[1] in found:
@@ -66,7 +65,7 @@ def _loose(archive: Path, walk: Walk) -> list[Sample]:
 
 def _images(file: IO[bytes], archive: Path, tar: range, place: Path, walk: Walk) -> Iterator[Sample]:
     """Yield the images of the tar that lies in these bytes of an archive, under names in `place`."""
-    for member in _members(file, archive, tar):
+    for member in plain_tar(file, archive, tar):
         name = member.name.rpartition("/")[2]
         if member.isdir():
             continue
@@ -74,18 +73,6 @@ def _images(file: IO[bytes], archive: Path, tar: range, place: Path, walk: Walk)
             yield Part(place / printable(name), 0, archive, member.offset_data, member.size)
         else:
             walk.pass_files("no images", 1)
-
-
-def _members(file: IO[bytes], archive: Path, tar: range) -> Iterator[tarfile.TarInfo]:
-    """Yield the members of the tar that lies in these bytes of a file; their offsets count from its start."""
-    file.seek(tar.start)
-    with tarfile.open(fileobj=file, mode="r:") as opened:
-        for member in opened:
-            if member.offset >= tar.stop:  # it has no end of its own
-                return
-            if member.offset_data + member.size > tar.stop:
-                raise DataError(f"{archive}: ends within {printable(member.name)}; download it again")
-            yield member
 
 
 LAYOUT = Layout("imagenet-tars", f"{TRAIN}, {VAL} and one of {KNOWN}", _matches, _read)

@@ -11,12 +11,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-from distlth.data.layouts.base import Sample, few
+from distlth.data.layouts.base import Sample, few, printable
 from distlth.data.reading import open_regular
 from distlth.errors import DataError
 
@@ -99,6 +99,18 @@ def reading_archive(path: Path) -> Iterator[None]:
 def is_plain(member: tarfile.TarInfo) -> bool:
     """Return whether a member's bytes lie in the archive as they are: no link, device or sparse file."""
     return member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)
+
+
+def plain_tar(file: IO[bytes], archive: Path, tar: range) -> Iterator[tarfile.TarInfo]:
+    """Yield the members of the tar that lies in these bytes of a file; their offsets count from its start."""
+    file.seek(tar.start)
+    with tarfile.open(fileobj=file, mode="r:") as opened:
+        for member in opened:
+            if member.offset >= tar.stop:  # it has no end of its own
+                return
+            if member.offset_data + member.size > tar.stop:
+                raise DataError(f"{archive}: ends within {printable(member.name)}; download it again")
+            yield member
 
 
 def read_members(archive: Path, wanted: Sequence[str]) -> dict[str, bytes]:
