@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import json
 import os
 import pickle
 import struct
@@ -14,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -471,6 +474,56 @@ def test_shards_that_cannot_be_read_are_named(tmp_path: Path) -> None:
             scan(tmp_path)
     put_all(tmp_path, {f"{name}/{n}.jpg": jpeg(n) for name in ("cat", "dog") for n in (1, 2)})
     assert scan(tmp_path).classes == ("cat", "dog")
+
+
+# ----------------------------------------------------------------------------------------------- Parquet
+
+
+def rows(path: Path, labels: list[int], names: list[str] | None = None, label: str = "label") -> Path:
+    """Write a file as Hugging Face's library does, two rows a group."""
+    images = [{"bytes": jpeg(30 * number), "path": f"{number}.jpg"} for number in range(len(labels))]
+    table = pa.table({"image": images, label: pa.array(labels, pa.int64())})
+    features = {label: {"names": names, "_type": "ClassLabel"}}
+    if names:
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=2)
+    return path
+
+
+@pytest.mark.parametrize("folder", [".", "data"])
+def test_parquet_files_are_read_in_their_order(tmp_path: Path, folder: str) -> None:
+    names = ["tench", "crane", "crane"]
+    rows(tmp_path / folder / "train-00000-of-00002.parquet", [2, 0, 1], names)
+    rows(tmp_path / folder / "train-00001-of-00002.parquet", [1, 2], names)
+    rows(tmp_path / folder / "validation-00000-of-00001.parquet", [0, 2, 1], names)
+    rows(tmp_path / folder / "test-00000-of-00001.parquet", [-1], names)
+    source = scan(tmp_path)
+    assert source.classes == ("crane (1)", "crane (2)", "tench")
+    read = [(source.classes[sample.label], int(pixels(sample)[0, 0, 0])) for sample in source.train]
+    assert read == [("crane (2)", 0), ("tench", 30), ("crane (1)", 60), ("crane (1)", 0), ("crane (2)", 30)]
+    built = build(tmp_path, tmp_path / "built", BuildOptions(workers=2))
+    assert built.split("train").class_counts == (2, 2, 1)
+
+
+def test_parquet_files_without_names_or_val(tmp_path: Path) -> None:
+    rows(tmp_path / "train.parquet", [0, 1, 0, 1, 0, 1], label="fine_label")
+    source = scan(tmp_path, val_fraction=0.3)
+    assert (source.classes, len(source.val)) == (("0", "1"), 2)
+
+
+def test_parquet_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
+    file = rows(tmp_path / "train.parquet", [0, 1], label="class")
+    with pytest.raises(
+        DataError, match=r"train\.parquet: has the columns image, class; expected one of images"
+    ):
+        scan(tmp_path)
+    rows(file, [0, -1])
+    with pytest.raises(DataError, match=r"train\.parquet: -1 is no number of a class"):
+        scan(tmp_path)
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(DataError, match=r"train\.parquet: not a Parquet file, or a damaged one"):
+        scan(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------- choosing, packing

@@ -7,58 +7,32 @@ unpacked: each image is read from where it lies.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from distlth.data.layouts.base import Draw, Layout, Sample, Source, few, printable
-from distlth.data.layouts.splits import SPLIT_OF, draw_val, labelled
+from distlth.data.layouts.shards import check_splits, shards
+from distlth.data.layouts.splits import draw_val, labelled
 from distlth.data.layouts.stored import Part, is_plain, plain_tar, reading_archive
-from distlth.data.layouts.walk import EXTENSIONS, Walk, is_hidden, visible_folders
+from distlth.data.layouts.walk import EXTENSIONS, Walk, is_hidden
 from distlth.data.reading import open_regular
 from distlth.errors import DataError
 
 MAX_DIGITS = 9
 
-_WORD = re.compile(r"[a-z]+")
-
-
-def _tars(folder: Path) -> list[Path]:
-    names = sorted(name for name in os.listdir(folder) if name.endswith(".tar") and not is_hidden(name))
-    return [folder / name for name in names]
-
-
-def _shards(path: Path) -> dict[str, list[Path]]:
-    """Return the shards by split; {} where there are none, or where folders of something else are."""
-    if not path.is_dir():
-        return {}
-    folders = visible_folders(path)
-    found: dict[str, list[Path]] = {}
-    for tar in [] if folders else _tars(path):
-        if named := [SPLIT_OF[word] for word in _WORD.findall(tar.stem.casefold()) if word in SPLIT_OF]:
-            found.setdefault(named[0], []).append(tar)
-    for folder in folders:
-        split = SPLIT_OF.get(folder.name.casefold())
-        if split and not visible_folders(folder) and (tars := _tars(folder)):
-            found[split] = tars
-    return found
-
 
 def _matches(path: Path) -> bool:
-    return bool(_shards(path))
+    return bool(shards(path, ".tar"))
 
 
 def _read(path: Path, draw: Draw) -> Source:
-    shards = _shards(path)
-    if "train" not in shards:
-        raise DataError(f"{path}: has shards of {' and '.join(sorted(shards))}, but none of train")
-    if "test" in shards and "val" not in shards:
-        raise DataError(f"{path}: has shards of train and test but none of val; name those of test val")
+    found = shards(path, ".tar")
+    check_splits(path, found)
     walk = Walk()
-    train = _classes(shards["train"], walk)
-    if "val" not in shards:
+    train = _classes(found["train"], walk)
+    if "val" not in found:
         return draw_val(path, "WebDataset shards", _named(train, train), draw, walk.passed)
-    val = _classes(shards["val"], walk)
+    val = _classes(found["val"], walk)
     return labelled(path, "WebDataset shards", _named(train, train), _named(val, train), walk.passed)
 
 
@@ -67,9 +41,9 @@ def _named(found: dict[int, list[Sample]], train: dict[int, list[Sample]]) -> di
     return {f"{label:0{width}}": samples for label, samples in found.items()}
 
 
-def _classes(shards: Sequence[Path], walk: Walk) -> dict[int, list[Sample]]:
+def _classes(files: Sequence[Path], walk: Walk) -> dict[int, list[Sample]]:
     found: dict[int, list[Sample]] = {}
-    for shard in shards:
+    for shard in files:
         for label, sample in _pairs(shard, walk):
             found.setdefault(label, []).append(sample)
     return found
