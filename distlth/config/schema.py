@@ -31,7 +31,18 @@ class DataSection(Section):
     )
     crop: Literal["random-resized", "pad", "none"] = Field(
         "random-resized",
-        description="training crop; `pad` shifts small images by up to an eighth",
+        description="training crop; `pad` shifts small images by up to `pad` pixels",
+    )
+    pad: int | None = Field(
+        None,
+        ge=0,
+        description="pixels by which `crop: pad` shifts at most; default: an eighth of `resolution`",
+    )
+    pad_fill: Literal["mean", "black"] = Field(
+        "mean", description="colour of what shifts and rotations uncover: the data set's mean, or black"
+    )
+    rotate: float = Field(
+        0.0, ge=0, le=180, description="degrees by which training images are rotated at most, either way"
     )
     flip: bool = Field(True, description="mirror half of the training images")
     eval_ratio: float | None = Field(
@@ -51,13 +62,28 @@ class DataSection(Section):
         "on a GPU 2 less, at most 16",
     )
 
+    @model_validator(mode="after")
+    def _augmentation_fits(self) -> DataSection:
+        if self.pad is not None and self.crop != "pad":
+            raise ValueError(f"pad belongs to crop: pad, not to {self.crop}")
+        if self.pad is not None and self.pad > self.resolution:
+            raise ValueError(f"pad ({self.pad}) is more than resolution ({self.resolution})")
+        if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
+            raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
+        return self
+
 
 class ModelSection(Section):
     """The network, always trained from a random initialisation."""
 
-    name: Name = Field(description="`resnet20`, or any classifier of torchvision")
+    name: Name = Field(
+        description="`resnet20`, `resnet56`, `wrn32_2`, `vgg16_bn_cifar`, `mobilenet_v1` (for small images), "
+        "or any classifier of torchvision"
+    )
     stem: Literal["imagenet", "cifar"] = Field(
-        "imagenet", description="`cifar`: a 3x3 stride-1 first convolution and no pooling (ResNets)"
+        "imagenet",
+        description="`cifar`: a 3x3 stride-1 first convolution and no pooling (torchvision's ResNets; the "
+        "networks for small images have it anyway)",
     )
 
 

@@ -41,7 +41,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder with `train.beton`, `val.beton` and `dataset.json`.
+    """A folder with `train.beton`, `val.beton` (adopted ones are links) and `dataset.json`.
 
     `classes[label]` is the class name. `mean` and `std` are over all pixels of the train split, per RGB
     channel, in units of 0..1. `skipped` lists source files that were left out as (path, reason); `notes` are
@@ -155,6 +155,8 @@ def _triple(values: Any) -> tuple[float, float, float]:
 def _check_size(file: Path, expected: int) -> None:
     """Raise DataError unless the file can be read and has this size."""
     if not file.exists():
+        if file.is_symlink():
+            raise DataError(f"{file}: leads to {os.readlink(file)}, which is missing; put it back")
         raise DataError(f"{file}: missing; build the data set again")
     with reading(file), open_regular(file) as opened:
         size = os.fstat(opened.fileno()).st_size

@@ -65,6 +65,11 @@ def resnet20(num_classes: int) -> CifarResNet:
     return CifarResNet(3, num_classes)
 
 
+def resnet56(num_classes: int) -> CifarResNet:
+    """ResNet-56: 0.85 million parameters with 10 classes."""
+    return CifarResNet(9, num_classes)
+
+
 def _stage(in_channels: int, channels: int, num_blocks: int, stride: int) -> nn.Sequential:
     first = Block(in_channels, channels, stride)
     return nn.Sequential(first, *(Block(channels, channels, 1) for _ in range(num_blocks - 1)))

@@ -1,5 +1,6 @@
-"""Networks by name: the CIFAR type ResNet-20, and every classifier of torchvision. Never pretrained."""
+"""Networks by name: those for small images, and every classifier of torchvision. Never pretrained."""
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, Literal
 
@@ -8,12 +9,28 @@ import torchvision.models as tv
 from torch import nn
 
 from distlth.errors import ConfigError
+from distlth.models.mobilenet_cifar import mobilenet_v1
 from distlth.models.pooling import give_fixed_size_pools
-from distlth.models.resnet_cifar import resnet20
+from distlth.models.resnet_cifar import resnet20, resnet56
+from distlth.models.vgg_cifar import vgg16_bn_cifar
+from distlth.models.wrn_cifar import wrn32_2
 
 Stem = Literal["imagenet", "cifar"]
 
-CIFAR_TYPE = {"resnet20": resnet20}
+CIFAR_TYPE: dict[str, Callable[[int], nn.Module]] = {
+    "mobilenet_v1": mobilenet_v1,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+    "vgg16_bn_cifar": vgg16_bn_cifar,
+    "wrn32_2": wrn32_2,
+}
+# What people call them besides, as `_bare` leaves it.
+ALSO_CALLED = {
+    "cifarvgg16bn": "vgg16_bn_cifar",
+    "mobilenet": "mobilenet_v1",
+    "vgg16cifar": "vgg16_bn_cifar",
+    "wideresnet322": "wrn32_2",
+}
 # These two train with auxiliary classifiers by default, whose outputs no other network has.
 WITH_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -36,7 +53,8 @@ def build(name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet") ->
     """A freshly initialised network on the CPU, the same bits for the same arguments.
 
     ``stem="cifar"`` gives torchvision's residual networks a 3x3 stem of stride 1 without pooling, for small
-    images; ``resnet20`` has that stem whatever is said. The caller's random state is left as it was.
+    images; the networks of ``CIFAR_TYPE`` have one like it whatever is said. The caller's random state is
+    left as it was.
 
     Raises ConfigError for an unknown name, a stem that the network cannot have, or no classes.
     """
@@ -70,6 +88,12 @@ def _give_cifar_stem(name: str, model: nn.Module) -> None:
 
 
 def _unknown(name: str) -> str:
-    near = get_close_matches(name.lower().replace("-", ""), names(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else "resnet20 and torchvision's classifiers are"
+    known = {_bare(known): known for known in names()} | ALSO_CALLED
+    near = dict.fromkeys(known[bare] for bare in get_close_matches(_bare(name), known, n=3, cutoff=0.5))
+    own = f"{', '.join(CIFAR_TYPE)} and torchvision's classifiers are"
+    hint = f"did you mean {' or '.join(near)}?" if near else own
     return f"model {name!r} is not known; {hint}"
+
+
+def _bare(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))

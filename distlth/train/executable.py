@@ -121,6 +121,9 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, key: Executab
         resolution=key.resolution,
         crop=config.data.crop,
         flip=config.data.flip,
+        pad=config.data.pad,
+        fill=config.data.pad_fill,
+        rotate=config.data.rotate,
         seed=key.seed,
         device=world.device,
     )

@@ -1,18 +1,23 @@
-"""`distlth data`: build a data set from a folder of images, or check one."""
+"""`distlth data`: build a data set from images, adopt FFCV files as one, or check one."""
 
 from __future__ import annotations
 
 import argparse
 import sys
+from typing import TYPE_CHECKING
 
 from jobs.arguments import Commands, path_given
 
+if TYPE_CHECKING:
+    from distlth.data.dataset import Dataset
+
 
 def add(commands: Commands) -> None:
-    """Add the command and its two actions to the parser."""
-    parser = commands.add_parser("data", help="build or check a data set")
+    """Add the command and its actions to the parser."""
+    parser = commands.add_parser("data", help="build, adopt or check a data set")
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     _add_build(actions)
+    _add_adopt(actions)
     _add_check(actions)
 
 
@@ -21,7 +26,13 @@ def _add_build(actions: Commands) -> None:
         "build", help="pack a folder of images", description="Pack a folder of images."
     )
     build.add_argument(
-        "source", type=path_given, metavar="SOURCE", help="an ImageFolder, ImageNet or Tiny-ImageNet tree"
+        "source",
+        type=path_given,
+        metavar="SOURCE",
+        help="a folder of images, ImageNet (folders, tars, Kaggle's), Tiny-ImageNet, CIFAR or IDX files",
+    )
+    build.add_argument(
+        "--layout", metavar="NAME", help="insist on a layout, such as imagenet-tars; default: found out"
     )
     build.add_argument("--out", type=path_given, required=True, metavar="DIR")
     build.add_argument("--max-resolution", type=int, metavar="PIXELS", help="shrink longer sides to this")
@@ -35,6 +46,27 @@ def _add_build(actions: Commands) -> None:
     build.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
     build.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
     build.set_defaults(command=_build)
+
+
+def _add_adopt(actions: Commands) -> None:
+    adopt = actions.add_parser(
+        "adopt",
+        help="take FFCV files for a data set, without copying",
+        description="Take FFCV files with the fields image and label, such as ffcv-imagenet writes, for a "
+        "data set. Every sample is checked once; the files stay where they are.",
+    )
+    adopt.add_argument("train", type=path_given, metavar="TRAIN", help="FFCV file (.beton, .ffcv)")
+    adopt.add_argument("val", type=path_given, metavar="VAL", help="FFCV file")
+    adopt.add_argument("--out", type=path_given, required=True, metavar="DIR")
+    adopt.add_argument(
+        "--classes",
+        type=path_given,
+        metavar="FILE",
+        help="class names by label, one a line; default: numbers",
+    )
+    adopt.add_argument("--workers", type=int, default=0, metavar="N", help="threads; default: one per core")
+    adopt.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
+    adopt.set_defaults(command=_adopt)
 
 
 def _add_check(actions: Commands) -> None:
@@ -57,16 +89,40 @@ def _build(options: argparse.Namespace) -> int:
         skip_broken=options.skip_broken,
         val_fraction=options.val_fraction,
         seed=options.seed,
+        layout=options.layout,
     )
     with progress_bar(output_console()) as progress:
         dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
+    _describe(dataset)
+    return 0
+
+
+def _adopt(options: argparse.Namespace) -> int:
+    from distlth.data.pack.adopt import adopt
+    from distlth.data.pack.build import progress_bar
+    from distlth.report.console import output_console
+
+    with progress_bar(output_console()) as progress:
+        dataset = adopt(
+            options.train,
+            options.val,
+            options.out,
+            classes=options.classes,
+            workers=options.workers,
+            overwrite=options.overwrite,
+            progress=progress,
+        )
+    _describe(dataset)
+    return 0
+
+
+def _describe(dataset: Dataset) -> None:
     train, val = dataset.split("train"), dataset.split("val")
     _say(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
     for path, reason in dataset.skipped:
         _say(f"left out {path}: {reason}")
     for note in dataset.notes:
         _say(note)
-    return 0
 
 
 def _check(options: argparse.Namespace) -> int:

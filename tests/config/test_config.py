@@ -163,6 +163,10 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("cluster.workers=9", ["train.batch_size: 8 is global", "cluster.workers = 9", "use at most 8"]),
         ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
         ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),
+        ("data.pad=4", ["pad belongs to crop: pad, not to random-resized"]),
+        ("data.crop=pad data.pad=999", ["pad (999) is more than resolution"]),
+        ("data.pad_fill=black", ["pad_fill belongs to crop: pad or rotate"]),
+        ("data.rotate=200", ["data.rotate:", "less than or equal to 180, got 200"]),
         ("train.schedule.gamma=0.2", ["gamma belongs to name: step, not to cosine"]),
         ("train.schedule.name=step", ["name: step needs milestones"]),
         (

@@ -20,13 +20,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import InterpolationMode, rotate
 
 from distlth.data.beton import read_beton
 from distlth.data.dataset import Dataset
 from distlth.data.layouts import scan
 from distlth.data.load import decode
-from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
-from distlth.data.load.order import epoch_order, part
+from distlth.data.load.loader import _AUGMENTATION, EvalLoader, TrainLoader, eval_ratio
+from distlth.data.load.order import epoch_key, epoch_order, mix, part
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.storage import Cache
 from distlth.data.load.stream import Stream
@@ -62,6 +63,7 @@ def train_loader(
     flip: bool = True,
     seed: int = 5,
     cache: Cache = "os",
+    **augmentation: Any,
 ) -> TrainLoader:
     return TrainLoader(
         dataset,
@@ -74,6 +76,7 @@ def train_loader(
         seed=seed,
         threads=threads,
         cache=cache,
+        **augmentation,
     )
 
 
@@ -245,13 +248,16 @@ def test_half_of_the_samples_are_exactly_mirrored(dataset: Dataset) -> None:
     assert 4 <= sum(mirrored) <= 20
 
 
-def test_pad_crops_are_shifts_over_a_border_of_the_mean_colour(raw_dataset: Dataset) -> None:
-    padded, _ = collect(train_loader(raw_dataset, crop="pad", flip=False).epoch(0))
+@pytest.mark.parametrize(
+    ("reach", "fill", "asked"), [(RESOLUTION // 8, "mean", {}), (5, "black", {"pad": 5, "fill": "black"})]
+)
+def test_pad_crops_are_shifts_over_a_border_of_one_colour(
+    raw_dataset: Dataset, reach: int, fill: str, asked: dict[str, Any]
+) -> None:
+    padded, _ = collect(train_loader(raw_dataset, crop="pad", flip=False, **asked).epoch(0))
     plain, _ = collect(train_loader(raw_dataset, crop="none", flip=False).epoch(0))
-    reach = RESOLUTION // 8
-    border = (
-        torch.tensor(np.round(np.array(raw_dataset.mean) * 255) / 255) - torch.tensor(raw_dataset.mean)
-    ) / (torch.tensor(raw_dataset.std))
+    colour = np.round(np.array(raw_dataset.mean) * 255) / 255 * (fill == "mean")
+    border = (torch.tensor(colour) - torch.tensor(raw_dataset.mean)) / torch.tensor(raw_dataset.std)
     shifts = set()
     for moved, image in zip(padded, plain, strict=True):
         framed = border.float().view(3, 1, 1).repeat(1, RESOLUTION + 2 * reach, RESOLUTION + 2 * reach)
@@ -262,7 +268,49 @@ def test_pad_crops_are_shifts_over_a_border_of_the_mean_colour(raw_dataset: Data
             for x in range(2 * reach + 1)
         }
         shifts |= {place for place, window in windows.items() if torch.allclose(moved, window, atol=1e-6)}
-    assert len(shifts) > 12  # of 24 samples over 49 places
+    assert len(shifts) > 12  # of 24 samples over 49 places and more
+    assert max(abs(place - reach) for shift in shifts for place in shift) == reach
+
+
+def test_rotations_are_torchvisions_by_an_angle_of_each_sample(raw_dataset: Dataset) -> None:
+    loader = train_loader(raw_dataset, crop="none", flip=False, rotate=20, fill="black")
+    turned, _ = collect(loader.epoch(1))
+    plain, _ = collect(train_loader(raw_dataset, crop="none", flip=False).epoch(1))
+    black = (-torch.tensor(raw_dataset.mean) / torch.tensor(raw_dataset.std)).tolist()
+    key = np.uint64(mix(epoch_key(5, 1) ^ _AUGMENTATION))
+    angles = []
+    for number, index in enumerate(i for step in range(3) for i in loader.batch_indices(1, step)):
+        draw = decode.uniform(np.uint64(decode.sample_key(key, index)), decode.ROTATE_DRAW)
+        angle = 20 * (2 * draw - 1)
+        expected = rotate(plain[number], angle, InterpolationMode.NEAREST, fill=black)
+        same_pixels = torch.isclose(turned[number], expected, atol=1e-6).all(dim=0)
+        assert same_pixels.float().mean() > 0.98  # an edge may round to either of two pixels
+        angles.append(angle)
+    assert min(angles) < -10 < 10 < max(angles)
+
+
+def test_augmentation_has_the_same_bits_over_threads_and_resumes(dataset: Dataset) -> None:
+    asked: dict[str, Any] = {"crop": "pad", "pad": 4, "fill": "black", "rotate": 20}
+    images, labels = collect(train_loader(dataset, **asked).epoch(2))
+    resumed = train_loader(dataset, threads=3, **asked)
+    assert same(collect(resumed.epoch(2)), (images, labels))
+    assert same(collect(resumed.epoch(2, first_step=2)), (images[2 * BATCH :], labels[2 * BATCH :]))
+    assert not torch.equal(collect(resumed.epoch(3))[0], images)
+
+
+@pytest.mark.parametrize("crop", ["pad", "none", "random-resized"])
+def test_a_rotation_leaves_the_other_draws_as_they_are(dataset: Dataset, crop: Crop) -> None:
+    """The middle pixel of a square with an odd side stays where it is."""
+    with_rotation, without = (
+        collect(
+            TrainLoader(
+                dataset, batch_size=BATCH, resolution=25, crop=crop, seed=5, rotate=degrees, threads=1
+            ).epoch(0)
+        )[0]
+        for degrees in (45, 0)
+    )
+    assert torch.equal(with_rotation[:, :, 12, 12], without[:, :, 12, 12])
+    assert not torch.equal(with_rotation, without)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 5])
@@ -369,6 +417,13 @@ def test_arguments_that_do_not_fit_are_named(dataset: Dataset) -> None:
         TrainLoader(dataset, batch_size=64, resolution=8, seed=0, threads=1)
     with pytest.raises(DataError, match="crop 'tight' is not known"):
         train_loader(dataset, crop="tight")  # type: ignore[arg-type]
+    for asked, words in (
+        ({"pad": 25}, "pad 25 is not in 0..24 pixels"),
+        ({"fill": "red"}, "fill 'red' is not known"),
+        ({"rotate": 181.0}, "rotate 181.0 is not in 0..180 degrees"),
+    ):
+        with pytest.raises(DataError, match=words):
+            train_loader(dataset, crop="pad", **asked)
 
 
 def test_torch_keeps_its_threads(dataset: Dataset) -> None:

@@ -39,7 +39,7 @@ from distlth.ticket import Ticket
 from distlth.train.masking import Masking, parameter_masks
 
 # Pixels: the smallest that a family takes; 64 elsewhere.
-RESOLUTION = {"inception_v3": 96, "maxvit_t": 224, "vit": 224}
+RESOLUTION = {**dict.fromkeys(zoo.CIFAR_TYPE, 32), "inception_v3": 96, "maxvit_t": 224, "vit": 224}
 
 # Larger ones of a family, with the same code and the same kinds of connections, which take a minute of the
 # test machine and more between them. EVERY_MODEL=1 runs them, too.
@@ -50,6 +50,7 @@ SAME_AS = {
     "efficientnet_v2_s": ("efficientnet_v2_m", "efficientnet_v2_l"),
     "regnet_x_1_6gf": ("regnet_x_3_2gf", "regnet_x_8gf", "regnet_x_16gf", "regnet_x_32gf"),
     "regnet_y_800mf": (*(f"regnet_y_{size}gf" for size in ("1_6", "3_2", "8", "16", "32", "128")),),
+    "resnet20": ("resnet56",),
     "resnet50": ("resnet101", "resnet152", "wide_resnet50_2", "wide_resnet101_2"),
     "resnext50_32x4d": ("resnext101_32x8d", "resnext101_64x4d"),
     "swin_t": ("swin_s", "swin_b"),
@@ -166,7 +167,7 @@ def test_removed_channels_are_zero_for_every_reader(name: str) -> None:
 
 def test_every_classifier_is_tried_or_like_one_that_is() -> None:
     assert set(SAME_AS) <= set(TRIED)
-    assert LARGER | set(TRIED) == set(names()) == {"resnet20", *tv.list_models(module=tv)}
+    assert LARGER | set(TRIED) == set(names()) == {*zoo.CIFAR_TYPE, *tv.list_models(module=tv)}
 
 
 @pytest.mark.parametrize(

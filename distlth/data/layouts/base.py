@@ -46,6 +46,9 @@ class Passed:
         return f"passed over {said}" if said else ""
 
 
+NOTHING = Passed()
+
+
 @dataclass(frozen=True)
 class Source:
     """The images of a data set, sorted by class and path within each split; `classes` are sorted names.
@@ -58,7 +61,7 @@ class Source:
     classes: tuple[str, ...]
     train: tuple[Sample, ...]
     val: tuple[Sample, ...]
-    passed: Passed = Passed()
+    passed: Passed = NOTHING
     warnings: tuple[str, ...] = ()
 
     @property
@@ -85,8 +88,13 @@ class Draw:
 
 @dataclass(frozen=True)
 class Layout:
-    """One way in which people keep images: `matches` recognises a source, `read` finds its images."""
+    """One way in which people keep images: `matches` recognises a source, `read` finds its images.
 
+    `name` is what a user calls it, `parts` says what belongs to it.
+    """
+
+    name: str
+    parts: str
     matches: Callable[[Path], bool]
     read: Callable[[Path, Draw], Source]
 

@@ -15,4 +15,4 @@ def _read(path: Path, draw: Draw) -> Source:
     return draw_val(path, "class folders", classes, draw, walk.passed)
 
 
-LAYOUT = Layout(matches=Path.is_dir, read=_read)
+LAYOUT = Layout("class-folders", "a folder for each class, CLASS/*.jpg", Path.is_dir, _read)

@@ -32,4 +32,4 @@ def _read(path: Path, draw: Draw) -> Source:
     return labelled(path, layout, train, val, walk.passed)
 
 
-LAYOUT = Layout(_matches, _read)
+LAYOUT = Layout("split-folders", "train/CLASS/*.jpg and val/CLASS/*.jpg, or train/ alone", _matches, _read)

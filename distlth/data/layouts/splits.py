@@ -6,9 +6,11 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from distlth.data.layouts.base import Draw, Passed, Sample, Source, few
+from distlth.data.layouts.base import NOTHING, Draw, Passed, Sample, Source, few
 from distlth.data.layouts.walk import Walk, visible_folders
 from distlth.errors import DataError
 
@@ -24,7 +26,9 @@ _UNCLEAR = re.compile(
     r"(train|training|val|valid|validation|test|testing)[-_ .]?(set|data|images?|split|\d+)"
 )
 
-Files = Mapping[str, Sequence[Path]]
+# By class. Samples stand for images that are no files of their own; they get their labels here.
+Files = Mapping[str, Sequence[Path] | Sequence[Sample]]
+Found = TypeVar("Found", Path, Sample)
 
 
 def split_folders(path: Path) -> dict[str, Path]:
@@ -106,23 +110,23 @@ def _check_no_splits(name: str, folder: Path) -> None:
 
 
 def draw_val(
-    path: Path, layout: str, classes: Mapping[str, Sequence[Path]], draw: Draw, passed: Passed
+    path: Path, layout: str, classes: Mapping[str, Sequence[Found]], draw: Draw, passed: Passed
 ) -> Source:
     """Return a source whose val split is drawn from the images of each class."""
-    train: dict[str, list[Path]] = {}
-    val: dict[str, list[Path]] = {}
+    train: dict[str, list[Found]] = {}
+    val: dict[str, list[Found]] = {}
     for name, files in classes.items():
         if len(files) < 2:
             raise DataError(f"{path}: class {name} has one image, which cannot be split into train and val")
         count = min(max(1, round(draw.fraction * len(files))), len(files) - 1)
-        chosen = set(sorted(files, key=lambda file: _rank(file.relative_to(path), draw.seed))[:count])
+        chosen = set(sorted(files, key=lambda file: _rank(_path(file).relative_to(path), draw.seed))[:count])
         train[name] = [file for file in files if file not in chosen]
         val[name] = [file for file in files if file in chosen]
     layout = f"{layout}; val is drawn from them, {draw.fraction:.3g} of each class"
     return labelled(path, layout, train, val, passed)
 
 
-def labelled(path: Path, layout: str, train: Files, val: Files, passed: Passed) -> Source:
+def labelled(path: Path, layout: str, train: Files, val: Files, passed: Passed = NOTHING) -> Source:
     """Return the source of these files by class; DataError where train and val have different classes."""
     unknown, missing = sorted(val.keys() - train.keys()), sorted(train.keys() - val.keys())
     if unknown or missing:
@@ -146,7 +150,15 @@ def _alike(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _samples(names: Sequence[str], files: Files) -> tuple[Sample, ...]:
-    return tuple(Sample(file, label) for label, name in enumerate(names) for file in files[name])
+    return tuple(_sample(file, label) for label, name in enumerate(names) for file in files[name])
+
+
+def _sample(file: Path | Sample, label: int) -> Sample:
+    return replace(file, label=label) if isinstance(file, Sample) else Sample(file, label)
+
+
+def _path(file: Path | Sample) -> Path:
+    return file.path if isinstance(file, Sample) else file
 
 
 def _rank(name: Path, seed: int) -> bytes:

@@ -52,4 +52,6 @@ def _lines(annotations: Path) -> list[str]:
             raise DataError(f"{annotations}: not UTF-8 text") from None
 
 
-LAYOUT = Layout(_matches, _read)
+LAYOUT = Layout(
+    "tiny-imagenet", "train/CLASS/images/, val/images/ and val/val_annotations.txt", _matches, _read
+)

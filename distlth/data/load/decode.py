@@ -22,7 +22,7 @@ ASPECT_RATIO = (3 / 4, 4 / 3)
 CROP_TRIES = 10
 PLACE_DRAWS = 2 * CROP_TRIES
 FLIP_DRAW = PLACE_DRAWS + 2
-PAD_SHARE = 8
+ROTATE_DRAW = FLIP_DRAW + 1
 
 _JPG = 0
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -133,6 +133,22 @@ def _shift(tile: Any, down: int, right: int, fill: Any, out: Any) -> None:
 
 
 @kernel
+def _rotate(tile: Any, degrees: float, fill: Any, out: Any) -> None:
+    """Turn tile counter-clockwise about its centre into out: nearest pixels; uncovered ones become `fill`."""
+    side = tile.shape[0]
+    centre = (side - 1) / 2
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    for y in range(side):
+        for x in range(side):
+            down, right = y - centre, x - centre
+            from_y = math.floor(sin * right + cos * down + centre + 0.5)
+            from_x = math.floor(cos * right - sin * down + centre + 0.5)
+            inside = 0 <= from_y < side and 0 <= from_x < side
+            for c in range(3):
+                out[y, x, c] = tile[from_y, from_x, c] if inside else fill[c]
+
+
+@kernel
 def _mirror(tile: Any) -> None:
     side = tile.shape[1]
     for y in range(tile.shape[0]):
@@ -154,18 +170,20 @@ def decode_samples(
     crop_kind: int,
     flip: bool,
     ratio: float,
+    reach: int,
+    degrees: float,
     fill: npt.NDArray[np.uint8],
     scratch: npt.NDArray[np.uint8],
     out: npt.NDArray[np.uint8],
 ) -> int:
     """Decode samples into out (n x R x R x 3); entry i of the five index arrays belongs to indices[i].
 
-    `crop_kind` is CENTRE (of `ratio`), RANDOM_RESIZED, or PAD (a centred square, then moved by up to
-    R/8 pixels each way over `fill`). `scratch` has room for the largest image and one tile.
+    `crop_kind` is CENTRE (of `ratio`), RANDOM_RESIZED, or PAD (a centred square, then moved by up to `reach`
+    pixels each way over `fill`). Where `degrees` is not 0 the result is turned by up to so many either way,
+    over `fill`. `scratch` has room for the largest image and one tile.
     Returns -1, or the first i whose image lies outside `storage` or does not decode.
     """
     resolution = out.shape[1]
-    reach = resolution // PAD_SHARE
     for i in range(len(indices)):
         height, width = heights[i], widths[i]
         begin, end = offsets[i], offsets[i] + lengths[i]
@@ -177,7 +195,7 @@ def decode_samples(
         else:
             crop = centre_crop(height, width, ratio)
         tile = out[i]
-        if crop_kind == PAD:
+        if crop_kind == PAD or degrees > 0:
             tile = scratch[scratch.size - out[i].size :].reshape(out[i].shape)
         data = storage[begin:end]
         if not _decode_crop(data, modes[i] == _JPG, height, width, crop, resolution, scratch, tile):
@@ -186,6 +204,10 @@ def decode_samples(
             down = int(uniform(key, PLACE_DRAWS) * (2 * reach + 1)) - reach
             right = int(uniform(key, PLACE_DRAWS + 1) * (2 * reach + 1)) - reach
             _shift(tile, down, right, fill, out[i])
+        if degrees > 0:
+            if crop_kind == PAD:
+                tile[:] = out[i]
+            _rotate(tile, degrees * (2 * uniform(key, ROTATE_DRAW) - 1), fill, out[i])
         if flip and uniform(key, FLIP_DRAW) < 0.5:
             _mirror(out[i])
     return -1

@@ -12,7 +12,7 @@ from distlth.data.load.order import epoch_key, epoch_order, mix, part
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.reader import Batches, Reader
 from distlth.data.load.storage import Cache, Indices
-from distlth.data.load.transform import Colour, Crop, Transform
+from distlth.data.load.transform import Colour, Crop, Fill, Transform
 from distlth.errors import DataError
 
 IMAGENET_RATIO = 224 / 256
@@ -59,11 +59,11 @@ class TrainLoader(_Loader):
     memory, normalised by `mean` and `std` (per RGB channel, 0..1; by default the data set's own); labels
     as int64 (batch,). The same (seed, epoch, step) always gives the same bits.
 
-    `resolution`, `crop` and `flip` are as in `Transform`. `packed` is the train split where the caller has
-    opened it: then a loader for another seed, resolution or batch size costs next to nothing, and `threads`
-    and `cache` do not count. Without it the loader opens the split with these two, and closes it. Raises
-    DataError for arguments that do not fit the data set, and, while iterating, for a sample that does not
-    decode.
+    `resolution`, `crop`, `flip`, `pad`, `fill`, `rotate` are as in `Transform`. `packed` is the train split
+    where the caller has opened it: then a loader for another seed, resolution or batch size costs next to
+    nothing, and `threads` and `cache` do not count. Without it the loader opens the split with these two, and
+    closes it. Raises DataError for arguments that do not fit the data set, and, while iterating, for a sample
+    that does not decode.
     """
 
     def __init__(
@@ -76,6 +76,9 @@ class TrainLoader(_Loader):
         resolution: int,
         crop: Crop = "random-resized",
         flip: bool = True,
+        pad: int | None = None,
+        fill: Fill = "mean",
+        rotate: float = 0.0,
         seed: int,
         threads: int | None = None,
         cache: Cache = "os",
@@ -85,7 +88,8 @@ class TrainLoader(_Loader):
         std: Colour | None = None,
         packed: PackedSplit | None = None,
     ) -> None:
-        transform = Transform(resolution, crop, 1.0, flip, mean or dataset.mean, std or dataset.std)
+        colours = mean or dataset.mean, std or dataset.std
+        transform = Transform(resolution, crop, 1.0, flip, *colours, pad, fill, rotate)
         if batch_size < world_size:
             raise DataError(f"batch size {batch_size} leaves some of {world_size} ranks without an image")
         self._count = dataset.split("train").count

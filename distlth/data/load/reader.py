@@ -101,6 +101,8 @@ class Reader:
             transform.kind,
             transform.flip,
             transform.ratio,
+            transform.reach,
+            transform.rotate,
             self._border,
             workspace.scratch(transform.resolution),
             pixels,

@@ -12,7 +12,10 @@ from distlth.data.load import decode
 from distlth.errors import DataError
 
 Crop = Literal["random-resized", "pad", "none"]
+Fill = Literal["mean", "black"]
 Colour = tuple[float, float, float]
+
+PAD_SHARE = 8
 
 _KINDS = {"random-resized": decode.RANDOM_RESIZED, "pad": decode.PAD, "none": decode.CENTRE}
 
@@ -22,9 +25,9 @@ class Transform:
     """From a stored image to float32 of 3 x `resolution` x `resolution`.
 
     `crop`: 'random-resized' as torchvision's RandomResizedCrop; 'none': the centred square of `ratio` of the
-    shorter side; 'pad': that square, resized, then moved by up to resolution/8 pixels each way over a border
-    of the mean colour. `flip` mirrors half of the samples. `mean` and `std` are per RGB channel, in units of
-    0..1.
+    shorter side; 'pad': that square, resized, then moved by up to `pad` pixels (by default resolution/8) each
+    way. `rotate`: turned by up to so many degrees either way. What these two uncover has the colour `fill`.
+    `flip` mirrors half of the samples. `mean` and `std` are per RGB channel, in units of 0..1.
     """
 
     resolution: int
@@ -33,6 +36,9 @@ class Transform:
     flip: bool
     mean: Colour
     std: Colour
+    pad: int | None = None
+    fill: Fill = "mean"
+    rotate: float = 0.0
 
     def __post_init__(self) -> None:
         if self.crop not in _KINDS:
@@ -42,6 +48,12 @@ class Transform:
             raise DataError(f"resolution ({self.resolution}) must be at least 1")
         if not 0 < self.ratio <= 1:
             raise DataError(f"ratio {self.ratio} is not in (0, 1]")
+        if self.fill not in ("mean", "black"):
+            raise DataError(f"fill {self.fill!r} is not known; choose one of 'mean', 'black'")
+        if not 0 <= self.reach <= self.resolution:
+            raise DataError(f"pad {self.pad} is not in 0..{self.resolution} pixels")
+        if not 0 <= self.rotate <= 180:
+            raise DataError(f"rotate {self.rotate} is not in 0..180 degrees")
 
     @property
     def kind(self) -> int:
@@ -49,8 +61,15 @@ class Transform:
         return _KINDS[self.crop]
 
     @property
+    def reach(self) -> int:
+        """Return by how many pixels a square is moved at most."""
+        return self.resolution // PAD_SHARE if self.pad is None else self.pad
+
+    @property
     def border(self) -> npt.NDArray[np.uint8]:
-        """Return the colour (RGB) of what a moved square uncovers."""
+        """Return the colour (RGB) of what a moved or turned square uncovers."""
+        if self.fill == "black":
+            return np.zeros(3, np.uint8)
         return np.round(np.asarray(self.mean, np.float64) * 255).astype(np.uint8)
 
     @property

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from ffcv.fields import RGBImageField
@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from distlth.cores import num_cores
 from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
 from distlth.data.digest import split_digest
-from distlth.data.layouts import scan
+from distlth.data.layouts import check_layout, scan
 from distlth.data.layouts.base import Sample, Source, printable
 from distlth.data.pack.image import DEEP_BITS
 from distlth.data.pack.review import depth, review
@@ -42,6 +42,7 @@ class BuildOptions:
     workers: processes that read and encode; 0 for one per core.
     skip_broken: leave out images that cannot be read, instead of stopping.
     val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.scan`.
+    layout: the name of the source's layout; None for the first that matches.
     """
 
     max_resolution: int | None = None
@@ -51,6 +52,7 @@ class BuildOptions:
     skip_broken: bool = False
     val_fraction: float = 0.1
     seed: int = 0
+    layout: str | None = None
 
     def __post_init__(self) -> None:
         if self.write_mode not in WRITE_MODES:
@@ -63,6 +65,8 @@ class BuildOptions:
             raise DataError(f"maximal resolution {self.max_resolution} is not positive")
         if self.workers < 0:
             raise DataError(f"{self.workers} workers; give at least 1, or 0 for one a core")
+        if self.layout is not None:
+            check_layout(self.layout)
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -89,23 +93,28 @@ def build(
     options = options or BuildOptions()
     out = Path(out)
     try:
-        _check_is_free(out, overwrite)
-        found = scan(source, options.val_fraction, options.seed)
-        purpose = Purpose(out, "another build of it is running", DataError)
-        with (
-            hold(out.with_name(f".{out.name}.lock"), purpose, STALE_SECONDS) as lock,
-            replacing_folder(out) as folder,
-        ):
-            dataset = _pack_all(found, folder, options, progress)
-            write_text(folder / MANIFEST, dataset.to_json())
-            if lock.is_lost:
-                raise DataError(f"{out}: another build has taken its place, since this one stood still")
+        check_is_free(out, overwrite)
+        found = scan(source, options.val_fraction, options.seed, options.layout)
+        write_whole(out, lambda folder: _pack_all(found, folder, options, progress))
     except OSError as error:
         raise DataError(f"{printable(out)}: cannot be built ({printable(str(error))})") from error
     return Dataset.load(out)
 
 
-def _check_is_free(out: Path, overwrite: bool) -> None:
+def write_whole(out: Path, make: Callable[[Path], Dataset]) -> None:
+    """Write a data set that `make` puts into the folder it is given, under the name `out`, or nothing."""
+    purpose = Purpose(out, "another build of it is running", DataError)
+    with (
+        hold(out.with_name(f".{out.name}.lock"), purpose, STALE_SECONDS) as lock,
+        replacing_folder(out) as folder,
+    ):
+        write_text(folder / MANIFEST, make(folder).to_json())
+        if lock.is_lost:
+            raise DataError(f"{out}: another build has taken its place, since this one stood still")
+
+
+def check_is_free(out: Path, overwrite: bool) -> None:
+    """Raise DataError where `out` is there, unless it is a data set that may be overwritten."""
     if out.exists() and not (overwrite and (out / MANIFEST).is_file()):
         hint = "overwrite it or choose another name" if (out / MANIFEST).is_file() else "choose another name"
         raise DataError(f"{out}: exists already; {hint}")
@@ -122,6 +131,17 @@ def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Pro
     ]
     if broken and not options.skip_broken:
         raise DataError(_broken_text(broken, len(source.train) + len(source.val)))
+    return describe(source, folder, packed, asdict(options), broken)
+
+
+def describe(
+    source: Source,
+    folder: Path,
+    packed: Mapping[str, Packed],
+    options: Mapping[str, Any],
+    skipped: Sequence[tuple[str, str]] = (),
+) -> Dataset:
+    """Return the data set of packed splits in `folder`; DataError where a class has no image in one."""
     mean, std = _statistics(packed["train"])
     return Dataset(
         path=folder,
@@ -132,9 +152,9 @@ def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Pro
             split: _split(split_file(folder, split), source, samples, packed[split])
             for split, samples in _splits(source)
         },
-        options=asdict(options),
+        options=options,
         versions=_versions(),
-        skipped=tuple(broken),
+        skipped=tuple(skipped),
         notes=(*source.notes, *review(source, packed)),
     )
 
