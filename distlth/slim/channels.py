@@ -44,7 +44,7 @@ Value = Channels | Moving | None  # None: nothing is known, all of it is kept
 class Slots:
     """Slots of channels. Channels with one slot are kept or dropped together.
 
-    A channel has a slot of its own where a layer makes it; elementwise operators join those of their operands.
+    A layer makes a slot for each of its channels; elementwise operators join those of their operands.
     """
 
     def __init__(self) -> None:

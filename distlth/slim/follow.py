@@ -36,6 +36,10 @@ MOVES = {"flatten", "permute", "reshape", "squeeze", "transpose", "unflatten", "
 SIZES = {"reshape": 1, "view": 1}
 
 
+class Unfollowed(Exception):  # noqa: N818  # no error: what is read is kept whole
+    """Nothing is known of what an operator does with channels."""
+
+
 class Follower:
     """One pass along a program's operators."""
 
@@ -61,13 +65,17 @@ class Follower:
             for read in node.all_input_nodes:
                 self._read_whole(node, read, "")
         if node.op != "call_function" or not self._reads_channels(node):
-            return self._product(node) if operator_name(node) in PRODUCTS else None
+            is_product = operator_name(node) in PRODUCTS and self._constant(_args(node)[1]) is not None
+            return self._product(node) if is_product else None
         if node.target is operator.getitem:
             return self._part_of_split(node)
-        name = operator_name(node)
-        found = HANDLERS.get(name, Follower._elementwise if self._is_elementwise(node) else _unknown)
-        value = found(self, node)
-        return self._opaque(node) if value is NotImplemented else value
+        handler = HANDLERS.get(operator_name(node))
+        try:
+            if handler is None and self._is_elementwise(node):
+                return self._elementwise(node)
+            return handler(self, node) if handler else self._opaque(node)
+        except Unfollowed:
+            return self._opaque(node)
 
     def _reads_channels(self, node: fx.Node) -> bool:
         read = node.all_input_nodes
@@ -107,19 +115,19 @@ class Follower:
     # ---------------------------------------------------------------------------------------- products
 
     def _product(self, node: fx.Node) -> Value:
-        x, weight, bias = (*node.args, None)[:3]
+        x, weight, bias = (*_args(node), None)[:3]
         found, offset = self._constant(weight), self._constant(bias)
         value = self.values.get(x) if isinstance(x, fx.Node) else None
         if found is None or (bias is not None and offset is None):
-            return NotImplemented if value is not None else None
+            raise Unfollowed
         is_linear = operator_name(node) == "linear"
         axis = len(shape_of(node)) - 1 if is_linear else 1
         if isinstance(value, Channels) and value.axis != axis:
-            return NotImplemented
+            raise Unfollowed
         if isinstance(value, Moving):
             self._opaque(node)
         read = value if isinstance(value, Channels) else None
-        groups = 1 if is_linear else int((*node.args, *[1] * 7)[6] if len(node.args) > 6 else 1)
+        groups = 1 if is_linear else concrete(_args(node)[6]) if len(_args(node)) > 6 else 1
         result = self._slots_of(node, read, len(found.tensor), groups)
         blank = Channels(axis, result, torch.full((len(result),), ALIVE, dtype=torch.float64))
         step = Product(node, blank, read, found, offset, groups, not is_linear and _pads(node))
@@ -137,14 +145,14 @@ class Follower:
         return result
 
     def _norm(self, node: fx.Node) -> Value:
-        read = self._channels(node.args[0])
-        constants = [self._constant(arg) for arg in node.args[1:5]]
-        if read is None or read.axis != 1 or node.args[5] or constants[2] is None or constants[3] is None:
-            return NotImplemented
+        read = self._channels(_args(node)[0])
+        constants = [self._constant(arg) for arg in _args(node)[1:5]]
+        if read is None or read.axis != 1 or _args(node)[5] or constants[2] is None or constants[3] is None:
+            raise Unfollowed
         weight, bias, mean, var = (None if c is None else c.tensor.detach().double() for c in constants)
         assert mean is not None
         assert var is not None
-        scale = (1.0 if weight is None else weight) / (var + node.args[7]).sqrt()  # type: ignore[operator]
+        scale = (1.0 if weight is None else weight) / (var + _args(node)[7]).sqrt()
         shift = 0.0 if bias is None else bias
         # An alive channel of scale zero is constant.
         moved = torch.where(scale == 0, 0.0, (read.values - mean) * scale)
@@ -158,10 +166,10 @@ class Follower:
         followed = {read: found for read in reads if (found := self._channels(read))}
         axes = {len(shape) - len(shape_of(read)) + found.axis for read, found in followed.items()}
         if len(axes) != 1 or any(isinstance(self.values.get(read), Moving) for read in reads):
-            return NotImplemented
+            raise Unfollowed
         axis = axes.pop()
         if any(len(found) != shape[axis] for found in followed.values()):
-            return NotImplemented
+            raise Unfollowed
         constants: dict[fx.Node, tuple[Constant, int]] = {}
         operands: dict[fx.Node, Tensor] = {read: found.values for read, found in followed.items()}
         for read in reads:
@@ -171,9 +179,7 @@ class Follower:
         for other in others:
             self.slots.join(first.slots, other.slots)
         values = _probed(node, operands, shape[axis])
-        return self._step(
-            Elementwise(node, Channels(axis, first.slots, values), list(followed), constants)
-        )
+        return self._step(Elementwise(node, Channels(axis, first.slots, values), list(followed), constants))
 
     def _other_operand(
         self,
@@ -200,41 +206,37 @@ class Follower:
         return constant.tensor.detach().double().flatten() if is_vector else alive.expand(shape[axis])
 
     def _same(self, node: fx.Node) -> Value:
-        value = self.values[node.args[0]]  # type: ignore[index]
+        value = self.values[_first(node)]
         if isinstance(value, Channels):
-            return self._step(Elementwise(node, value, [node.args[0]], {}))  # type: ignore[list-item]
+            return self._step(Elementwise(node, value, [_first(node)], {}))
         return value
 
     def _pooled(self, node: fx.Node) -> Value:
-        read, name = self._channels(node.args[0]), operator_name(node)
+        read, name = self._channels(_args(node)[0]), operator_name(node)
         if read is None or read.axis != len(shape_of(node)) - 3:
-            return NotImplemented
+            raise Unfollowed
         values = read.values
-        if name == "avg_pool2d" and len(node.args) > 3 and any(concrete(node.args[3])):
+        if name == "avg_pool2d" and len(_args(node)) > 3 and any(concrete(_args(node)[3])):
             values = torch.where(values == 0, 0.0, ALIVE)
-        return self._step(
-            Elementwise(node, Channels(read.axis, read.slots, values), [node.args[0]], {})  # type: ignore[list-item]
-        )
+        return self._step(Elementwise(node, Channels(read.axis, read.slots, values), [_first(node)], {}))
 
     def _mean(self, node: fx.Node) -> Value:
-        read, shape = self._channels(node.args[0]), shape_of(node.args[0])  # type: ignore[arg-type]
-        dims = (*node.args, None)[1]
-        gone = [dim % len(shape) for dim in (dims if isinstance(dims, list | tuple) else [dims])]  # type: ignore[operator]
+        read, shape = self._channels(_args(node)[0]), shape_of(_first(node))
+        dims = (*_args(node), None)[1]
+        gone = [dim % len(shape) for dim in (dims if isinstance(dims, list | tuple) else [dims])]
         if read is None or not dims or read.axis in gone:
-            return NotImplemented
+            raise Unfollowed
         keeps = len(shape_of(node)) == len(shape)
         axis = read.axis if keeps else read.axis - sum(dim < read.axis for dim in gone)
-        return self._step(
-            Elementwise(node, Channels(axis, read.slots, read.values), [node.args[0]], {})  # type: ignore[list-item]
-        )
+        return self._step(Elementwise(node, Channels(axis, read.slots, read.values), [_first(node)], {}))
 
     # ------------------------------------------------------------------------------------ cut and join
 
     def _concatenation(self, node: fx.Node) -> Value:
-        reads: Sequence[fx.Node] = node.args[0]  # type: ignore[assignment]
-        dim = concrete((*node.args, 0)[1]) % len(shape_of(node))
+        reads: Sequence[fx.Node] = _args(node)[0]
+        dim = concrete((*_args(node), 0)[1]) % len(shape_of(node))
         if any(isinstance(self.values.get(read), Moving) for read in reads):
-            return NotImplemented
+            raise Unfollowed
         followed = [self._channels(read) for read in reads]
         if any(found is not None and found.axis != dim for found in followed):
             return self._side_by_side(node, followed)
@@ -250,13 +252,13 @@ class Follower:
         parts = [found for found in followed if found is not None]
         first, *others = parts
         if len(parts) < len(followed) or any(other.axis != first.axis for other in others):
-            return NotImplemented
+            raise Unfollowed
         values = first.values
         for other in others:
             self.slots.join(first.slots, other.slots)
             values = torch.where(values == other.values, values, ALIVE)
         result = Channels(first.axis, first.slots, values)
-        return self._step(Elementwise(node, result, list(node.args[0]), {}))  # type: ignore[arg-type]
+        return self._step(Elementwise(node, result, list(_args(node)[0]), {}))
 
     def _whole_channels(self, node: fx.Node, axis: int) -> Channels:
         """Return channels, all kept, for a tensor of which nothing is known."""
@@ -268,53 +270,57 @@ class Follower:
         return isinstance(node.meta.get("val"), list | tuple)
 
     def _split(self, node: fx.Node) -> Value:
-        read = self._channels(node.args[0])
-        dim = concrete((*node.args, *[0] * 3)[2])
-        shape = shape_of(node.args[0])  # type: ignore[arg-type]
-        return None if read is not None and dim % len(shape) == read.axis else NotImplemented
+        read = self._channels(_args(node)[0])
+        dim = concrete((*_args(node), *[0] * 3)[2])
+        shape = shape_of(_first(node))
+        if read is None or dim % len(shape) != read.axis:
+            raise Unfollowed
+        return None
 
     def _part_of_split(self, node: fx.Node) -> Value:
-        split, index = node.args
+        split, index = _args(node)
         assert isinstance(split, fx.Node)
-        whole = self._channels(split.args[0])
+        whole = self._channels(_args(split)[0])
         if whole is None or operator_name(split) not in SPLITS:
             return None
         sizes = [concrete(part.shape[whole.axis]) for part in split.meta["val"]]
-        start = sum(sizes[:index])  # type: ignore[misc]
-        return self._part(node, split.args[0], whole, start, start + sizes[index])  # type: ignore[arg-type,index]
+        start = sum(sizes[:index])
+        return self._part(node, _args(split)[0], whole, start, start + sizes[index])
 
     def _slice(self, node: fx.Node) -> Value:
-        read, shape = self._channels(node.args[0]), shape_of(node.args[0])  # type: ignore[arg-type]
-        dim, start, stop, step = concrete((*node.args, *(0, None, None, 1)[len(node.args) - 1 :])[1:5])
+        read, shape = self._channels(_args(node)[0]), shape_of(_first(node))
+        dim, start, stop, step = concrete((*_args(node), *(0, None, None, 1)[len(_args(node)) - 1 :])[1:5])
         if read is None:
-            return NotImplemented
+            raise Unfollowed
         if dim % len(shape) != read.axis:
             return self._same(node)
         first, last, _ = slice(start, stop).indices(len(read))
-        return self._part(node, node.args[0], read, first, last) if step == 1 else NotImplemented  # type: ignore[arg-type]
+        if step != 1:
+            raise Unfollowed
+        return self._part(node, _first(node), read, first, last)
 
     def _narrow(self, node: fx.Node) -> Value:
-        read, shape = self._channels(node.args[0]), shape_of(node.args[0])  # type: ignore[arg-type]
-        dim, start, length = concrete(node.args[1:])
+        read, shape = self._channels(_args(node)[0]), shape_of(_first(node))
+        dim, start, length = concrete(_args(node)[1:])
         if read is None:
-            return NotImplemented
+            raise Unfollowed
         if dim % len(shape) != read.axis:
             return self._same(node)
-        return self._part(node, node.args[0], read, start, start + length)  # type: ignore[arg-type]
+        return self._part(node, _first(node), read, start, start + length)
 
     def _part(self, node: fx.Node, read: fx.Node, whole: Channels, start: int, stop: int) -> Channels:
         result = Channels(whole.axis, whole.slots[start:stop], whole.values[start:stop])
         return self._step(Part(node, result, read, whole, start, stop))
 
     def _padding(self, node: fx.Node) -> Value:
-        read, sizes = self._channels(node.args[0]), concrete(node.args[1])
+        read, sizes = self._channels(_args(node)[0]), concrete(_args(node)[1])
         mode, value = _filling(node)
         if read is None or mode != "constant":
-            return NotImplemented
+            raise Unfollowed
         place = 2 * (len(shape_of(node)) - 1 - read.axis)
         before, behind = (*sizes, *[0] * (place + 2))[place : place + 2]
         if before < 0 or behind < 0:
-            return NotImplemented
+            raise Unfollowed
         around = any(size for index, size in enumerate(sizes) if index not in (place, place + 1))
         inner = torch.where(read.values == value, read.values, ALIVE) if around else read.values
         new = self.slots.new(before + behind)
@@ -322,15 +328,13 @@ class Follower:
         slots = torch.cat([new[:before], read.slots, new[before:]])
         values = torch.cat([filled[:before], inner, filled[before:]])
         if not before and not behind:
-            return self._step(
-                Elementwise(node, Channels(read.axis, slots, values), [node.args[0]], {})  # type: ignore[list-item]
-            )
+            return self._step(Elementwise(node, Channels(read.axis, slots, values), [_first(node)], {}))
         return self._step(Padding(node, Channels(read.axis, slots, values), before, behind, place))
 
     # ---------------------------------------------------------------------------------------- movement
 
     def _moved(self, node: fx.Node) -> Value:
-        read: fx.Node = node.args[0]  # type: ignore[assignment]
+        read = _first(node)
         value = self.values[read]
         if isinstance(value, Moving):
             return self._moved_on(node, value)
@@ -344,12 +348,12 @@ class Follower:
             )
             return self._step(Reshape(node, result, repeats, SIZES.get(operator_name(node)), axis))
         if operator_name(node) not in SIZES:
-            return NotImplemented
+            raise Unfollowed
         entries = torch.arange(prod(shape_of(read))).reshape(shape_of(read))
         return Moving(read, value, _run(node, entries))
 
     def _transposed(self, node: fx.Node, value: Channels) -> Value:
-        read: fx.Node = node.args[0]  # type: ignore[assignment]
+        read = _first(node)
         shape = shape_of(read)
         # Strides tell where each dimension goes.
         marks = torch.arange(shape[value.axis]).reshape(
@@ -358,7 +362,7 @@ class Follower:
         moved = _run(node, marks.expand(shape))
         axes = [dim for dim in range(moved.ndim) if moved.stride(dim) and moved.shape[dim] == len(value)]
         if len(axes) != 1:
-            return NotImplemented
+            raise Unfollowed
         result = Channels(axes[0], value.slots, value.values)
         return self._step(Reshape(node, result, 1, None, axes[0]))
 
@@ -373,10 +377,6 @@ class Follower:
     def _constant(self, node: Any) -> Constant | None:
         tensor = constant_of(self._module, node)
         return None if tensor is None else Constant(str(node.target), tensor)
-
-
-def _unknown(_: Follower, __: fx.Node) -> Value:
-    return NotImplemented
 
 
 PRODUCTS = {"conv1d", "conv2d", "linear"}
@@ -397,9 +397,21 @@ HANDLERS: dict[str, Callable[[Follower, fx.Node], Value]] = {
 }
 
 
+def _args(node: fx.Node) -> tuple[Any, ...]:
+    """Return the arguments that a call gives by position."""
+    return node.args
+
+
+def _first(node: fx.Node) -> fx.Node:
+    """Return the node whose tensor an operator has as its first argument."""
+    read = _args(node)[0]
+    assert isinstance(read, fx.Node)
+    return read
+
+
 def _pads(node: fx.Node) -> bool:
     """Return whether a convolution reads beyond the border."""
-    padding = node.args[4] if len(node.args) > 4 else 0
+    padding = _args(node)[4] if len(_args(node)) > 4 else 0
     if isinstance(padding, str):
         return padding != "valid"
     return any(padding) if isinstance(padding, list | tuple) else bool(padding)
@@ -407,17 +419,18 @@ def _pads(node: fx.Node) -> bool:
 
 def _filling(node: fx.Node) -> tuple[str, float]:
     """Return the mode of a padding, and the value that it fills in."""
-    more = node.args[2:]
+    more = _args(node)[2:]
     if operator_name(node) == "constant_pad_nd":
-        return "constant", float(more[0]) if more else 0.0  # type: ignore[arg-type]
-    mode, value = (*more, *("constant", None)[len(more) :])
-    return str(mode), float(value or 0.0)  # type: ignore[arg-type]
+        return "constant", float(more[0]) if more else 0.0
+    mode = more[0] if more else "constant"
+    value = more[1] if len(more) > 1 else None
+    return str(mode), float(value or 0.0)
 
 
 def _run(node: fx.Node, tensor: Tensor) -> Tensor:
     """Return what an operator that moves entries does with a tensor of entries."""
     operator_: Any = node.target
-    moved: Tensor = operator_(tensor, *concrete(node.args[1:]), **node.kwargs)
+    moved: Tensor = operator_(tensor, *concrete(_args(node)[1:]), **node.kwargs)
     return moved
 
 
@@ -433,7 +446,7 @@ def _probed(node: fx.Node, operands: dict[fx.Node, Tensor], count: int) -> Tenso
         return torch.where(values.isnan(), probes.roll(3 * places[argument])[:, None], values)
 
     operator_: Any = node.target
-    results = operator_(*map(fill, node.args), **{key: fill(value) for key, value in node.kwargs.items()})
+    results = operator_(*map(fill, _args(node)), **{key: fill(value) for key, value in node.kwargs.items()})
     results = results.to(torch.float64).expand(len(PROBES), count)
     return torch.where((results == results[0]).all(dim=0), results[0], ALIVE)
 

@@ -256,9 +256,7 @@ class Concatenation(Step):
     def use(self, used: Tensor, usage: Usage) -> None:
         """Use the same channels of each tensor."""
         changing = used & self.result.alive
-        for (node, _), part in zip(
-            self.read, changing.split([count for _, count in self.read]), strict=True
-        ):
+        for (node, _), part in zip(self.read, changing.split([count for _, count in self.read]), strict=True):
             usage.read(node, part)
 
 
@@ -325,9 +323,7 @@ class Shuffle(Step):
         places = kept.cumsum(0) - 1
         order = places[self.order[kept[self.order]]]
         index = editor.fetch(self.node, f"{self.node.name}.order", order)
-        editor.replace(
-            self.node, torch.ops.aten.index_select.default, self.read, self.result.axis, index
-        )
+        editor.replace(self.node, torch.ops.aten.index_select.default, self.read, self.result.axis, index)
 
 
 def _set_argument(node: fx.Node, place: int, value: Any) -> None:
