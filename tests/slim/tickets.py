@@ -19,10 +19,7 @@ def refilled(
     generator = torch.Generator().manual_seed(seed)
     body = anatomy(model, resolution)
     mask = Mask(
-        {
-            layer.name: _channels(layer.weight_shape, density, generator)
-            for layer in prunable(body, "all")
-        }
+        {layer.name: _channels(layer.weight_shape, density, generator) for layer in prunable(body, "all")}
     )
     settle(model, resolution, generator)
     ticket = Ticket(mask, {}, remove_channels=remove)
