@@ -253,13 +253,17 @@ def save_tensors(
     path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
     """Write CPU tensors with their digest as a safetensors file, completely or not at all."""
+    with replacing(path) as temporary:
+        # Not save_file: it ignores the umask, and a group may share the run directory.
+        temporary.write_bytes(serialize_tensors(tensors, metadata))
+
+
+def serialize_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+    """Return the content of a safetensors file of CPU tensors, with their digest; `load_tensors` reads it."""
     from safetensors.torch import save as serialize
 
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    with replacing(path) as temporary:
-        # Not save_file: it ignores the umask, and a group may share the run directory.
-        about = {**(metadata or {}), "digest": tensors_digest(whole)}
-        temporary.write_bytes(serialize(whole, metadata=about))
+    return serialize(whole, metadata={**(metadata or {}), "digest": tensors_digest(whole)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

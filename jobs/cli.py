@@ -14,6 +14,7 @@ from jobs.commands import (
     cancel,
     compare,
     data,
+    export,
     logs,
     report,
     resume,
@@ -34,6 +35,7 @@ COMMANDS = (
     tensorboard,
     report,
     compare,
+    export,
     data,
     bench,
 )

@@ -16,6 +16,9 @@ OWNERS = {
     "ffcv": ("distlth/data", "distlth/bench"),
     "matplotlib": ("distlth/report",),
     "mtkahypar": ("distlth/prune",),
+    "onnx": ("distlth/export",),
+    "onnxruntime": ("distlth/export", "distlth/bench"),
+    "onnxscript": ("distlth/export",),
     "pydantic": ("distlth/options.py", "distlth/methods", "distlth/config"),
     "ray": ("cluster",),
     "rich": ("distlth/report", "distlth/data", "jobs"),
@@ -38,6 +41,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "distlth.config": ("pydantic", "pydantic_core", "yaml"),
     "distlth.plan": (),
     "distlth.imp": ("torch",),
+    "distlth.slim": ("torch",),
     "distlth.run": ("numpy", "tensorboard", "torch", "yaml"),
 }
 
@@ -50,7 +54,7 @@ IMPURE = (
 # What a room may not import although it is below it: training hands its numbers to whoever draws them.
 NOT: dict[str, tuple[str, ...]] = {"distlth.train": ("distlth.run.curves",)}
 
-PURE = ("distlth.prune", "distlth.plan", "distlth.imp", "cluster.runtime.schedule")
+PURE = ("distlth.prune", "distlth.slim", "distlth.plan", "distlth.imp", "cluster.runtime.schedule")
 
 MACHINE_PATH = re.compile(r"(?<![\w.~*{}$-])/(?:home|root|Users|work|mnt|scratch|private|workspace)/")
 TEXT_SUFFIXES = {"", ".cfg", ".hpp", ".md", ".pc", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml"}

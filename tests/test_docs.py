@@ -112,6 +112,7 @@ def test_every_command_has_an_example_or_is_named() -> None:
         "tensorboard",
         "compare",
         "report",
+        "export",
     ):
         assert f"distlth {command}" in shown
 

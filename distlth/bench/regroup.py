@@ -64,7 +64,7 @@ def bench(
     """
     if weights not in WEIGHT_KINDS:
         raise ValueError(f"unknown weights {weights!r}; known: {', '.join(WEIGHT_KINDS)}")
-    tensors = _weights(structured=weights == "structured")
+    tensors = resnet50_weights(structured=weights == "structured")
     tensors = {name: weight for name, weight in tensors.items() if layers is None or name in layers}
     mask = prune_magnitude(tensors, Mask.dense({n: tuple(w.shape) for n, w in tensors.items()}), 1 - density)
     largest_first = sorted(mask, key=lambda name: -mask[name].numel())
@@ -95,7 +95,8 @@ def resnet50_shapes() -> dict[str, tuple[int, int, int, int]]:
     return shapes
 
 
-def _weights(*, structured: bool) -> dict[str, Tensor]:
+def resnet50_weights(*, structured: bool) -> dict[str, Tensor]:
+    """Return weights of a ResNet-50's convolutions: normal draws, with scales as in trained layers or not."""
     generator = torch.Generator().manual_seed(0)
     return {name: _weight(shape, structured, generator) for name, shape in resnet50_shapes().items()}
 

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from jobs.arguments import Commands
+from distlth.errors import UserError
+from jobs.arguments import Commands, find_run, path_given
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,9 +26,9 @@ class Bench:
     module: str
     quick: Mapping[str, Any] = field(default_factory=dict)
 
-    def run(self, *, quick: bool) -> Rows:
+    def run(self, *, quick: bool, **options: Any) -> Rows:
         """Measure, and return the rows: dataclasses of one type."""
-        rows: Rows = import_module(self.module).bench(**(self.quick if quick else {}))
+        rows: Rows = import_module(self.module).bench(**(self.quick if quick else {}), **options)
         return rows
 
 
@@ -38,6 +39,9 @@ BENCHES: Mapping[str, Bench] = {
     "checkpoint": Bench("distlth.bench.checkpoint", {"steps": 3, "pairs": 2, "images": 80}),
     "coordinator": Bench("cluster.bench.coordinator", {"ranks": 64, "rounds": 1}),
     "disk": Bench("distlth.bench.disk", {"model": "resnet20", "resolution": 32}),
+    "infer": Bench(
+        "distlth.bench.infer", {"resolution": 32, "batches": (1,), "runtimes": ("eager",), "rounds": 3}
+    ),
     "loader": Bench("distlth.bench.loader", {"seconds": 1.0, "resolution": 32, "num_images": 64}),
     "regroup": Bench("distlth.bench.regroup", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
     "step": Bench("distlth.bench.step", {"resolution": 32, "rounds": 2}),
@@ -48,6 +52,8 @@ def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
     parser.add_argument("name", choices=tuple(BENCHES))
+    parser.add_argument("run", type=path_given, nargs="?", metavar="RUN", help="of `infer`: a run directory")
+    parser.add_argument("ticket", nargs="?", metavar="TICKET", help="and a ticket of it, such as 03/refill")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, its figures mean little"
@@ -58,7 +64,7 @@ def add(commands: Commands) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from distlth.report.console import show
 
-    rows = BENCHES[options.name].run(quick=options.quick)
+    rows = BENCHES[options.name].run(quick=options.quick, **_of_ticket(options))
     machine = _machine()
     if options.json:
         document = {"bench": options.name, "machine": machine, "rows": [asdict(row) for row in rows]}
@@ -67,6 +73,17 @@ def _bench(options: argparse.Namespace) -> int:
         show(_table(options.name, rows))
         show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     return 0
+
+
+def _of_ticket(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options that name a run's ticket, for the benchmark that takes one."""
+    if options.run is None:
+        return {}
+    if options.name != "infer" or options.ticket is None:
+        raise UserError("only `distlth bench infer RUN TICKET` measures a run, and it needs a ticket")
+    from distlth.run.paths import RunPaths
+
+    return {"run": RunPaths(find_run(options.run)), "ticket": options.ticket}
 
 
 def _machine() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from distlth.report.console.comparison import comparison_view
 from distlth.report.console.events import describe, describe_line
+from distlth.report.console.exported import exported_view
 from distlth.report.console.live import RunView
 from distlth.report.console.overview import overview_table, watch_rows
 from distlth.report.console.plan import layers_table, plan_table
@@ -15,6 +16,7 @@ __all__ = [
     "describe",
     "describe_line",
     "digests_table",
+    "exported_view",
     "layers_table",
     "output_console",
     "overview_table",

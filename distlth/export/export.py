@@ -1,0 +1,137 @@
+"""Export: make the slim network, compare it with the masked one, write the file."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distlth.errors import UserError
+from distlth.export.formats import SUFFIXES, WRITERS, Network, check_format, reader
+from distlth.export.source import Source, load_source
+from distlth.files import replacing
+from distlth.models import anatomy
+from distlth.models.alive import alive_macs
+from distlth.run.paths import RunPaths, path_component
+from distlth.slim import Whole, slim
+from distlth.slim.program import SlimError
+
+# The largest difference between logits of two networks that are the same, relative to the largest logit.
+TOLERANCE = 1e-5
+# ONNX Runtime folds norms into convolutions, which rounds otherwise.
+FILE_TOLERANCES = {"torch": TOLERANCE, "safetensors": TOLERANCE, "onnx": 1e-4}
+IMAGES = 3  # not the batch size that the program is traced with
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a network costs: parameters, multiply-accumulates of one image, bytes of its file."""
+
+    parameters: int
+    macs: int
+    file_bytes: int
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written: its network before and after, and the largest difference of their logits.
+
+    `difference` is relative to the largest logit, `file_difference` that of the file, None where nothing on
+    this machine runs it. `alive_macs` are those of one image that are not by zeros. `removed` channels are
+    gone; in `whole` are layers with channels that could be, too.
+    """
+
+    path: Path
+    ticket: str
+    before: Size
+    after: Size
+    alive_macs: int
+    removed: int
+    whole: Sequence[Whole]
+    difference: float
+    file_difference: float | None
+
+
+def export(
+    run: RunPaths, ticket: str, *, format: str = "torch", out: Path | None = None, overwrite: bool = False
+) -> Exported:
+    """Write a finished job's ticket as a slim network, a file of `format` at `out`.
+
+    Raises:
+        RunError: there is no such ticket, it is not done, or a file of the run is damaged.
+        UserError: the file exists, or the format's libraries are missing.
+        SlimError: the network cannot be traced, or the result differs from it; nothing is written.
+    """
+    check_format(format)
+    source = load_source(run, ticket)
+    path = out or Path(f"{source.record.config.name}-{path_component(ticket)}{SUFFIXES[format]}")
+    _check_free(path, overwrite)
+    slimmed = slim(source.model, source.resolution)
+    difference = largest_difference(source.model, slimmed.network, source.resolution)
+    _check(difference, TOLERANCE, "the slim network's logits")
+    content = WRITERS[format](slimmed.network, source.resolution, source.about())
+    written = reader(format, content, slimmed.network)
+    file_difference = written and largest_difference(source.model, written, source.resolution)
+    _check(file_difference or 0.0, FILE_TOLERANCES[format], f"the logits of the {format} file")
+    _check_free(path, overwrite)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return Exported(
+        path=path,
+        ticket=ticket,
+        before=Size(parameters(source.model), macs(source.model, source.resolution), source.stored_bytes),
+        after=Size(parameters(slimmed.network), macs(slimmed.network, source.resolution), len(content)),
+        alive_macs=_alive_macs(source),
+        removed=sum(slimmed.removed.values()),
+        whole=slimmed.whole,
+        difference=difference,
+        file_difference=file_difference,
+    )
+
+
+def largest_difference(masked: nn.Module, other: Network, resolution: int, images: int = IMAGES) -> float:
+    """Return how far the logits of two networks differ at most on random images, over the largest logit."""
+    generator = torch.Generator().manual_seed(0)
+    batch = torch.randn(images, 3, resolution, resolution, generator=generator)
+    with torch.no_grad():
+        expected, found = masked.eval()(batch), other(batch)
+    largest = float(expected.abs().max()) or 1.0
+    return float((expected - found).abs().max()) / largest
+
+
+def _check(difference: float, tolerance: float, what: str) -> None:
+    if not difference <= tolerance:  # NaN, too
+        raise SlimError(
+            f"{what} differ by {difference:.1e} of the largest logit from those of the masked network, more "
+            f"than {tolerance:.0e}; nothing was written"
+        )
+
+
+def _check_free(path: Path, overwrite: bool) -> None:
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file with --out")
+    if path.exists() and not overwrite:
+        raise UserError(f"{path}: exists; give another --out, or --overwrite")
+
+
+def parameters(network: nn.Module) -> int:
+    """Return the number of a network's parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def macs(network: nn.Module, resolution: int) -> int:
+    """Return the multiply-accumulates of one image, on shapes alone."""
+    ghost = copy.deepcopy(network).to("meta").eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
+    return int(flops.get_total_flops()) // 2
+
+
+def _alive_macs(source: Source) -> int:
+    graph = anatomy(source.model, source.resolution).graph
+    return alive_macs(graph, source.mask.layers, removed=source.job.removes_channels)

@@ -1,0 +1,109 @@
+"""The network of a finished job, with all that a file of it should say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from distlth.data.dataset import Dataset
+from distlth.data.load.loader import eval_ratio
+from distlth.errors import RunError, UserError
+from distlth.files import await_file, load_tensors
+from distlth.models import build
+from distlth.plan import Job, plan
+from distlth.prune.mask import Mask
+from distlth.run.paths import RunPaths
+from distlth.run.results import JobResult, load_results
+from distlth.run.store import RunRecord, load_record
+from distlth.run.tickets import load_trained
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A trained ticket: its network with the zeros of its mask, in eval mode on the CPU."""
+
+    run: RunPaths
+    record: RunRecord
+    job: Job
+    result: JobResult
+    mask: Mask
+    model: nn.Module
+
+    @property
+    def resolution(self) -> int:
+        """The side of the images that it was trained on, in pixels."""
+        return self.record.config.data.resolution
+
+    @property
+    def stored_bytes(self) -> int:
+        """The size of the file with its trained weights."""
+        return self.run.job(self.job.id).weights.stat().st_size
+
+    def about(self) -> dict[str, Any]:
+        """Return what a file of the network says beside its weights, as a JSON document."""
+        config, data = self.record.config, _data_set(self.record)
+        return {
+            "model": {
+                "name": config.model.name,
+                "stem": config.model.stem,
+                "num_classes": self.record.data["classes"],
+                "classes": list(data.classes) if data else None,
+            },
+            "preprocessing": {
+                "resolution": self.resolution,
+                "centre_crop": config.data.eval_ratio or eval_ratio(config.data.crop),
+                "channels": "RGB",
+                "range": [0, 1],
+                "mean": list(data.mean) if data else None,
+                "std": list(data.std) if data else None,
+            },
+            "provenance": {
+                "run": config.name,
+                "ticket": self.job.id,
+                "round": self.job.round,
+                "method": self.job.method,
+                "density": self.result.density,
+                "top1": self.result.top1,
+                "mask_digest": self.result.mask_digest,
+                "weights_digest": self.result.weights_digest,
+                "data_digest": self.record.data["digest"],
+                "versions": dict(self.record.versions),
+            },
+        }
+
+
+def load_source(run: RunPaths, job_id: str) -> Source:
+    """Return the network of a job that is done.
+
+    Raises:
+        RunError: the folder holds no run, or no such job, or the job is not done, or a file is damaged.
+    """
+    record = load_record(run)
+    jobs = {job.id: job for job in plan(record.config)}
+    if job_id not in jobs:
+        raise RunError(f"{run.root}: no ticket {job_id!r}; there are {', '.join(jobs)}")
+    done = load_results(run, tuple(jobs.values()))
+    if job_id not in done:
+        finished = ", ".join(done) or "none"
+        raise RunError(f"{run.root}: ticket {job_id} is not trained to its end; finished: {finished}")
+    job, paths = jobs[job_id], run.job(job_id)
+    config = record.config
+    model = build(config.model.name, record.data["classes"], seed=job.seed, stem=config.model.stem)
+    state, _ = load_tensors(await_file(paths.weights))
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise RunError(f"{paths.weights}: not weights of {config.model.name} ({reason})") from None
+    return Source(run, record, job, done[job_id], load_trained(paths).mask, model.eval())
+
+
+def _data_set(record: RunRecord) -> Dataset | None:
+    """Return the run's data set where it is still there, and still the same."""
+    try:
+        found = Dataset.load(record.config.data.path)
+    except UserError:
+        return None
+    return found if found.digest == record.data["digest"] else None

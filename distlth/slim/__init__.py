@@ -1,0 +1,5 @@
+"""Slim networks: the physically smaller dense network that computes what a masked one does."""
+
+from distlth.slim.slim import Slim, Whole, slim
+
+__all__ = ["Slim", "Whole", "slim"]

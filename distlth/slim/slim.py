@@ -1,0 +1,157 @@
+"""Build the slim network: follow channels forwards, uses backwards, then make every operator smaller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from distlth.slim.channels import Channels
+from distlth.slim.follow import Follower
+from distlth.slim.program import constant_of, graph_module, program
+from distlth.slim.steps import Product
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A layer with channels that are constant and stay all the same: how many, and why."""
+
+    layer: str
+    channels: int
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Slim:
+    """A slim network, and what stayed that a smaller one would not have.
+
+    `network` takes images of the resolution that it was made for, any number at a time. Its parameters have
+    the names of those that they are parts of.
+    """
+
+    network: nn.Module
+    removed: Mapping[str, int]  # channels, by layer
+    whole: Sequence[Whole]
+
+
+def slim(model: nn.Module, resolution: int) -> Slim:
+    """Return a dense network that computes what `model` does in eval mode, without its dead channels.
+
+    A channel is dead that is constant, or that nobody uses: found from the exact zeros among the weights
+    themselves. Channels that elementwise operators combine are kept or removed together, so that a residual
+    stream keeps each channel that any block writes; rows of zeros stay in the layers that write the others.
+    A constant that is not zero goes into the bias of the layer that reads it. `model` is left as it was.
+
+    Raises:
+        SlimError: the forward pass cannot be traced.
+    """
+    module = graph_module(program(model, resolution))
+    followed = Follower(module).run()
+    _Usage(followed).run()
+    _complete(followed)
+    report = _report(followed)
+    return Slim(_Editor(module, followed).run(), *report)
+
+
+class _Usage:
+    """Who uses which channels, found from the logits backwards."""
+
+    def __init__(self, followed: Follower) -> None:
+        self.slots = followed.slots
+        self._followed = followed
+        self._used: dict[fx.Node, Tensor] = {}
+
+    def run(self) -> None:
+        for _, read in self._followed.whole:
+            self.read(read, torch.ones(len(self._channels(read)), dtype=torch.bool))
+        for step in reversed(self._followed.steps):
+            used = self._used.get(step.node, torch.zeros(len(step.result), dtype=torch.bool))
+            self.slots.need(step.result.slots[used & step.result.alive])
+            step.use(used, self)
+
+    def read(self, node: fx.Node, used: Tensor) -> None:
+        if isinstance(self._followed.values.get(node), Channels):
+            self._used[node] = self._used[node] | used if node in self._used else used
+
+    def _channels(self, node: fx.Node) -> Channels:
+        channels = self._followed.values[node]
+        assert isinstance(channels, Channels)
+        return channels
+
+
+def _complete(followed: Follower) -> None:
+    """Keep at least one channel of each tensor, and as many in each group of a convolution."""
+    changed = True
+    while changed:
+        changed = False
+        for step in followed.steps:
+            slots = step.result.slots
+            if not followed.slots.kept(slots).any():
+                changed |= followed.slots.need(slots[:1], "a tensor must have a channel")
+            if isinstance(step, Product):
+                changed |= step.balance(followed.slots)
+
+
+def _report(followed: Follower) -> tuple[dict[str, int], list[Whole]]:
+    removed, whole = {}, []
+    for step in followed.steps:
+        if isinstance(step, Product):
+            kept = followed.slots.kept(step.result.slots)
+            removed[step.layer] = int((~kept).sum())
+            idle = kept & ~step.result.alive
+            if idle.any():
+                reasons = followed.slots.reasons(step.result.slots[idle])
+                reason = "; ".join(reasons) or "other layers' channels are added to them"
+                whole.append(Whole(step.layer, int(idle.sum()), reason))
+    return removed, whole
+
+
+class _Editor:
+    """Makes a program smaller, in place."""
+
+    def __init__(self, module: fx.GraphModule, followed: Follower) -> None:
+        self.graph, self.slots = module.graph, followed.slots
+        self._module, self._steps = module, followed.steps
+        self._fetched: dict[str, Tensor] = {}
+        self._replaced: dict[fx.Node, fx.Node] = {}
+
+    def run(self) -> fx.GraphModule:
+        for step in self._steps:
+            step.rewrite(self)
+        whole = fx.GraphModule(self._attributes(self.graph), self.graph)
+        whole.graph.eliminate_dead_code()
+        return fx.GraphModule(self._attributes(whole.graph), whole.graph, "Slim")
+
+    def fetch(self, before: fx.Node, name: str, tensor: Tensor) -> fx.Node:
+        """Return a new node that fetches a tensor, under another name where this one has another value."""
+        free = name
+        while free in self._fetched and not _same(self._fetched[free], tensor):
+            free = f"{free}_"
+        self._fetched[free] = tensor
+        with self.graph.inserting_before(before):
+            return self.graph.create_node("get_attr", free)
+
+    def replace(self, node: fx.Node, operator: Callable[..., Any], read: fx.Node, *more: Any) -> None:
+        """Call another operator instead, on `read` or on what took its place."""
+        with self.graph.inserting_before(node):
+            new = self.graph.call_function(operator, (self._replaced.get(read, read), *more))
+        node.replace_all_uses_with(new)
+        self._replaced[node] = new
+
+    def _attributes(self, graph: fx.Graph) -> dict[str, Tensor]:
+        """Return the parameters and buffers that the nodes of a graph fetch."""
+        found = {}
+        for node in graph.nodes:
+            if node.op == "get_attr":
+                name = str(node.target)
+                tensor = self._fetched[name] if name in self._fetched else constant_of(self._module, node)
+                assert tensor is not None
+                found[name] = tensor
+        return found
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)

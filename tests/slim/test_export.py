@@ -1,0 +1,128 @@
+"""`distlth export`: files that others can use, one line for each mistake, and what docs/deploy.md shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from distlth.export.export import TOLERANCE, largest_difference
+from distlth.export.formats import safetensors_file
+from distlth.export.source import load_source
+from distlth.files import load_tensors
+from distlth.run.paths import RunPaths
+from distlth.slim import slim
+from jobs.cli import main
+from tests.slim.tickets import images, ticket_of
+
+TICKET = "02/refill"
+DEPLOY = Path(__file__).parent.parent.parent / "docs" / "deploy.md"
+
+
+@pytest.fixture(scope="module")
+def run(undisturbed: tuple[RunPaths, str]) -> RunPaths:
+    return undisturbed[0]
+
+
+def export(run: RunPaths, *more: str, ticket: str = TICKET) -> int:
+    return main(["export", str(run.root), ticket, *more])
+
+
+def test_the_files_compute_what_the_ticket_does_and_say_what_it_is(
+    run: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And the document's own code loads them."""
+    monkeypatch.chdir(tmp_path)
+    assert export(run, "--out", "quickstart-03-refill.pt2") == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("parameters", "alive MACs", "largest difference"))
+    source = load_source(run, TICKET)
+    files = {"distlth.json": ""}
+    loaded = torch.export.load("quickstart-03-refill.pt2", extra_files=files).module()
+    assert largest_difference(source.model, loaded, source.resolution) <= TOLERANCE
+    about = json.loads(files["distlth.json"])
+    assert about["provenance"]["weights_digest"] == source.result.weights_digest
+    assert len(about["model"]["classes"]) == about["model"]["num_classes"] == 10
+    runs_as_shown("torch.export.load")
+
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    assert export(run, "--format", "onnx", "--out", "digits.onnx") == 0
+    assert "of the file" in capsys.readouterr().out
+    runs_as_shown("onnxruntime")
+
+
+def test_a_ticket_without_removed_channels_is_written_with_its_zeros(
+    run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "imp.safetensors"
+    assert export(run, "--format", "safetensors", "--out", str(out), ticket="02") == 0
+    assert "nothing to slim" in capsys.readouterr().out
+    written, about = load_tensors(out)
+    trained, _ = load_tensors(run.job("02").weights)
+    assert json.loads(about["distlth"])["provenance"]["method"] == "imp"
+    assert all(torch.equal(tensor, trained[name]) for name, tensor in written.items())
+
+
+def test_mistakes_are_one_line_each(
+    run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = tmp_path / "taken.pt2"
+    taken.write_text("mine")
+    unfinished = RunPaths(tmp_path / "unfinished")
+    shutil.copytree(run.root, unfinished.root)
+    unfinished.job(TICKET).result.unlink()
+    for place, more, ticket, expected in (
+        (run, [], "09/refill", "no ticket '09/refill'; there are 00, 01, 01/refill"),
+        (run, [], "../x", "no ticket '../x'"),
+        (unfinished, [], TICKET, "ticket 02/refill is not trained to its end; finished: 00, 01"),
+        (run, ["--out", str(taken)], TICKET, "exists; give another --out, or --overwrite"),
+        (run, ["--out", str(tmp_path)], TICKET, "is a folder; name a file with --out"),
+        (RunPaths(tmp_path / "none"), [], TICKET, "no such run directory"),
+    ):
+        assert export(place, *more, ticket=ticket) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert len(lines) == 1
+        assert expected in lines[0]
+    assert taken.read_text() == "mine"
+
+
+def test_another_network_is_never_written(
+    run: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(model: nn.Module, resolution: int) -> Any:
+        found = slim(model, resolution)
+        next(iter(found.network.parameters())).data[0] += 1
+        return found
+
+    monkeypatch.setattr("distlth.export.export.slim", wrong)
+    assert export(run, "--out", str(tmp_path / "x.pt2")) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_torchvision_takes_the_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("resnet18", "mobilenet_v2"):
+        masked = ticket_of(name, 32)
+        about = {"model": {"name": name, "num_classes": 10}}
+        Path("ticket.safetensors").write_bytes(safetensors_file(slim(masked, 32).network, 32, about))
+        network = runs_as_shown("torchvision")["network"]
+        with torch.no_grad():
+            torch.testing.assert_close(network(images(32)), masked(images(32)), rtol=1e-4, atol=1e-4)
+
+
+def runs_as_shown(word: str) -> dict[str, Any]:
+    """Run the Python code of docs/deploy.md that has a word, and return its names."""
+    (code,) = (
+        block for block in re.findall(r"```python\n(.*?)```", DEPLOY.read_text(), re.S) if word in block
+    )
+    names: dict[str, Any] = {}
+    exec(code, names)
+    return names

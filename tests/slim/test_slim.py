@@ -1,0 +1,174 @@
+"""A slim network computes what the masked one does: classifiers by name, and each rule by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from distlth.export.export import TOLERANCE, largest_difference
+from distlth.slim import Slim, slim
+from tests.slim.tickets import refilled, settle, ticket_of
+
+# At most these shares of the parameters are left of a random ticket that keeps 60% of all channels.
+CLASSIFIERS = {
+    "alexnet": 0.75,
+    "densenet121": 0.4,
+    "efficientnet_b0": 0.35,
+    "googlenet": 0.4,
+    "mnasnet0_5": 0.35,
+    "mobilenet_v2": 0.35,
+    "mobilenet_v3_small": 0.45,
+    "regnet_x_400mf": 0.9,
+    "resnet20": 0.6,
+    "resnet50": 0.55,
+    "shufflenet_v2_x0_5": 0.35,
+    "squeezenet1_1": 0.4,
+}
+
+
+@pytest.mark.parametrize("name", CLASSIFIERS)
+def test_classifiers_compute_the_same(name: str) -> None:
+    size = 64 if name in ("alexnet", "squeezenet1_1") else 32
+    masked = ticket_of(name, size)
+    slimmed = slim(masked, size).network
+    assert largest_difference(masked, slimmed, size) <= TOLERANCE
+    assert _parameters(slimmed) <= CLASSIFIERS[name] * _parameters(masked)
+    assert {name for name, _ in slimmed.named_parameters()} <= {name for name, _ in masked.named_parameters()}
+
+
+class Everything(nn.Module):
+    """Each kind of connection once, small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stem_norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.wide, self.wide_norm = nn.Conv2d(8, 12, 1, bias=False), nn.BatchNorm2d(12)
+        self.depthwise = nn.Conv2d(12, 12, 3, padding=1, groups=12)
+        self.squeeze, self.excite = nn.Conv2d(12, 4, 1), nn.Conv2d(4, 12, 1)
+        self.narrow, self.narrow_norm = nn.Conv2d(12, 8, 1), nn.BatchNorm2d(8)
+        self.grouped = nn.Conv2d(16, 12, 3, groups=4)
+        self.branch = nn.Conv2d(6, 6, 1)
+        self.hidden, self.head = nn.Linear(12 * 9, 10), nn.Linear(10, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem_norm(self.stem(x)).relu_()
+        y = nn.functional.silu(self.wide_norm(self.wide(x)))
+        y = nn.functional.relu6(self.depthwise(y), inplace=True)
+        y = y * self.excite(self.squeeze(y.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        x = torch.cat([x, x + self.narrow_norm(self.narrow(y))], 1)
+        x = nn.functional.max_pool2d(self.grouped(x).relu(), 2)
+        x = x.unflatten(1, (2, 6)).transpose(1, 2).contiguous().view(x.shape[0], 12, 3, 3)
+        first, second = x.chunk(2, 1)
+        x = torch.cat([first, self.branch(second).relu()], 1)
+        logits: Tensor = self.head(self.hidden(x.flatten(1)).relu())
+        return logits
+
+
+@settings(max_examples=6, derandomize=True)
+@given(seed=st.integers(0, 10**6), density=st.floats(0, 1), remove=st.booleans())
+def test_any_refill_mask(seed: int, density: float, remove: bool) -> None:
+    torch.manual_seed(seed)
+    model = Everything()
+    refilled(model, 8, density=density, seed=seed, remove=remove)
+    check(model)
+
+
+def check(model: nn.Module, size: int = 8) -> Slim:
+    """Make a network slim and compare the two in float64."""
+    slimmed = slim(model.double().eval(), size)
+    batch = torch.randn(5, 3, size, size, dtype=torch.float64)
+    with torch.no_grad():
+        torch.testing.assert_close(slimmed.network(batch), model(batch), rtol=1e-9, atol=1e-9)
+    return slimmed
+
+
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def shapes(slimmed: Slim) -> dict[str, tuple[int, ...]]:
+    """The shapes of a slim network's weights, by layer."""
+    state = slimmed.network.state_dict()
+    return {k.removesuffix(".weight"): tuple(v.shape) for k, v in state.items() if k.endswith(".weight")}
+
+
+class Between(nn.Module):
+    """Two convolutions with something between them; the first has lost channels 1 and 3."""
+
+    def __init__(self, something: Any, *, bias: float = 0.0, **second: Any) -> None:
+        super().__init__()
+        self.first, self.something = nn.Conv2d(3, 4, 1), something
+        self.second = nn.Conv2d(4, 6, **second)
+        with torch.no_grad():
+            self.first.weight[[1, 3]] = 0
+            self.first.bias[[1, 3]] = bias  # type: ignore[index]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.second(self.something(self.first(x))).mean((2, 3))
+        return logits
+
+
+def test_removed_channels_leave_layer_norm_and_reader() -> None:
+    found = check(Between(nn.BatchNorm2d(4), kernel_size=1))
+    assert found.removed == {"first": 2, "second": 0}
+    assert shapes(found) == {"first": (2, 3, 1, 1), "something": (2,), "second": (6, 2, 1, 1)}
+
+
+def test_a_constant_goes_into_the_bias_of_its_reader() -> None:
+    for bias in (False, True):
+        found = check(Between(nn.Sigmoid(), kernel_size=3, bias=0.7, groups=1))
+        assert shapes(found)["second"] == (6, 2, 3, 3)
+        model = Between(nn.Sigmoid(), kernel_size=3)
+        model.second = nn.Conv2d(4, 6, 3, bias=bias)
+        found = check(model)
+        assert "second.bias" in found.network.state_dict()
+
+
+def test_a_constant_that_meets_a_border_stays_and_is_named() -> None:
+    found = check(Between(nn.Sigmoid(), kernel_size=3, padding=1))
+    assert shapes(found)["second"] == (6, 4, 3, 3)
+    (whole,) = found.whole
+    assert (whole.layer, whole.channels) == ("first", 2)
+    assert "border" in whole.reason
+    assert shapes(check(Between(nn.ReLU(), kernel_size=3, padding=1)))["second"] == (6, 2, 3, 3)
+
+
+def test_what_cannot_be_followed_stays_whole_and_is_named() -> None:
+    found = check(Between(nn.Softmax(dim=1), kernel_size=1))
+    (whole,) = found.whole
+    assert (whole.layer, whole.channels, whole.reason) == ("first", 2, "softmax")
+    assert shapes(found)["first"] == (4, 3, 1, 1)
+
+
+class Half(nn.Module):
+    """Writes into a part of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, 1:] += 1
+        return x
+
+
+def test_a_write_that_others_see_is_kept() -> None:
+    check(Between(Half(), kernel_size=1))
+
+
+def test_a_channel_that_nobody_reads_is_removed() -> None:
+    model = Between(nn.ReLU(), kernel_size=3, groups=2)
+    with torch.no_grad():
+        model.second.weight[:3] = 0
+    found = check(model)
+    assert shapes(found) == {"first": (1, 3, 1, 1), "second": (6, 1, 3, 3)} or found.whole
+
+
+def test_an_unstructured_ticket_has_nothing_to_remove() -> None:
+    torch.manual_seed(0)
+    model = Everything()
+    settle(model, 8, torch.Generator().manual_seed(0))
+    found = check(model)
+    assert not any(found.removed.values())
+    assert _parameters(found.network) == _parameters(model)
