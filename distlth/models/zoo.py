@@ -1,11 +1,13 @@
-"""Networks by name: those for small images, and every classifier of torchvision. Never pretrained."""
+"""Networks by name: those for small images, and every classifier of torchvision. Never pretrained.
+
+Importing torchvision takes as long as importing torch: only what needs it does that.
+"""
 
 from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
-import torchvision.models as tv
 from torch import nn
 
 from distlth.errors import ConfigError
@@ -40,12 +42,14 @@ WITH_AUXILIARY_HEADS: dict[str, dict[str, Any]] = {
 
 def names() -> tuple[str, ...]:
     """Every name that ``build`` knows, sorted."""
+    import torchvision.models as tv
+
     return tuple(sorted({*CIFAR_TYPE, *tv.list_models(module=tv)}))
 
 
 def check_name(name: str) -> None:
     """Raise ConfigError for a name that ``build`` does not know, with those that are near."""
-    if name not in names():
+    if name not in CIFAR_TYPE and name not in names():
         raise ConfigError(_unknown(name))
 
 
@@ -69,6 +73,8 @@ def _build(name: str, num_classes: int, stem: Stem) -> nn.Module:
     if name in CIFAR_TYPE:
         return CIFAR_TYPE[name](num_classes)
     check_name(name)
+    import torchvision.models as tv
+
     options = WITH_AUXILIARY_HEADS.get(name, {})
     model: nn.Module = tv.get_model(name, weights=None, num_classes=num_classes, **options)
     if stem == "cifar":
@@ -78,6 +84,8 @@ def _build(name: str, num_classes: int, stem: Stem) -> nn.Module:
 
 
 def _give_cifar_stem(name: str, model: nn.Module) -> None:
+    import torchvision.models as tv
+
     if not isinstance(model, tv.ResNet):
         raise ConfigError(
             f"model {name!r} has no stem 'cifar'; the ResNet, ResNeXt and Wide ResNet families have one"
