@@ -2,6 +2,9 @@
 
 All its state can be derived from the run directory: a new coordinator resumes where a killed one was. What
 is next is decided in `schedule`, tickets are made in `assignments`; here both meet Ray's calls and the clock.
+
+The process that holds Ray imports this module too, to start the actor. It should not wait for torch, which is
+imported where only the actor comes by.
 """
 
 from __future__ import annotations
@@ -14,7 +17,6 @@ from typing import Any
 
 import ray
 
-from cluster.runtime.assignments import AssignmentMaker
 from cluster.runtime.heartbeat import Beat, HangWatch, kill, kill_rank
 from cluster.runtime.messages import Assignment, Outcome
 from cluster.runtime.ray_watch import living_nodes
@@ -25,11 +27,9 @@ from distlth.errors import UserError
 from distlth.files import remove_temporaries
 from distlth.plan import Job, plan
 from distlth.process import memory_shortage
-from distlth.report.board import RunBoard
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, newest_checkpoint
 from distlth.run.results import Divergence, JobResult, load_divergences, load_results
-from distlth.train.checkpoint import remove_states
 
 # How often ranks that hang are looked for, at most.
 WATCH_SECONDS = 5.0
@@ -42,6 +42,9 @@ class Coordinator:
     """The one actor that decides, prunes, refills, regroups and hands out masks."""
 
     def __init__(self, config: RunConfig, run: RunPaths) -> None:
+        from cluster.runtime.assignments import AssignmentMaker
+        from distlth.report.board import RunBoard
+
         jobs = plan(config)
         self.config, self.run = config, run
         self.results = load_results(run, jobs)
@@ -279,6 +282,8 @@ def _tidy(run: RunPaths, done: Iterable[str]) -> None:
 
 def _clear_checkpoints(run: RunPaths, job_id: str) -> None:
     """Remove the checkpoints of a job whose result this process knows."""
+    from distlth.train.checkpoint import remove_states
+
     with suppress(OSError):
         remove_states(run.checkpoints(job_id))
 

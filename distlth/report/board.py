@@ -22,12 +22,11 @@ from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[im
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
 
 from distlth.config.schema import RunConfig
-from distlth.facts.masks import layer_masks, representative_layers
-from distlth.facts.rows import ResultRow, derive_results
+from distlth.facts.masks import LayerMasks, layer_masks, representative_layers
+from distlth.facts.rows import ResultRow, Results, derive_results
 from distlth.plan import Job, plan
 from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.report.pictures import accuracy_figure, masks_figure, png
 from distlth.run.curves import Writer, job_folder, scalars
 from distlth.run.paths import RunPaths, path_component
 from distlth.run.results import JobResult
@@ -102,7 +101,7 @@ class RunBoard:
                 self._draw_curve(method, curve)
             for row in shown.rows:
                 _write_hparams(self._run, row, config)
-            figure = _image(FIGURE, png(accuracy_figure(shown)))
+            figure = _accuracy(shown)
             self._rewrite("accuracy", len(results), {len(results): [figure]})
 
     def close(self) -> None:
@@ -139,8 +138,7 @@ def _mask_values(
     yield from scalars({f"layer_density_by_round/{name}": value for name, value in densities.items()})
     if job.structure is not None:
         for layer in representative_layers(mask):
-            shown = layer_masks(job.method, layer, mask, before, blocks)
-            yield _image(f"masks/{layer}", png(masks_figure([shown])))
+            yield _layer_image(layer_masks(job.method, layer, mask, before, blocks))
 
 
 def _write_once(
@@ -160,6 +158,21 @@ def _write_once(
 
 def _holds(folder: Path, suffix: str) -> bool:
     return any(path.name.endswith(suffix) for path in folder.glob("events.out.tfevents.*"))
+
+
+# matplotlib takes a while to import: no picture is drawn before a mask is structured, or a job is done.
+
+
+def _accuracy(shown: Results) -> Summary.Value:
+    from distlth.report.pictures import accuracy_figure, png
+
+    return _image(FIGURE, png(accuracy_figure(shown)))
+
+
+def _layer_image(shown: LayerMasks) -> Summary.Value:
+    from distlth.report.pictures import masks_figure, png
+
+    return _image(f"masks/{shown.layer}", png(masks_figure([shown])))
 
 
 def _image(tag: str, encoded: bytes) -> Summary.Value:
