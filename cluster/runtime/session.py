@@ -21,6 +21,7 @@ import psutil
 
 from cluster.runtime.folders import abandoned_folders, owned_folder, ray_folder, short_link
 from cluster.runtime.placement import ranks_per_node, resources
+from cluster.runtime.services import leave_out_unused
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
 
@@ -64,6 +65,8 @@ RAY_ENVIRONMENT = {
     "RAY_AUTH_TOKEN": "",  # one of another cluster would take precedence over the session's own
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_enable_metrics_collection": "0",
+    # Workers that Ray starts before anyone asks for one are of no use to actors with an environment.
+    "RAY_prestart_worker_first_driver": "0",
     # The processes that refill and regroup import torch, which takes seconds: keep them for the next round.
     "RAY_idle_worker_killing_time_threshold_ms": "86400000",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
@@ -225,6 +228,7 @@ def start_ray(
     import ray
 
     take_messages(note)
+    leave_out_unused()
     cpus, gpus = resources(config, device)
     ray.init(
         address="local",
