@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-# The autoscaler's monitor (a session's nodes are given) and the dashboard's server, which Ray starts even where
-# no dashboard is wanted: each costs most of a second. The log monitor stays: it hands on what raylets say.
+# The autoscaler's monitor (a session's nodes are given) and the dashboard's server, which Ray starts even
+# where none is wanted: each costs most of a second. The log monitor stays: it hands on what raylets say.
 UNUSED = ("start_monitor", "start_api_server")
 
 
