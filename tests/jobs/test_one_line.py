@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+
+from distlth.cores import num_cores
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -53,10 +56,13 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.skipif(bool(PLAIN) and shutil.which("setpriv") is None, reason="root, and no setpriv")
 def test_every_wrong_place_gets_one_line(places: Path) -> None:
-    for case in CASES:
+    def run(case: str) -> subprocess.CompletedProcess[bytes]:
         command = [*PLAIN, sys.executable, "-m", "jobs.cli", *case.split(" ")]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "LANG": "C", "LC_ALL": "C", "HOME": str(places)}
-        ended = subprocess.run(command, env=environment, cwd=places, capture_output=True, check=False)
-        lines = ended.stderr.decode("ascii", "replace").splitlines()
-        assert (case, ended.returncode, len(lines)) == (case, 2, 1), lines
-        assert lines[0].startswith("error: ")
+        return subprocess.run(command, env=environment, cwd=places, capture_output=True, check=False)
+
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for case, ended in zip(CASES, pool.map(run, CASES), strict=True):
+            lines = ended.stderr.decode("ascii", "replace").splitlines()
+            assert (case, ended.returncode, len(lines)) == (case, 2, 1), lines
+            assert lines[0].startswith("error: ")
