@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from distlth.errors import UserError
-from distlth.export.formats import SUFFIXES, WRITERS, Network, check_format, reader
+from distlth.export.formats import SUFFIXES, SUMS, WRITERS, Network, check_format, reader
 from distlth.export.source import Source, load_source
 from distlth.files import replacing
 from distlth.models import anatomy
@@ -71,7 +71,7 @@ def export(
     source = load_source(run, ticket)
     path = out or Path(f"{source.record.config.name}-{path_component(ticket)}{SUFFIXES[format]}")
     _check_free(path, overwrite)
-    slimmed = slim(source.model, source.resolution)
+    slimmed = slim(source.model, source.resolution, SUMS[format])
     difference = largest_difference(source.model, slimmed.network, source.resolution)
     _check(difference, TOLERANCE, "the slim network's logits")
     content = WRITERS[format](slimmed.network, source.resolution, source.about())
