@@ -56,8 +56,9 @@ def main(chosen: Sequence[str]) -> None:
     """Write the rows of these networks, each as soon as it is known."""
     torch.set_num_threads(1)
     for name in chosen:
+        made = row(name)
         text = DOCUMENT.read_text()
-        table = {**rows(text), name: row(name)}
+        table = {**rows(text), name: made}
         lines = [*HEAD, *(table[known] for known in names() if known in table)]
         DOCUMENT.write_text(text.partition(HEAD[0])[0] + "\n".join(lines) + "\n")
 
