@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -41,11 +42,12 @@ def test_classifiers_compute_the_same(name: str) -> None:
 
 
 def test_the_table_has_what_the_documents_promise() -> None:
-    """At least 50 of torchvision's classifiers are equal, and those that are not have a reason."""
-    table = rows(DOCUMENT.read_text())
-    equal = [name for name, row in table.items() if "(not equal)" not in row and "refused" not in row]
-    assert len(equal) >= 50
+    """At least 60 of torchvision's classifiers are equal up to 1e-5, or up to two of their own roundings."""
+    table = {name: row for name, row in rows(DOCUMENT.read_text()).items() if name != "resnet20"}
     assert set(table) <= set(names())
+    found = [re.search(r"\| (\de[+-]\d\d)(?: \(of (\de-\d\d)\))? \|", row) for row in table.values()]
+    equal = [hit for hit in found if hit and float(hit[1]) <= max(TOLERANCE, 2 * float(hit[2] or 0))]
+    assert len(equal) >= 60
 
 
 class Everything(nn.Module):
