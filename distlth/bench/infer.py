@@ -15,22 +15,24 @@ from torch import Tensor, nn
 from distlth.bench.regroup import resnet50_weights
 from distlth.cores import num_cores
 from distlth.export.export import macs, parameters
-from distlth.export.formats import onnx_model
+from distlth.export.formats import SUMS, onnx_model
 from distlth.export.source import load_source
 from distlth.models import anatomy, build, prunable
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
-from distlth.slim import slim
+from distlth.slim import Sums, slim
 from distlth.ticket import Ticket
 from distlth.train.masking import Masking, parameter_masks
 
 DENSE, MASKED, SLIM = "dense", "masked", "slim"
 RUNTIMES = ("eager", "onnx")
+FORMS: Mapping[str, Sums] = {"eager": SUMS["torch"], "onnx": SUMS["onnx"]}
 WARM_UPS = 3
 
 Call = Callable[[], object]
+Networks = Mapping[tuple[str, str], nn.Module]
 
 
 @dataclass(frozen=True)
@@ -74,11 +76,11 @@ def bench(
     threads = threads or num_cores()
     torch.set_num_threads(threads)
     masked, resolution = _ticket(run, ticket, resolution, density, multiple)
-    networks = {DENSE: _dense_like(masked), MASKED: masked, SLIM: slim(masked, resolution).network}
     there = [name for name in runtimes if name != "onnx" or find_spec("onnxruntime")]
+    networks = _networks(masked, resolution, there)
     found = []
     for batch in batches:
-        calls = _calls(networks, there, torch.randn(batch, 3, resolution, resolution), threads)
+        calls = _calls(networks, torch.randn(batch, 3, resolution, resolution), threads)
         times = _times(calls, rounds)
         found += [_row(key, times, networks, resolution, batch, threads) for key in times]
     return found
@@ -108,6 +110,18 @@ def _resnet50(resolution: int, density: float, multiple: int) -> nn.Module:
     return model
 
 
+def _networks(masked: nn.Module, resolution: int, runtimes: Sequence[str]) -> Networks:
+    """Return what is timed, by network and runtime; each runtime has the slim form that is written for it."""
+    dense = _dense_like(masked)
+    found: dict[tuple[str, str], nn.Module] = {}
+    for runtime in runtimes:
+        found[DENSE, runtime] = dense
+        if runtime == "eager":  # others fold zeros no better
+            found[MASKED, runtime] = masked
+        found[SLIM, runtime] = slim(masked, resolution, FORMS[runtime]).network
+    return found
+
+
 def _dense_like(masked: nn.Module) -> nn.Module:
     """Return the same network without zeros among its weights."""
     dense = copy.deepcopy(masked)
@@ -117,14 +131,10 @@ def _dense_like(masked: nn.Module) -> nn.Module:
     return dense
 
 
-def _calls(
-    networks: Mapping[str, nn.Module], runtimes: Sequence[str], images: Tensor, threads: int
-) -> dict[tuple[str, str], Call]:
+def _calls(networks: Networks, images: Tensor, threads: int) -> dict[tuple[str, str], Call]:
     return {
-        (name, runtime): _eager(network, images) if runtime == "eager" else _onnx(network, images, threads)
-        for runtime in runtimes
-        for name, network in networks.items()
-        if (name, runtime) != (MASKED, "onnx")  # the dense network's operators, which know no zeros
+        key: _eager(network, images) if key[1] == "eager" else _onnx(network, images, threads)
+        for key, network in networks.items()
     }
 
 
@@ -165,7 +175,7 @@ def _times(calls: Mapping[tuple[str, str], Call], rounds: int) -> dict[tuple[str
 def _row(
     key: tuple[str, str],
     times: Mapping[tuple[str, str], list[float]],
-    networks: Mapping[str, nn.Module],
+    networks: Networks,
     resolution: int,
     batch: int,
     threads: int,
@@ -173,7 +183,7 @@ def _row(
     name, runtime = key
     own, dense = times[key], times[DENSE, runtime]
     low, median, high = statistics.quantiles(own, n=4)
-    work = {other: macs(networks[other], resolution) for other in (name, DENSE)}
+    work, whole = (macs(networks[other, runtime], resolution) for other in (name, DENSE))
     return InferRow(
         network=name,
         runtime=runtime,
@@ -182,8 +192,8 @@ def _row(
         milliseconds=1e3 * median,
         quartiles=(1e3 * low, 1e3 * high),
         images_per_second=batch / median,
-        parameters=parameters(networks[name]),
-        macs=work[name],
+        parameters=parameters(networks[key]),
+        macs=work,
         time_saved=1 - statistics.median(mine / other for mine, other in zip(own, dense, strict=True)),
-        macs_saved=1 - work[name] / work[DENSE],
+        macs_saved=1 - work / whole,
     )

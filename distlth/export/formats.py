@@ -13,12 +13,16 @@ from torch import Tensor, nn
 
 from distlth.errors import UserError
 from distlth.files import serialize_tensors
+from distlth.slim import Sums
 from distlth.slim.program import SlimError, program
 
 # The name of the document with classes, preprocessing and provenance inside a file.
 ABOUT = "distlth"
 SUFFIXES = {"torch": ".pt2", "safetensors": ".safetensors", "onnx": ".onnx"}
 NEEDED = {"onnx": ("onnx", "onnxscript")}
+
+# What is fastest where a file of this format runs; torchvision's own code knows no scattering.
+SUMS: Mapping[str, Sums] = {"torch": "scatter", "safetensors": "zeros", "onnx": "zeros"}
 
 # A function from images to logits, as a file of some format computes it.
 Network = Callable[[Tensor], Tensor]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
@@ -24,7 +24,12 @@ from distlth.slim.steps import (
     Reshape,
     Shuffle,
     Step,
+    Sum,
 )
+
+# What becomes of a branch that lacks some channels of the stream that it is added to: rows of zeros in its
+# last layer, or fewer rows, scattered into the stream.
+Sums = Literal["zeros", "scatter"]
 
 # Operators whose result has the same entries at the same places.
 SAME = {"_to_copy", "alias", "clone", "contiguous", "detach", "detach_", "dropout", "lift_fresh_copy"}
@@ -43,8 +48,8 @@ class Unfollowed(Exception):  # noqa: N818  # no error: what is read is kept who
 class Follower:
     """One pass along a program's operators."""
 
-    def __init__(self, module: fx.GraphModule) -> None:
-        self._module = module
+    def __init__(self, module: fx.GraphModule, sums: Sums) -> None:
+        self._module, self._sums = module, sums
         self.slots = Slots()
         self.steps: list[Step] = []
         self.values: dict[fx.Node, Value] = {}
@@ -64,18 +69,26 @@ class Follower:
         if node.op == "output":
             for read in node.all_input_nodes:
                 self._read_whole(node, read, "")
-        if node.op != "call_function" or not self._reads_channels(node):
-            is_product = operator_name(node) in PRODUCTS and self._constant(_args(node)[1]) is not None
-            return self._product(node) if is_product else None
-        if node.target is operator.getitem:
-            return self._part_of_split(node)
-        handler = HANDLERS.get(operator_name(node))
+        if node.op != "call_function":
+            return None
         try:
-            if handler is None and self._is_elementwise(node):
-                return self._elementwise(node)
-            return handler(self, node) if handler else self._opaque(node)
+            return self._followed(node)
         except Unfollowed:
             return self._opaque(node)
+
+    def _followed(self, node: fx.Node) -> Value:
+        name = operator_name(node)
+        if name in PRODUCTS and self._constant(_args(node)[1]) is not None:
+            return self._product(node)
+        if not self._reads_channels(node):
+            return None
+        if node.target is operator.getitem:
+            return self._part_of_split(node)
+        if name in HANDLERS:
+            return HANDLERS[name](self, node)
+        if not self._is_elementwise(node):
+            raise Unfollowed
+        return self._elementwise(node)
 
     def _reads_channels(self, node: fx.Node) -> bool:
         read = node.all_input_nodes
@@ -175,11 +188,27 @@ class Follower:
         for read in reads:
             if read not in followed:
                 operands[read] = self._other_operand(node, read, axis - len(shape), constants, followed)
+        values = _probed(node, operands, shape[axis])
+        if self._sums == "scatter" and (branch := self._branch(node, followed)):
+            (stream,) = followed.keys() - {branch}
+            result = Channels(axis, followed[stream].slots, values)
+            return self._step(Sum(node, result, stream, branch, followed[branch]))
         first, *others = followed.values()
         for other in others:
             self.slots.join(first.slots, other.slots)
-        values = _probed(node, operands, shape[axis])
         return self._step(Elementwise(node, Channels(axis, first.slots, values), list(followed), constants))
+
+    def _branch(self, node: fx.Node, followed: Mapping[fx.Node, Channels]) -> fx.Node | None:
+        """Return the summand that lacks most channels, if a layer or norm makes it for this sum alone."""
+        shapes = {shape_of(read) for read in (node, *followed)}
+        if operator_name(node) != "add" or len(followed) != 2 or node.kwargs or len(shapes) > 1:
+            return None
+        own = [
+            read
+            for read in followed
+            if operator_name(read) in BRANCHES and len(read.users) == 1 and (followed[read].values == 0).any()
+        ]
+        return max(own, key=lambda read: int((followed[read].values == 0).sum()), default=None)
 
     def _other_operand(
         self,
@@ -380,6 +409,7 @@ class Follower:
 
 
 PRODUCTS = {"conv1d", "conv2d", "linear"}
+BRANCHES = {"batch_norm", "conv2d"}
 SPLITS = {"chunk", "split", "split_with_sizes"}
 HANDLERS: dict[str, Callable[[Follower, fx.Node], Value]] = {
     "batch_norm": Follower._norm,
@@ -391,7 +421,6 @@ HANDLERS: dict[str, Callable[[Follower, fx.Node], Value]] = {
     "slice": Follower._slice,
     **dict.fromkeys(MOVES, Follower._moved),
     **dict.fromkeys(POOLS, Follower._pooled),
-    **dict.fromkeys(PRODUCTS, Follower._product),
     **dict.fromkeys(SAME, Follower._same),
     **dict.fromkeys(SPLITS, Follower._split),
 }

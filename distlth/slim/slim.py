@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from distlth.slim.channels import Channels
-from distlth.slim.follow import Follower
+from distlth.slim.follow import Follower, Sums
 from distlth.slim.program import constant_of, graph_module, program
 from distlth.slim.steps import Product
 
@@ -37,19 +37,20 @@ class Slim:
     whole: Sequence[Whole]
 
 
-def slim(model: nn.Module, resolution: int) -> Slim:
+def slim(model: nn.Module, resolution: int, sums: Sums = "zeros") -> Slim:
     """Return a dense network that computes what `model` does in eval mode, without its dead channels.
 
     A channel is dead that is constant, or that nobody uses: found from the exact zeros among the weights
     themselves. Channels that elementwise operators combine are kept or removed together, so that a residual
-    stream keeps each channel that any block writes; rows of zeros stay in the layers that write the others.
+    stream keeps each channel that any block writes. With `sums` "zeros" the layers that write less have rows
+    of zeros; with "scatter" they have fewer rows, and their sum is an index_add.
     A constant that is not zero goes into the bias of the layer that reads it. `model` is left as it was.
 
     Raises:
         SlimError: the forward pass cannot be traced.
     """
     module = graph_module(program(model, resolution))
-    followed = Follower(module).run()
+    followed = Follower(module, sums).run()
     _Usage(followed).run()
     _complete(followed)
     report = _report(followed)
@@ -91,8 +92,7 @@ def _complete(followed: Follower) -> None:
             slots = step.result.slots
             if not followed.slots.kept(slots).any():
                 changed |= followed.slots.need(slots[:1], "a tensor must have a channel")
-            if isinstance(step, Product):
-                changed |= step.balance(followed.slots)
+            changed |= step.balance(followed.slots)
 
 
 def _report(followed: Follower) -> tuple[dict[str, int], list[Whole]]:
@@ -134,10 +134,14 @@ class _Editor:
         with self.graph.inserting_before(before):
             return self.graph.create_node("get_attr", free)
 
+    def current(self, node: fx.Node) -> fx.Node:
+        """Return what took the place of a node, or the node."""
+        return self._replaced.get(node, node)
+
     def replace(self, node: fx.Node, operator: Callable[..., Any], read: fx.Node, *more: Any) -> None:
         """Call another operator instead, on `read` or on what took its place."""
         with self.graph.inserting_before(node):
-            new = self.graph.call_function(operator, (self._replaced.get(read, read), *more))
+            new = self.graph.call_function(operator, (self.current(read), *more))
         node.replace_all_uses_with(new)
         self._replaced[node] = new
 

@@ -32,6 +32,9 @@ class Editor(Protocol):
     def fetch(self, before: fx.Node, name: str, tensor: Tensor) -> fx.Node:
         """Return a new node that fetches a parameter or buffer of this name."""
 
+    def current(self, node: fx.Node) -> fx.Node:
+        """Return what took the place of a node, or the node."""
+
     def replace(self, node: fx.Node, operator: Callable[..., Any], read: fx.Node, *more: Any) -> None:
         """Call another operator instead, on `read` or on what took its place."""
 
@@ -49,6 +52,10 @@ class Step(ABC):
 
     def rewrite(self, editor: Editor) -> None:  # noqa: B027  # most operators take any number of channels
         """Make the operator compute the kept channels alone."""
+
+    def balance(self, slots: Slots) -> bool:
+        """Keep more channels where those that are kept need them; return whether there were any."""
+        return False
 
     def kept(self, editor: Editor) -> Tensor:
         """Return which channels of the result are kept (bool)."""
@@ -223,6 +230,36 @@ class Elementwise(Step):
         kept = self.kept(editor)
         for node, (constant, dim) in self.constants.items():
             self.node.replace_input_with(node, constant.sliced(editor, self.node, kept, dim))
+
+
+@dataclass(frozen=True, eq=False)
+class Sum(Step):
+    """A sum of a stream and a branch that has channels of its own, which are scattered into the stream."""
+
+    stream: fx.Node
+    branch: fx.Node
+    added: Channels
+
+    def use(self, used: Tensor, usage: Usage) -> None:
+        """Use the same channels of both; keep constants that are added to alive channels."""
+        changing = used & self.result.alive
+        usage.read(self.stream, changing)
+        usage.read(self.branch, changing)
+        usage.slots.need(self.added.slots[changing & ~self.added.alive & (self.added.values != 0)])
+
+    def balance(self, slots: Slots) -> bool:
+        """Keep each channel that something is added to; return whether there were more to keep."""
+        return slots.need(self.result.slots[slots.kept(self.added.slots)])
+
+    def rewrite(self, editor: Editor) -> None:
+        """Add the kept channels of the branch where they belong."""
+        kept, added = self.kept(editor), editor.slots.kept(self.added.slots)
+        if torch.equal(kept, added):
+            return
+        places = added[kept].nonzero().flatten()
+        index = editor.fetch(self.node, f"{self.node.name}.places", places)
+        more = (self.result.axis, index, editor.current(self.branch))
+        editor.replace(self.node, torch.ops.aten.index_add.default, self.stream, *more)
 
 
 @dataclass(frozen=True, eq=False)

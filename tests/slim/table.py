@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from distlth.export.export import TOLERANCE, largest_difference, macs, parameters
+from distlth.export.export import TOLERANCE, largest_difference, macs, parameters, rounding
 from distlth.models import names
 from distlth.slim import Whole, slim
 from distlth.slim.program import SlimError
@@ -34,7 +34,7 @@ def row(name: str) -> str:
     difference = largest_difference(masked, slimmed.network, size)
     left = parameters(slimmed.network) / parameters(masked)
     work = macs(slimmed.network, size) / macs(masked, size)
-    equal = "" if difference <= TOLERANCE else " (not equal)"
+    equal = "" if difference <= TOLERANCE else f" (of {rounding(masked, size):.0e})"
     stay = _stay(slimmed.whole)
     return f"| {name} | {size} | {left:.0%} | {work:.0%} | {difference:.0e}{equal} | {stay} |"
 
@@ -48,7 +48,7 @@ def _stay(whole: Sequence[Whole]) -> str:
 
 def rows(text: str) -> dict[str, str]:
     """Return the rows of the table in a document, by network."""
-    lines = text.partition(HEAD[1])[2].splitlines()
+    lines = text.partition("\n".join(HEAD))[2].splitlines()
     return {line.split("|")[1].strip(): line for line in lines if line.startswith("|")}
 
 
@@ -56,8 +56,9 @@ def main(chosen: Sequence[str]) -> None:
     """Write the rows of these networks, each as soon as it is known."""
     torch.set_num_threads(1)
     for name in chosen:
+        made = row(name)
         text = DOCUMENT.read_text()
-        table = {**rows(text), name: row(name)}
+        table = {**rows(text), name: made}
         lines = [*HEAD, *(table[known] for known in names() if known in table)]
         DOCUMENT.write_text(text.partition(HEAD[0])[0] + "\n".join(lines) + "\n")
 

@@ -96,8 +96,8 @@ def test_mistakes_are_one_line_each(
 def test_another_network_is_never_written(
     run: RunPaths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wrong(model: nn.Module, resolution: int) -> Any:
-        found = slim(model, resolution)
+    def wrong(model: nn.Module, *more: Any) -> Any:
+        found = slim(model, *more)
         next(iter(found.network.parameters())).data[0] += 1
         return found
 
