@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import torch
@@ -77,16 +76,13 @@ def waits(options: Options) -> str:
     """Take steps in each precision where torch raises on whatever waits for the device."""
     batches = [(images.to(options.device), labels.to(options.device)) for images, labels in noise(32, 32)]
     for amp in ("off", "bf16", "fp16"):
-        state, meter = (
-            masked_state("resnet20", 32, options.device, amp=amp),
-            Meter(World(0, 1, options.device), 32),
-        )
+        state = masked_state("resnet20", 32, options.device, amp=amp)
+        meter = Meter(World(0, 1, options.device), batch_size=32)
         for step in range(6):
             torch.cuda.set_sync_debug_mode("error" if step >= 2 else "default")
             try:
-                with warnings.catch_warnings():
-                    loss = train_step(state, *batches[step % 4], step=step, lr=0.01)
-                    meter.count(loss, 32, step)
+                loss = train_step(state, *batches[step % 4], step=step, lr=0.01)
+                meter.count(loss, 32, step)
             finally:
                 torch.cuda.set_sync_debug_mode("default")
     return "float32, bf16 and fp16: 0 waits in 4 steps each"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -19,9 +18,10 @@ from distlth.prune.magnitude import planned_kept
 from distlth.run.paths import RunPaths
 from distlth.run.results import load_metrics
 from distlth.run.tickets import load_structured
-from tests.chaos.harness import ROOT, Chaos, command, events
+from tests.chaos.harness import Chaos, command, events
 from tests.chaos.hook import Fault
 from tests.disk import Disk
+from tests.injected import inject
 from tests.small_run import JOBS, TIMEOUT_SECONDS, results, run, small_run
 
 
@@ -191,24 +191,10 @@ def test_a_round_that_diverges_ends_the_run_with_one_line(digits: Dataset, tmp_p
 
 
 DIVERGES = """
-import importlib.abc, importlib.machinery, sys
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "distlth.train.trainer":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
-        def exec_module(module):
-            execute(module)
-            usual = module.Trainer.learning_rate
-            def learning_rate(self):
-                return 1e30 if self.job.id == "01/refill" else usual(self)
-            module.Trainer.learning_rate = learning_rate
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Finder())
+usual = module.Trainer.learning_rate
+def learning_rate(self):
+    return 1e30 if self.job.id == "01/refill" else usual(self)
+module.Trainer.learning_rate = learning_rate
 """
 
 
@@ -216,10 +202,8 @@ def test_a_branch_that_diverges_is_a_result_and_a_changed_job_opens_it_again(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths, jobs = RunPaths(tmp_path / "run"), ("prune.rounds=1", "prune.branches=[{method: refill}]")
-    (tmp_path / "inject").mkdir()
-    (tmp_path / "inject" / "sitecustomize.py").write_text(DIVERGES)
     with monkeypatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "inject"), str(ROOT)]))
+        patch.setenv("PYTHONPATH", inject(tmp_path / "inject", "distlth.train.trainer", DIVERGES))
         ended = run(digits, tmp_path, *jobs)
     assert ended.returncode == 0, ended.stderr
     assert "diverged: job 01/refill: the loss was not finite at step" in ended.stdout

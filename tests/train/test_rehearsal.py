@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -18,7 +17,7 @@ from distlth.models import build, zoo
 from distlth.plan import plan
 from distlth.train.rehearsal import rehearse
 from distlth.train.warm import WarmRank
-from tests.chaos.harness import ROOT
+from tests.injected import inject
 from tests.models.test_removal import TRIED
 from tests.small_job import WORLD
 from tests.small_run import run
@@ -49,23 +48,9 @@ class Stubborn(nn.Module):
 """
 
 # Registers it in every process of a run.
-INJECT = """
-import importlib.abc, importlib.machinery, sys
-
-class Finder(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        if name != "distlth.models.zoo":
-            return None
-        spec = importlib.machinery.PathFinder.find_spec(name, path, target)
-        execute = spec.loader.exec_module
-        def exec_module(module):
-            execute(module)
-            from stubborn import Stubborn
-            module.CIFAR_TYPE["stubborn"] = Stubborn
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Finder())
+REGISTER = """
+from stubborn import Stubborn
+module.CIFAR_TYPE["stubborn"] = Stubborn
 """
 
 LINE = (
@@ -99,11 +84,8 @@ def test_an_operator_without_a_deterministic_kernel_is_refused_at_the_start(
 def test_a_run_of_such_a_network_ends_with_one_line(
     digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inject = tmp_path / "inject"
-    inject.mkdir()
-    (inject / "stubborn.py").write_text(STUBBORN)
-    (inject / "sitecustomize.py").write_text(INJECT)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(inject), str(ROOT)]))
+    monkeypatch.setenv("PYTHONPATH", inject(tmp_path / "inject", "distlth.models.zoo", REGISTER))
+    (tmp_path / "inject" / "stubborn.py").write_text(STUBBORN)
     options = ("model.name=stubborn", "prune.scope=all", "prune.branches=[]", "cluster.workers=1")
     ended = run(digits, tmp_path, *options)
     assert (ended.returncode, ended.stderr) == (2, f"error: {LINE}\n")
