@@ -41,6 +41,23 @@ def row_order(blocks: Sequence[Block], num_rows: int) -> Rows:
     return np.concatenate([in_blocks, np.setdiff1d(np.arange(num_rows), in_blocks)])
 
 
+def dense_blocks(mask: Tensor) -> tuple[Block, ...]:
+    """Return the dense blocks of a layer's bool mask: its non-empty rows, grouped by the columns they keep.
+
+    `mask` has the weight's shape, rows first. Each kept cell lies in exactly one block, those with the most
+    cells come first, then by first row. A regrouped mask comes back as its blocks; an unstructured one as
+    blocks of a row each.
+    """
+    kept = mask.numpy().reshape(mask.shape[0], -1)
+    rows = np.flatnonzero(kept.any(axis=1))
+    patterns, group = np.unique(kept[rows], axis=0, return_inverse=True)
+    blocks = [
+        Block(rows[group.ravel() == number], np.flatnonzero(pattern))
+        for number, pattern in enumerate(patterns)
+    ]
+    return tuple(sorted(blocks, key=lambda block: (-block.num_cells, block.rows[0])))
+
+
 def block_mask(blocks: Sequence[Block], shape: torch.Size) -> Tensor:
     """Return the bool mask of a layer of this weight shape that keeps the cells of the blocks."""
     kept = np.zeros((shape[0], shape.numel() // shape[0]), dtype=np.bool_)
