@@ -51,9 +51,10 @@ class DataSection(Section):
         le=1,
         description="centre crop / shorter side in evaluation; default 224/256, 1 with `pad` and `none`",
     )
-    cache: Literal["os", "process"] = Field(
+    cache: Literal["os", "process", "gpu"] = Field(
         "os",
-        description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory",
+        description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory; "
+        "`gpu`: decoded once into the memory of the device that trains, a GPU or the CPU ([more](data.md))",
     )
     threads: int | None = Field(
         None,
@@ -68,6 +69,11 @@ class DataSection(Section):
             raise ValueError(f"pad belongs to crop: pad, not to {self.crop}")
         if self.pad is not None and self.pad > self.resolution:
             raise ValueError(f"pad ({self.pad}) is more than resolution ({self.resolution})")
+        if self.cache == "gpu" and self.crop == "random-resized":
+            raise ValueError(
+                "cache: gpu decodes each image once and fits crop: pad and crop: none; random-resized cuts "
+                "another part out of it in each epoch, use cache: os"
+            )
         if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
             raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
         return self
