@@ -23,6 +23,7 @@ from tests.tiny_run import MINIMAL
 
 Shape = tuple[int, ...]
 
+SOURCES = st.sampled_from(["imp", "one-shot", "random", "snip"])
 REFILLS = st.fixed_dictionaries(
     {"method": st.just("refill")},
     optional={
@@ -31,7 +32,10 @@ REFILLS = st.fixed_dictionaries(
         "extra": st.floats(0, 1),
         "multiple": st.integers(1, 20),
         "bn": st.sampled_from(["mask", "keep"]),
+        "source": SOURCES,
     },
+).filter(
+    lambda branch: branch.get("source") != "snip" or branch.get("criterion") not in ("l1", "l2", "saliency")
 )
 REGROUPS = st.fixed_dictionaries(
     {"method": st.just("regroup")},
@@ -42,7 +46,21 @@ REGROUPS = st.fixed_dictionaries(
         "groups": st.integers(1, 70),
         "min_kept": st.integers(1, 6),
         "min_columns": st.integers(1, 6),
+        "source": SOURCES,
     },
+)
+OTHERS = st.one_of(
+    st.fixed_dictionaries({"method": st.sampled_from(["one-shot", "snip"])}),
+    st.fixed_dictionaries({"method": st.just("random"), "layers": st.sampled_from(["uniform", "erk"])}),
+    st.fixed_dictionaries({"method": st.just("random-channels"), "multiple": st.integers(1, 20)}),
+    st.fixed_dictionaries({"method": st.just("random-blocks"), "min_rows": st.integers(2, 40)}),
+    st.fixed_dictionaries(
+        {
+            "method": st.just("nm"),
+            "pattern": st.sampled_from(["2:4", "1:4", "1:2", "3:8"]),
+            "within": st.sampled_from(["none", "refill", "regroup"]),
+        }
+    ),
 )
 
 # Convolutions: 1x1 and 3x3, depthwise (C_in 1), a single channel.
@@ -54,9 +72,10 @@ LAYERS = st.tuples(CHANNELS, st.sampled_from([1, 3, 9]), KERNELS).map(lambda lay
 @st.composite
 def prunes(draw: st.DrawFn) -> dict[str, Any]:
     """A section `prune` that validates."""
-    branches = draw(st.lists(st.one_of(REFILLS, REGROUPS), min_size=1, max_size=3))
+    branches = draw(st.lists(st.one_of(REFILLS, REGROUPS, OTHERS), min_size=1, max_size=3))
     named = [{**branch, "name": f"b{index}"} for index, branch in enumerate(branches)]
-    mode = draw(st.sampled_from(["branch", "inline"]))
+    inline = branches[0]["method"] not in ("one-shot", "snip", "random") and "source" not in branches[0]
+    mode = draw(st.sampled_from(["branch", "inline"])) if inline else "branch"
     return {
         "rounds": draw(st.integers(1, 4)),
         "rate": draw(st.floats(0.001, 0.999)),
@@ -74,7 +93,8 @@ def trained(job: Job, jobs: tuple[Job, ...], mask: Mask, generator: torch.Genera
     }
     measured = {
         each.name: {
-            name: torch.randint(0, 3, (len(kept),), generator=generator) for name, kept in mask.items()
+            name: torch.randint(0, 3, kept.shape if each.untrained else kept.shape[:1], generator=generator)
+            for name, kept in mask.items()
         }
         for each in measurements(jobs, job)
     }

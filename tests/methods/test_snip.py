@@ -11,11 +11,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import RunError
-from distlth.experiment import run_experiment
 from distlth.files import load_tensors
 from distlth.methods import Source
 from distlth.methods.snip import Snip, connection_sensitivity
@@ -57,23 +55,6 @@ def test_the_most_sensitive_are_kept_or_the_missing_measurement_is_named() -> No
     ]
     with pytest.raises(RunError, match="was not measured before round 0"):
         Snip(method="snip").make(Source(dense, Trained(dense, {}), 2, seed=0))
-
-
-@pytest.fixture(scope="module")
-def config(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
-    overrides = [
-        *("cluster.workers=1", "train.epochs=2", "train.batch_size=480", "data.resolution=8"),
-        *("prune.rounds=1", "prune.rate=0.7", "prune.rewind_epoch=1", "prune.branches=[{method: snip}]"),
-        *("prune.calibration_images=100", f"data.path={digits.path}", "name=run"),
-        f"runs={tmp_path_factory.mktemp('runs')}",
-    ]
-    recipe = Path(__file__).parent.parent.parent / "jobs" / "recipes" / "quickstart.yaml"
-    return load_config(recipe, overrides)
-
-
-@pytest.fixture(scope="module")
-def finished(config: RunConfig) -> RunPaths:
-    return run_experiment(config, WORLD)
 
 
 def test_the_mask_comes_from_the_initial_weights(
