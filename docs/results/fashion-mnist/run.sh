@@ -5,16 +5,17 @@
 #
 # SOURCE   the four IDX files of Fashion-MNIST, as they are downloaded
 # gpu      all 60,000 images, minutes on one GPU; cpu: 1,000 of each class, in float32, hours on a few cores
-# OUT      where data, runs and tables go (default: fashion-mnist in the working folder)
+# OUT      where data, runs and tables go (default: data/fashion-mnist-results in the checkout)
 # SEEDS, PROCESSES, STOP_AFTER     which seeds ("0 1 2"), how many jobs at a time, seconds (no limit)
+# REPORT=no                        leave the tables out
 #
 # The same command trains what is missing. It uses the checkout's .venv (VENV), or else the machine's python3.
 set -euo pipefail
 
 SOURCE=$(realpath "${1:?the folder of the IDX files}") FORM=${2:?gpu or cpu}
 shift 2
-OUT=$(realpath -m "${OUT:-fashion-mnist}")
 cd "$(dirname "${BASH_SOURCE[0]}")/../../.."
+OUT=$(realpath -m "${OUT:-data/fashion-mnist-results}")
 PYTHON=${VENV:-.venv}/bin/python
 [[ -x $PYTHON ]] || PYTHON=python3
 export PYTHONPATH=$PWD${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
@@ -33,5 +34,5 @@ status=0
 "$PYTHON" -m jobs.side_by_side jobs/recipes/fashion-mnist.yaml data.path="$DATA" runs="$OUT/runs-$FORM" "$@" \
     --seeds "${SEEDS[@]}" --processes "$PROCESSES" ${STOP_AFTER:+--seconds "$STOP_AFTER"} || status=$?
 [[ $status == 0 || $status == 75 ]] || exit "$status"
-"$PYTHON" -m jobs.cli report "$OUT/runs-$FORM"/fashion-mnist-seed* --out "$OUT/report-$FORM"
+[[ ${REPORT:-yes} == no ]] || "$PYTHON" -m jobs.cli report "$OUT/runs-$FORM"/fashion-mnist-seed* --out "$OUT/report-$FORM"
 exit "$status"
