@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +15,6 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentF
 
 from distlth.facts.masks import ADDED, DROPPED, KEPT, Cells, LayerMasks, kept_share
 from distlth.facts.rows import ResultRow, Results
-from distlth.facts.seeds import Experiment
 from distlth.prune.blocks import Block
 from distlth.report.text import density_percent
 
@@ -56,39 +54,6 @@ def accuracy_figure(results: Results) -> Figure:
     axes.set_xlabel("density (kept weights)")
     axes.set_ylabel("validation top-1")
     axes.legend(frameon=False, loc="lower left", handlelength=1.6)
-    return figure
-
-
-def spread_figure(experiment: Experiment, axis: Literal["density", "alive_density"]) -> Figure:
-    """Draw mean top-1 against (alive) density, with one standard deviation either way and the dense band."""
-    figure, axes = _figure(7.6, 4.8)
-    dense, curves = experiment.dense, experiment.curves
-    if dense is not None:
-        _draw_dense(axes, dense.mean)
-        band = 100 * (dense.std or 0.0)
-        axes.axhspan(100 * dense.mean - band, 100 * dense.mean + band, color=GRID, zorder=0)
-    for method, colour, marker in _styles(tuple(curves)):
-        axes.errorbar(
-            [100 * getattr(each, axis) for each in curves[method]],
-            [100 * each.mean for each in curves[method]],
-            yerr=[100 * (each.std or 0.0) for each in curves[method]],
-            label=method,
-            color=colour,
-            marker=marker,
-            markersize=5.5,
-            linewidth=1.6,
-            elinewidth=1,
-            capsize=2,
-            markeredgecolor="white",
-            zorder=3,
-        )
-    _density_axis(axes, [getattr(each, axis) for each in experiment.spreads])
-    axes.yaxis.set_major_formatter(PercentFormatter())
-    axes.set_xlabel(
-        "density (kept weights)" if axis == "density" else "alive density (kept weights that count)"
-    )
-    axes.set_ylabel(f"validation top-1, {len(experiment.seeds)} seeds")
-    figure.legend(frameon=False, loc="outside right upper", handlelength=1.6, fontsize=9)
     return figure
 
 
