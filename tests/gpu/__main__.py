@@ -55,7 +55,7 @@ class Section:
 
 SECTIONS = (
     Section("product", 240),
-    Section("exact", 150),
+    Section("exact", 240),
     Section("classifiers", 180),
     Section("parity", 150),
     Section("ranks", 100),
