@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -35,13 +36,13 @@ class TicketMaker:
         self._waiting, self._run_map = waiting, run_map
 
     def write_init(self) -> None:
-        """Write the weights before the first step, unless they are there."""
-        init = self._run.seed(self._config.seed).init
-        if exists(init):
-            return
+        """Write each seed's weights before the first step, unless they are there."""
         model, classes = self._config.model, self._found.dataset.num_classes
-        network = build(model.name, classes, seed=self._config.seed, stem=model.stem)
-        retry_until_written(lambda: save_tensors(init, network.state_dict()), self._waiting)
+        for seed in self._config.all_seeds:
+            init = self._run.seed(seed).init
+            if not exists(init):
+                network = build(model.name, classes, seed=seed, stem=model.stem)
+                retry_until_written(partial(save_tensors, init, network.state_dict()), self._waiting)
 
     def mask(self, job: Job) -> tuple[Structured, Mask | None]:
         """Return the job's mask, and its parent's; one that an earlier call left is read from disk.

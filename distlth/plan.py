@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,7 +37,7 @@ class Job:
     @property
     def is_trunk(self) -> bool:
         """Whether the chain of rounds runs through this job."""
-        return "/" not in self.id
+        return "/" not in self.id.removeprefix(f"seed{self.seed}/")
 
     @property
     def removes_channels(self) -> bool:
@@ -46,22 +46,8 @@ class Job:
 
 
 def plan(config: RunConfig) -> tuple[Job, ...]:
-    """Return all jobs of a run, in the order in which one lane takes them."""
-    jobs = [Job(trunk_id(0), 0, TRUNK, None, "init", 0, None, config.seed, 1.0)]
-    for number in range(1, config.prune.rounds + 1):
-        jobs.append(_trunk(config, number))
-        if config.prune.mode == "branch":
-            jobs += [
-                _branch(config, number, branch)
-                for branch in config.prune.branches
-                if branch.rounds is None or number in branch.rounds
-            ]
-    return tuple(jobs)
-
-
-def trunk_id(number: int) -> str:
-    """Return the id of a round's trunk job."""
-    return f"{number:02d}"
+    """Return all jobs of a run, seed by seed, in the order in which one lane takes them."""
+    return tuple(job for seed in config.all_seeds for job in _Planner(config, seed).jobs())
 
 
 def ready(jobs: Collection[Job], done: Collection[str]) -> list[Job]:
@@ -85,30 +71,54 @@ def measurements(jobs: Collection[Job], job: Job) -> tuple[Measurement, ...]:
     return tuple({measurement.name: measurement for measurement in needed}.values())
 
 
-def _trunk(config: RunConfig, number: int) -> Job:
-    structure = config.prune.branches[0] if config.prune.mode == "inline" else None
-    method = f"{TRUNK}-{structure.label}" if structure else TRUNK
-    return _ticket(config, trunk_id(number), number, method, trunk_id(number - 1), structure)
+@dataclass(frozen=True)
+class _Planner:
+    """The jobs of one seed."""
 
+    config: RunConfig
+    seed: int
 
-def _branch(config: RunConfig, number: int, branch: Method) -> Job:
-    job_id = f"{trunk_id(number)}/{branch.label}"
-    if branch.prunes_untrained:
-        density = planned_density(config, number)
-        return Job(job_id, number, branch.label, trunk_id(0), "init", 0, branch, config.seed, density)
-    return _ticket(config, job_id, number, branch.label, trunk_id(number), branch)
+    def jobs(self) -> Iterator[Job]:
+        """Iterate over the jobs: each round's trunk job before its branches."""
+        prune = self.config.prune
+        yield Job(self.trunk_id(0), 0, TRUNK, None, "init", 0, None, self.seed, 1.0)
+        for number in range(1, prune.rounds + 1):
+            yield self.trunk(number)
+            if prune.mode == "branch":
+                for branch in prune.branches:
+                    if branch.rounds is None or number in branch.rounds:
+                        yield self.branch(number, branch)
 
+    def trunk_id(self, number: int) -> str:
+        """Return the id of a round's trunk job. Those of the run's own seed say no seed."""
+        return f"{'' if self.seed == self.config.seed else f'seed{self.seed}/'}{number:02d}"
 
-def _ticket(
-    config: RunConfig, job_id: str, number: int, method: str, parent: str, structure: Method | None
-) -> Job:
-    prune = config.prune
-    keeps_weights = prune.after_rewind == "lr-rewind"
-    start: Literal["rewind", "trained"] = "trained" if keeps_weights else "rewind"
-    start_job = trunk_id(number - 1) if keeps_weights else None
-    first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
-    density = planned_density(config, number)
-    return Job(job_id, number, method, parent, start, first_epoch, structure, config.seed, density, start_job)
+    def trunk(self, number: int) -> Job:
+        """Return the trunk job of a round after the first."""
+        inline = self.config.prune.mode == "inline"
+        structure = self.config.prune.branches[0] if inline else None
+        method = f"{TRUNK}-{structure.label}" if structure else TRUNK
+        return self.ticket(self.trunk_id(number), number, method, self.trunk_id(number - 1), structure)
+
+    def branch(self, number: int, branch: Method) -> Job:
+        """Return the job of a branch of a round."""
+        job_id = f"{self.trunk_id(number)}/{branch.label}"
+        if branch.prunes_untrained:
+            density = planned_density(self.config, number)
+            return Job(job_id, number, branch.label, self.trunk_id(0), "init", 0, branch, self.seed, density)
+        return self.ticket(job_id, number, branch.label, self.trunk_id(number), branch)
+
+    def ticket(self, job_id: str, number: int, method: str, parent: str, structure: Method | None) -> Job:
+        """Return the job of a ticket that is made from a trained network."""
+        prune = self.config.prune
+        keeps_weights = prune.after_rewind == "lr-rewind"
+        start: Literal["rewind", "trained"] = "trained" if keeps_weights else "rewind"
+        start_job = self.trunk_id(number - 1) if keeps_weights else None
+        first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
+        density = planned_density(self.config, number)
+        return Job(
+            job_id, number, method, parent, start, first_epoch, structure, self.seed, density, start_job
+        )
 
 
 def planned_density(config: RunConfig, number: int) -> float:

@@ -16,11 +16,12 @@ class ResultRow:
     """One finished job.
 
     `density`, `top1` and `top5` are fractions, `seconds` is wall time. `vs_dense` is `top1` minus that of the
-    dense network; None for the dense network itself, and while it is not trained yet. `empty_layers` counts
-    the layers that keep no weight: their outputs are constant.
+    seed's dense network; None for the dense network itself, and while it is not trained yet. `empty_layers`
+    counts the layers that keep no weight: their outputs are constant.
     """
 
     job: str
+    seed: int
     round: int
     method: str
     is_trunk: bool
@@ -63,9 +64,11 @@ class Results:
 def derive_results(jobs: Iterable[Job], results: Iterable[JobResult]) -> Results:
     """Return the rows of `results`, in their order; `jobs` is the plan that they belong to."""
     results, by_id = tuple(results), {job.id: job for job in jobs}
-    dense = next((result for result in results if result.round == 0), None)
-    rows = {result.job: _row(by_id[result.job], result, dense) for result in results}
-    return Results(tuple(rows.values()), rows[dense.job] if dense else None)
+    dense = {by_id[result.job].seed: result for result in results if result.round == 0}
+    rows = {
+        result.job: _row(by_id[result.job], result, dense.get(by_id[result.job].seed)) for result in results
+    }
+    return Results(tuple(rows.values()), next((rows[each.job] for each in dense.values()), None))
 
 
 def read_results(run: RunPaths) -> Results:
@@ -86,6 +89,7 @@ def read_divergences(run: RunPaths) -> tuple[Divergence, ...]:
 def _row(job: Job, result: JobResult, dense: JobResult | None) -> ResultRow:
     return ResultRow(
         job=result.job,
+        seed=job.seed,
         round=result.round,
         method=result.method,
         is_trunk=job.is_trunk,

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from distlth.files import entries, exists
 
-# A round, or a branch of it. An id from outside a plan must not lead out of the run.
-JOB_ID = re.compile(r"[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
+# A round or a branch of it, of the run's seed or another. An id from outside must not lead out of the run.
+JOB_ID = re.compile(r"(seed[0-9]+/)?[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class JobPaths:
-    """The files of one job: a trunk round (`rounds/03`) or a branch of it (`rounds/03/refill`)."""
+    """The files of one job: a trunk round (`rounds/03`), or a branch of it (`rounds/03/refill`).
+
+    Those of seeds other than the run's own are in folders of their own: `rounds/seed2/03`.
+    """
 
     root: Path
 
@@ -164,7 +167,7 @@ class RunPaths:
         return SeedPaths(self.all_seeds / str(seed))
 
     def job(self, job_id: str) -> JobPaths:
-        """Return the files of the job `03` or `03/refill`; ValueError for what is not a job's id."""
+        """Return the files of the job `03`, `03/refill` or `seed2/03`; ValueError for what is no job's id."""
         return JobPaths(self.root / "rounds" / _checked(job_id))
 
     @property
@@ -246,5 +249,5 @@ def site_file() -> Path:
 
 def _checked(job_id: str) -> str:
     if not JOB_ID.fullmatch(job_id):
-        raise ValueError(f"{job_id!r} is not the name of a job, such as 03 or 03/refill")
+        raise ValueError(f"{job_id!r} is not the name of a job, such as 03, 03/refill or seed2/03")
     return job_id

@@ -45,15 +45,15 @@ def cells(renderable: RenderableType) -> list[list[str]]:
 def make_status(step: int = 10, epoch: int = 2) -> RunStatus:
     done, waiting = (
         make_result("00", seconds=75.0),
-        JobStatus("01/refill", 1, "refill", 0.8, "waiting", None, None),
+        JobStatus("01/refill", 0, 1, "refill", 0.8, "waiting", None, None),
     )
     return RunStatus(
         name="tiny",
         path=Path("runs/tiny"),
         state="running",
         jobs=(
-            JobStatus("00", 0, "imp", 1.0, "done", None, done),
-            JobStatus("01", 1, "imp", 0.8, "running", make_progress(step, epoch), None),
+            JobStatus("00", 0, 0, "imp", 1.0, "done", None, done),
+            JobStatus("01", 0, 1, "imp", 0.8, "running", make_progress(step, epoch), None),
             waiting,
         ),
         seconds_left=140.0,
