@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
@@ -19,6 +19,9 @@ from distlth.prune.mask import Mask, empty_layers
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.ticket import Structured, Trained
+
+# Sets the seed of a second initialisation apart from those that people choose for runs.
+REINIT = 2**31
 
 
 class TicketMaker:
@@ -36,13 +39,20 @@ class TicketMaker:
         self._waiting, self._run_map = waiting, run_map
 
     def write_init(self) -> None:
-        """Write each seed's weights before the first step, unless they are there."""
-        model, classes = self._config.model, self._found.dataset.num_classes
+        """Write each seed's weights before the first step, unless they are there, and those of `reinit`."""
+        again = any(branch.weights == "reinit" for branch in self._config.prune.branches)
         for seed in self._config.all_seeds:
-            init = self._run.seed(seed).init
-            if not exists(init):
-                network = build(model.name, classes, seed=seed, stem=model.stem)
-                retry_until_written(partial(save_tensors, init, network.state_dict()), self._waiting)
+            self._write_weights(self._run.seed(seed).init, seed)
+            if again:
+                self._write_weights(self._run.seed(seed).reinit, seed ^ REINIT)
+
+    def _write_weights(self, path: Path, seed: int) -> None:
+        """Write a network as a seed initialises it, unless the file is there."""
+        if exists(path):
+            return
+        model, classes = self._config.model, self._found.dataset.num_classes
+        network = build(model.name, classes, seed=seed, stem=model.stem)
+        retry_until_written(lambda: save_tensors(path, network.state_dict()), self._waiting)
 
     def mask(self, job: Job) -> tuple[Structured, Mask | None]:
         """Return the job's mask, and its parent's; one that an earlier call left is read from disk.
@@ -80,10 +90,17 @@ class TicketMaker:
             assert job.start_job is not None
             return await_file(self._run.job(job.start_job).weights)
         seed = self._run.seed(job.seed)
-        return await_file(seed.init if job.start == "init" else seed.rewind)
+        return await_file({"init": seed.init, "rewind": seed.rewind, "reinit": seed.reinit}[job.start])
 
     def _parent(self, job: Job) -> Trained | None:
-        return load_trained(self._run.job(job.parent)) if job.parent is not None else None
+        """Return what the job's mask is made from."""
+        if job.parent is None:
+            return None
+        trained = load_trained(self._run.job(job.parent))
+        if job.structure is None or job.structure.made_from != "untrained":
+            return trained
+        initial, _ = load_tensors(await_file(self._run.seed(job.seed).init))
+        return replace(trained, weights={layer: initial[f"{layer}.weight"] for layer in trained.mask})
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)

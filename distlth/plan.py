@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from distlth.config import RunConfig
@@ -17,8 +17,9 @@ class Job:
     """One training of one ticket.
 
     `parent` is the job whose result this one's mask is made from; `start` says which weights it trains
-    from (`init`, `rewind`, or those that `start_job` has `trained`), `first_epoch` where in the schedule it
-    starts. A branch starts where the trunk's job of its round does, so that both are trained equally long.
+    from (`init`, `rewind`, `reinit`, or those that `start_job` has `trained`), `first_epoch` where in the
+    schedule it starts. A branch starts where the trunk's job of its round does, so that both are trained
+    equally long; from weights that saw no step it trains for the whole schedule.
     `method` is its name in tables and curves, `structure` what makes its mask from the magnitude mask (None
     leaves that as it is). `density` is the planned one, a fraction; structured masks come close to it.
     """
@@ -27,7 +28,7 @@ class Job:
     round: int
     method: str
     parent: str | None
-    start: Literal["init", "rewind", "trained"]
+    start: Literal["init", "rewind", "reinit", "trained"]
     first_epoch: int
     structure: Method | None
     seed: int
@@ -98,27 +99,35 @@ class _Planner:
         inline = self.config.prune.mode == "inline"
         structure = self.config.prune.branches[0] if inline else None
         method = f"{TRUNK}-{structure.label}" if structure else TRUNK
-        return self.ticket(self.trunk_id(number), number, method, self.trunk_id(number - 1), structure)
+        before = self.trunk_id(number - 1)
+        return self.ticket(self.trunk_id(number), number, method, before, before, structure)
 
     def branch(self, number: int, branch: Method) -> Job:
-        """Return the job of a branch of a round."""
+        """Return the job of a branch; what is made from round 0's network alone is one round away from it."""
+        of_round = branch.made_from == "round"
+        parent, start_job = (
+            self.trunk_id(number if of_round else 0),
+            self.trunk_id(number - 1 if of_round else 0),
+        )
         job_id = f"{self.trunk_id(number)}/{branch.label}"
-        if branch.prunes_untrained:
-            density = planned_density(self.config, number)
-            return Job(job_id, number, branch.label, self.trunk_id(0), "init", 0, branch, self.seed, density)
-        return self.ticket(job_id, number, branch.label, self.trunk_id(number), branch)
+        job = self.ticket(job_id, number, branch.label, parent, start_job, branch)
+        if branch.weights == "reinit":
+            return replace(job, start="reinit", first_epoch=0, start_job=None)
+        if branch.made_from == "untrained":
+            return replace(job, start="init", first_epoch=0, start_job=None)
+        return job
 
-    def ticket(self, job_id: str, number: int, method: str, parent: str, structure: Method | None) -> Job:
-        """Return the job of a ticket that is made from a trained network."""
+    def ticket(
+        self, job_id: str, number: int, method: str, parent: str, start_job: str, structure: Method | None
+    ) -> Job:
+        """Return a job of a round; `start_job` is the one whose trained weights it keeps with `lr-rewind`."""
         prune = self.config.prune
-        keeps_weights = prune.after_rewind == "lr-rewind"
-        start: Literal["rewind", "trained"] = "trained" if keeps_weights else "rewind"
-        start_job = self.trunk_id(number - 1) if keeps_weights else None
         first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
         density = planned_density(self.config, number)
-        return Job(
-            job_id, number, method, parent, start, first_epoch, structure, self.seed, density, start_job
-        )
+        job = Job(job_id, number, method, parent, "rewind", first_epoch, structure, self.seed, density)
+        if prune.after_rewind == "lr-rewind":
+            return replace(job, start="trained", start_job=start_job)
+        return job
 
 
 def planned_density(config: RunConfig, number: int) -> float:

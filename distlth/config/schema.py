@@ -194,13 +194,17 @@ class PruneSection(Section):
     def _branches_fit_mode_and_rounds(self) -> PruneSection:
         if self.mode == "inline" and len(self.branches) != 1:
             raise ValueError(f"mode: inline needs exactly one branch, not {len(self.branches)}")
-        if self.mode == "inline" and self.branches[0].prunes_untrained:
-            raise ValueError(
-                f"mode: inline prunes trained networks; {self.branches[0].label!r} needs mode: branch"
-            )
+        if self.mode == "inline":
+            self._check_inline(self.branches[0])
         for branch in self.branches:
             self._check_rounds(branch)
         return self
+
+    def _check_inline(self, branch: Method) -> None:
+        if branch.made_from != "round":
+            raise ValueError(f"mode: inline prunes each round's network; {branch.label!r} needs mode: branch")
+        if branch.weights != "rewind":
+            raise ValueError(f"mode: inline rewinds; weights: {branch.weights} needs mode: branch")
 
     def _check_rounds(self, branch: Method) -> None:
         if branch.rounds is None:

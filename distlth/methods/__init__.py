@@ -7,6 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Union
 from pydantic import Field
 
 from distlth.methods.base import Calibration, Map, Measurement, Method, Source
+from distlth.methods.nm import Nm
+from distlth.methods.one_shot import OneShot
+from distlth.methods.random import Random
+from distlth.methods.random_blocks import RandomBlocks
+from distlth.methods.random_channels import RandomChannels
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from distlth.methods.snip import Snip
@@ -17,7 +22,12 @@ __all__ = ["METHODS", "Branch", "Calibration", "Map", "Measurement", "Method", "
 METHODS: dict[str, type[Method]] = {
     "refill": Refill,
     "regroup": Regroup,
+    "nm": Nm,
+    "one-shot": OneShot,
     "snip": Snip,
+    "random": Random,
+    "random-channels": RandomChannels,
+    "random-blocks": RandomBlocks,
 }
 
 if TYPE_CHECKING:

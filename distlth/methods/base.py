@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 # A branch is a folder beside its round's files, whose names all have a dot.
 BranchName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_+-]*$", max_length=64)]
+
+# Which network a ticket is made from: that of its round's trunk job, trained; that of round 0, trained; or
+# that of round 0 before its first step.
+MadeFrom = Literal["round", "dense", "untrained"]
 
 # Runs a function on each item, as `map` does; the caller decides where and how many at a time.
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -63,9 +67,9 @@ class Measurement:
 class Source:
     """What a method makes its mask from.
 
-    `mask` is the unstructured mask to restructure (dense where a method prunes the untrained network),
-    `trained` the parent's result, `kept` the weights that the ticket's round keeps by plan, `run_map` a `map`
-    for work on many layers.
+    `mask` is that of the network that the ticket is made from: the round's, unstructured, or dense. `trained`
+    is that network (with its initial weights where the method is `made_from` the untrained one), `kept` the
+    weights that the ticket's round keeps by plan, `run_map` a `map` for work on many layers.
     """
 
     mask: Mask
@@ -83,9 +87,17 @@ class Method(Section):
     rounds: tuple[int, ...] | None = Field(
         None, description="which rounds get this branch; default: all from 1"
     )
+    weights: Literal["rewind", "reinit"] = Field(
+        "rewind",
+        description="what the ticket trains from: `rewind`, as its round does (a method that prunes the "
+        "untrained network: the initial weights); `reinit`, a control: another random initialisation, for "
+        "the whole schedule",
+    )
 
-    prunes_untrained: ClassVar[bool] = False
-    """Whether tickets are made from the untrained network, and train from its initial weights."""
+    @property
+    def made_from(self) -> MadeFrom:
+        """The network that tickets are made from; from the untrained one, they train from its weights."""
+        return "round"
 
     @property
     def label(self) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from distlth.methods.base import Measurement, Method, Source
+from distlth.methods.base import Measurement, Source
+from distlth.methods.channels import Channels
 
 if TYPE_CHECKING:
     from distlth.ticket import Structured
 
 
-class Refill(Method):
+class Refill(Channels):
     """Whole channels: keep the best, make them dense, empty the others."""
 
     method: Literal["refill"] = Field(description="whole channels")
@@ -21,57 +22,41 @@ class Refill(Method):
         description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
         "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
     )
-    count: Literal["ceil", "exact"] = Field(
-        "ceil",
-        description="channels of a layer: its kept weights in channels, rounded up (`ceil`, the paper's), or "
-        "apportioned over the layers so that the network keeps the planned density (`exact`)",
-    )
-    extra: float = Field(
-        0.0, ge=0, le=1, description="share of the missing channels to keep as well (refill+)"
-    )
-    multiple: int = Field(
-        1, ge=1, description="round channel counts to multiples of this, under the same total of weights"
-    )
-    bn: Literal["mask", "keep"] = Field(
-        "mask",
-        description="`mask`: a removed channel is exactly zero up to the layers that read it, without bias "
-        "and norm ([more](removed-channels.md)); `keep`: it leaks, as in the authors' code",
-    )
+
+    @model_validator(mode="after")
+    def _criterion_fits_source(self) -> Self:
+        if self.made_from == "untrained" and self.looks_at_maps:
+            raise ValueError(
+                f"criterion: {self.criterion} is measured on a trained network, and source: {self.source} "
+                "prunes the untrained one; use remain or magnitude"
+            )
+        return self
 
     @property
     def default_label(self) -> str:
-        """`refill`, or `refill+` where extra channels are kept."""
-        return "refill+" if self.extra > 0 else "refill"
+        """`refill`, or `refill+` where extra channels are kept; with a source of its own, its name too."""
+        label = super().default_label
+        return label.replace("refill", "refill+") if self.extra > 0 else label
 
     @property
-    def removes_channels(self) -> bool:
-        """Whether removed channels put out exact zeros."""
-        return self.bn == "mask"
+    def looks_at_maps(self) -> bool:
+        """Whether channels are scored by their feature maps."""
+        return self.criterion not in ("remain", "magnitude")
 
     def measurements(self) -> tuple[Measurement, ...]:
-        """Return the channel scores of criteria that look at feature maps."""
-        if self.criterion in ("remain", "magnitude"):
-            return ()
+        """Return what the source needs, and the channel scores of criteria that look at feature maps."""
+        if not self.looks_at_maps:
+            return super().measurements()
         from distlth.methods.channel_scores import channel_scores
 
-        return (Measurement(self.criterion, channel_scores(self.criterion)),)
+        return (*super().measurements(), Measurement(self.criterion, channel_scores(self.criterion)))
 
     def make(self, source: Source) -> Structured:
         """Return the refilled mask."""
-        from distlth.prune.refill import refill
+        from distlth.prune.refill import best_channels, channel_scores
         from distlth.ticket import Structured
 
-        trained = source.trained
-        return Structured(
-            refill(
-                source.mask,
-                trained.weights,
-                criterion=self.criterion,
-                count=self.count,
-                extra=self.extra,
-                multiple=self.multiple,
-                # The plan's, not the mask's, which inline lacks what earlier rounds rounded away.
-                total=source.kept,
-                activations=trained.measured.get(self.criterion),
-            )
-        )
+        mask, trained = self.source_mask(source), source.trained
+        measured = trained.measured.get(self.criterion)
+        scores = channel_scores(self.criterion, mask, trained.weights, measured)
+        return Structured(best_channels(mask, trained.weights, scores, self.counts(mask, source.kept)))

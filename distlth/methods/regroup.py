@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from distlth.errors import ConfigError
-from distlth.methods.base import Method, Source
+from distlth.methods.base import Source
+from distlth.methods.blocks import Blocks, regroup_layers, structured
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from distlth.prune.regroup import LayerRegroup
     from distlth.ticket import Structured
 
-# hwloc reads the cores from here; without it Mt-KaHyPar aborts the whole process.
-TOPOLOGY = Path("/sys/devices/system/cpu")
 
-
-class Regroup(Method):
+class Regroup(Blocks):
     """Dense blocks: rows grouped by the columns they share."""
 
     method: Literal["regroup"] = Field(description="dense blocks")
@@ -28,11 +21,6 @@ class Regroup(Method):
         "budget",
         description="`budget`: the most magnitude in the layer's number of weights; `algorithm3`: the rule "
         "of the paper's text; `prefix`: a rule that comes from its code, but is neither that nor the text's",
-    )
-    min_rows: int = Field(
-        16,
-        ge=2,
-        description="rows that a block should have (b1 of `algorithm3`); `budget` halves it in small layers",
     )
     t1: float = Field(
         1.5,
@@ -53,38 +41,15 @@ class Regroup(Method):
             raise ValueError("'paper' is called prefix now: it is not the paper's rule, which is algorithm3")
         return value
 
-    def check_machine(self) -> None:
-        """Raise ConfigError where Mt-KaHyPar would abort."""
-        if not TOPOLOGY.is_dir():
-            raise ConfigError(
-                "prune.branches: regroup partitions with Mt-KaHyPar, which reads the machine's cores from "
-                f"{TOPOLOGY}; there is none here: mount /sys in this container or chroot"
-            )
-
     def make(self, source: Source) -> Structured:
         """Return the mask as dense blocks; a layer that cannot be grouped keeps its mask and says why."""
-        from distlth.ticket import Structured
+        from distlth.prune.algorithm3 import Thresholds
 
-        mask = source.mask
-        layers = [(self, source.trained.weights[name], kept) for name, kept in mask.items()]
-        regrouped = dict(zip(mask.names, source.run_map(_regroup_layer, layers), strict=True))
-        return Structured(
-            mask.replace({name: layer.mask for name, layer in regrouped.items()}),
-            {name: layer.blocks for name, layer in regrouped.items()},
-            {name: layer.reason for name, layer in regrouped.items() if layer.reason is not None},
-        )
-
-
-def _regroup_layer(layer: tuple[Regroup, Tensor, Tensor]) -> LayerRegroup:
-    from distlth.prune.algorithm3 import Thresholds
-    from distlth.prune.regroup import regroup_layer
-
-    options, weight, kept = layer
-    return regroup_layer(
-        weight,
-        kept,
-        columns=options.columns,
-        min_rows=options.min_rows,
-        t1=options.t1,
-        thresholds=Thresholds(options.groups, options.min_kept, options.min_rows, options.min_columns),
-    )
+        mask = self.source_mask(source)
+        options: dict[str, Any] = {
+            "columns": self.columns,
+            "min_rows": self.min_rows,
+            "t1": self.t1,
+            "thresholds": Thresholds(self.groups, self.min_kept, self.min_rows, self.min_columns),
+        }
+        return structured(mask, regroup_layers(source, mask, options))

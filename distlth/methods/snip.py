@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from distlth.methods.base import Calibration, Measurement, Method, Source
+from distlth.methods.base import Calibration, MadeFrom, Measurement, Method, Source
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,10 @@ class Snip(Method):
 
     method: Literal["snip"] = Field(description="single weights, chosen before training")
 
-    prunes_untrained: ClassVar[bool] = True
+    @property
+    def made_from(self) -> MadeFrom:
+        """The untrained network."""
+        return "untrained"
 
     def measurements(self) -> tuple[Measurement, ...]:
         """Return the one of connection sensitivity."""

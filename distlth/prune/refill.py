@@ -56,8 +56,7 @@ def refill(
     """Return the mask with as many fully dense output channels in each layer as `channel_counts` says.
 
     `count`, `extra`, `multiple` and `total` are its options. The other channels are empty. Channels are taken
-    best score first (see `channel_scores`); among equal scores the channel with the larger magnitude of kept
-    weights, then the lower index, comes first. `weights` are the trained ones.
+    best score first (see `channel_scores` and `best_channels`). `weights` are the trained ones.
 
     Raises ValueError as `channel_scores` and `channel_counts` do.
     """
@@ -66,6 +65,17 @@ def refill(
     counts = channel_counts(
         kept_weights, mask.shapes, count=count, extra=extra, multiple=multiple, total=total
     )
+    return best_channels(mask, weights, scores, counts)
+
+
+def best_channels(
+    mask: Mask, weights: Mapping[str, Tensor], scores: Mapping[str, Tensor], counts: Mapping[str, int]
+) -> Mask:
+    """Return the mask that keeps `counts` whole channels of each layer, best score first (C_out entries).
+
+    Among equal scores the channel with the larger magnitude of weights kept in `mask`, then the lower index,
+    comes first.
+    """
     refilled = {}
     for name, kept in mask.items():
         magnitudes = _channel_magnitudes(kept, weights[name])

@@ -64,6 +64,7 @@ def regroup_layer(
     min_rows: int = 16,
     t1: float = 1.5,
     thresholds: Thresholds | None = None,
+    budget: int | None = None,
     threads: int = 1,
 ) -> LayerRegroup:
     """Return one layer's mask as dense blocks, and nothing outside them.
@@ -71,8 +72,9 @@ def regroup_layer(
     `weight` (float32) and `mask` (bool) have the shape C_out x C_in/groups x kh x kw. Each kept cell lies in
     exactly one block; cells inside blocks are kept whether `mask` kept them or not. `columns` is one of
     COLUMN_CHOICES, `min_rows` the rows that a block of `budget` or `prefix` should have at least, `t1` the
-    bound on leftovers of `prefix`, and `thresholds` are those of `algorithm3`. The `threads` of the
-    partitioner change the speed but not the result.
+    bound on leftovers of `prefix`, and `thresholds` are those of `algorithm3`. The blocks of `budget` have
+    `budget` cells at most, by default as many as `mask` keeps. The `threads` of the partitioner change the
+    speed but not the result.
 
     A layer that cannot be grouped comes back unchanged with the reason. Raises ValueError for an unknown
     column choice, parameters out of range, or a weight that does not fit the mask or is not finite.
@@ -92,7 +94,9 @@ def regroup_layer(
         blocks = algorithm3_blocks(kept[rows], thresholds, threads=threads)
     else:
         magnitudes = weight.detach().abs().double().numpy().reshape(kept.shape) * kept
-        blocks = _budget_blocks(magnitudes[rows], kept[rows], min_rows, threads)
+        blocks = _budget_blocks(
+            magnitudes[rows], kept[rows], min_rows, int(kept.sum()) if budget is None else budget, threads
+        )
     if not blocks:
         return LayerRegroup(mask, (), f"the partition gave no block of {fewest} rows or more")
     placed = tuple(Block(rows[block.rows], block.columns) for block in blocks)
@@ -122,9 +126,12 @@ def _obstacle(mask: Tensor, num_rows: int, smallest: int) -> str | None:
 
 
 def _budget_blocks(
-    magnitudes: npt.NDArray[np.float64], kept: npt.NDArray[np.bool_], min_rows: int, threads: int
+    magnitudes: npt.NDArray[np.float64],
+    kept: npt.NDArray[np.bool_],
+    min_rows: int,
+    budget: int,
+    threads: int,
 ) -> list[Block]:
-    budget = int(kept.sum())
     sizes = group_sizes(len(kept), min_rows)
     clusters = partition_rows(
         kept, min(len(sizes), MAX_CLUSTERS), max_hyperedges=START_HYPEREDGES, threads=threads

@@ -91,9 +91,14 @@ class SeedPaths:
         return self.root / "rewind.safetensors"
 
     @property
+    def reinit(self) -> Path:
+        """Other weights before the first step, where a branch trains from such."""
+        return self.root / "reinit.safetensors"
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All files of the seed."""
-        return (self.init, self.rewind)
+        return (self.init, self.rewind, self.reinit)
 
 
 @dataclass(frozen=True)
