@@ -38,7 +38,13 @@ class Job:
     @property
     def is_trunk(self) -> bool:
         """Whether the chain of rounds runs through this job."""
-        return "/" not in self.id.removeprefix(f"seed{self.seed}/")
+        return "/" not in self.id.removeprefix(f"{self.of_seed}/")
+
+    @property
+    def of_seed(self) -> str:
+        """The part of the id that says the seed, such as `seed2`; empty where it is the run's own."""
+        prefix = f"seed{self.seed}"
+        return prefix if self.id.startswith(f"{prefix}/") else ""
 
     @property
     def removes_channels(self) -> bool:

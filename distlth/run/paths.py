@@ -102,6 +102,42 @@ class SeedPaths:
 
 
 @dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report, of one run or of several."""
+
+    root: Path
+
+    @property
+    def page(self) -> Path:
+        """All of it on one page, which needs no network."""
+        return self.root / "report.html"
+
+    @property
+    def results_table(self) -> Path:
+        """The results as a Markdown page."""
+        return self.root / "results.md"
+
+    @property
+    def results_csv(self) -> Path:
+        """A line for each job."""
+        return self.root / "results.csv"
+
+    @property
+    def points_csv(self) -> Path:
+        """A line for each method's ticket of each round, over the seeds."""
+        return self.root / "points.csv"
+
+    @property
+    def masks_picture(self) -> Path:
+        """Structured masks, each beside the mask that it was made from."""
+        return self.root / "masks.png"
+
+    def accuracy_picture(self, axis: str) -> Path:
+        """Return the picture of accuracy against sparsity, by density or another axis."""
+        return self.root / ("accuracy.png" if axis == "density" else f"accuracy-{axis}.png")
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """The files of one run."""
 
@@ -143,24 +179,9 @@ class RunPaths:
         return self.root / "tensorboard"
 
     @property
-    def report(self) -> Path:
-        """The folder of tables and pictures."""
-        return self.root / "report"
-
-    @property
-    def results_table(self) -> Path:
-        """The results as a Markdown table."""
-        return self.report / "results.md"
-
-    @property
-    def accuracy_picture(self) -> Path:
-        """Accuracy against density, one curve per method."""
-        return self.report / "accuracy.png"
-
-    @property
-    def masks_picture(self) -> Path:
-        """Structured masks, each beside the mask that it was made from."""
-        return self.report / "masks.png"
+    def report(self) -> ReportPaths:
+        """The files of the run's report."""
+        return ReportPaths(self.root / "report")
 
     @property
     def all_seeds(self) -> Path:
