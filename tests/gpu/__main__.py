@@ -63,6 +63,7 @@ SECTIONS = (
     Section("loading", 60, timed=True),
     Section("throughput", 200, timed=True),
     Section("feeding", 100, timed=True),
+    Section("recipes", 90, timed=True),
 )
 
 
