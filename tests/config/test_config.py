@@ -16,6 +16,7 @@ from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
+from jobs.commands.recipes import head as recipe_head
 from jobs.dry_run import show_plan
 from tests.tiny_run import MINIMAL
 
@@ -45,6 +46,7 @@ def test_a_recipe_says_what_it_follows() -> None:
     for recipe in RECIPES.glob("*.yaml"):
         head = recipe.read_text().split("name:")[0]
         assert "arXiv 2202.04736" in head
+        assert {"reproduces", "differs", "costs"} <= {*recipe_head(head)}
         assert all(line.startswith("# ") for line in head.splitlines())
 
 

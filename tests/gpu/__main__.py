@@ -55,7 +55,7 @@ class Section:
 
 SECTIONS = (
     Section("product", 240),
-    Section("exact", 150),
+    Section("exact", 240),
     Section("classifiers", 180),
     Section("parity", 150),
     Section("ranks", 100),
@@ -63,6 +63,7 @@ SECTIONS = (
     Section("loading", 60, timed=True),
     Section("throughput", 200, timed=True),
     Section("feeding", 100, timed=True),
+    Section("recipes", 90, timed=True),
 )
 
 
