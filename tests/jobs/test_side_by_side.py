@@ -70,8 +70,9 @@ def test_the_script_trains_two_seeds_and_writes_their_table(source: Path, tmp_pa
         assert config.seed == seed
         assert set(load_results(run, plan(config))) == {"00", "01", "01/refill"}
         assert SeedRun(config, plan(config)).startable() == []
-    table = (tmp_path / "report-gpu" / "results.md").read_text()
-    assert "6 jobs, seeds 0, 1." in table
+    report = tmp_path / "report-gpu"
+    assert "refill" in (report / "results.md").read_text()
+    assert len((report / "results.csv").read_text().splitlines()) == 7
 
 
 def test_what_a_user_gets_wrong_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
