@@ -1,0 +1,154 @@
+"""Plans: a layer's dense blocks as the tables that the kernel walks through; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from distlth.prune.blocks import Block, dense_blocks
+from distlth.prune.columns import Rows
+
+ROWS = (16, 32, 64, 128)
+# Columns a step: one tap of the filter, so that padding at the border is a matter of pixels alone.
+COLUMNS = {torch.float32: (16, 32), torch.bfloat16: (16, 32, 64), torch.float16: (16, 32, 64)}
+LOAD_COST = 32  # products a column of the input costs beside its own, to load it
+STEP_COST = 8  # columns that a step costs beside its own
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """What the kernel needs to know of a layer; tensors on the CPU.
+
+    Tiles are up to ROWS output channels of one block, the longest first; a tile's steps are COLUMNS input channels of
+    one tap each. `weight` has the layer's dtype and the shape steps x ROWS x COLUMNS, zeros where a tile or
+    a step is not full; `channels` (steps x COLUMNS), `taps` (steps x 2, in pixels), `tiles` (tiles x 2: first step,
+    number of steps) and `rows` (tiles x ROWS, -1 where not full) are int32.
+    """
+
+    weight: Tensor
+    channels: Tensor
+    taps: Tensor
+    tiles: Tensor
+    rows: Tensor
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates per output pixel, padding included."""
+        return self.weight.numel()
+
+
+def grouped_blocks(mask: Tensor, groups: int = 1, min_rows: int = 1) -> list[Block]:
+    """Return the dense blocks of a convolution's bool mask (C_out x C_in/groups x kh x kw), over all inputs.
+
+    Columns count in C_in x kh x kw, so that a block of one of several `groups` names the channels it reads.
+    Blocks of less than `min_rows` rows are joined with others of their group.
+    """
+    height, fan_in = mask.shape[0] // groups, mask[0].numel()
+    return [
+        Block(block.rows + group * height, block.columns + group * fan_in)
+        for group in range(groups)
+        for block in coarser(dense_blocks(mask[group * height : (group + 1) * height]), min_rows)
+    ]
+
+
+def coarser(blocks: Sequence[Block], min_rows: int) -> list[Block]:
+    """Return blocks of at least `min_rows` rows, if there are as many: unions that add the fewest cells.
+
+    A union has all columns of its parts, so that it multiplies zeros, but it loads its input once.
+    """
+    left = list(blocks)
+    while len(left) > 1 and (small := [one for one in left if len(one.rows) < min_rows]):
+        smallest = min(small, key=lambda block: len(block.rows))
+        others = [block for block in left if block is not smallest]
+        partner = min(others, key=lambda other: _added(smallest, other))
+        left = [block for block in others if block is not partner] + [_union(smallest, partner)]
+    return left
+
+
+def _added(one: Block, other: Block) -> int:
+    return _union(one, other).num_cells - one.num_cells - other.num_cells
+
+
+def _union(one: Block, other: Block) -> Block:
+    return Block(np.union1d(one.rows, other.rows), np.union1d(one.columns, other.columns))
+
+
+def plan(weight: Tensor, blocks: Sequence[Block], *, groups: int = 1, dilation: tuple[int, int] = (1, 1)) -> Plan:
+    """Return the plan of a convolution's weight (C_out x C_in/groups x kh x kw) that is zero outside `blocks`.
+
+    Output channels of no block get tiles without steps: they are the bias alone.
+    """
+    kernel = (weight.shape[2], weight.shape[3])
+    taps = kernel[0] * kernel[1]
+    rows, columns = _sizes(blocks, taps, COLUMNS[weight.dtype])
+    tiles = [
+        (block.rows[start : start + rows], _steps(block.columns, taps, columns))
+        for block in blocks
+        for start in range(0, len(block.rows), rows)
+    ]
+    tiles.sort(key=lambda tile: -len(tile[1]))
+    used = np.concatenate([np.empty(0, np.int64), *(tile_rows for tile_rows, _ in tiles)])
+    rest = np.setdiff1d(np.arange(weight.shape[0]), used)
+    nothing = np.empty((0, columns), np.int64)
+    tiles += [(rest[start : start + rows], nothing) for start in range(0, len(rest), rows)]
+
+    counts = np.array([len(steps) for _, steps in tiles])
+    steps = np.concatenate([steps for _, steps in tiles])
+    tap = steps.max(axis=1, initial=-1) % taps
+    places = np.stack([tap // kernel[1] * dilation[0], tap % kernel[1] * dilation[1]], axis=1)
+    flat = weight.detach().reshape(weight.shape[0], -1)
+    return Plan(
+        weight=torch.cat([_cells(flat, *tile, rows, groups) for tile in tiles]).contiguous(),
+        channels=_int32(np.maximum(steps, 0) // taps),
+        taps=_int32(places),
+        tiles=_int32(np.stack([np.cumsum(counts) - counts, counts], axis=1)),
+        rows=_int32(np.stack([_padded(tile_rows, rows) for tile_rows, _ in tiles])),
+    )
+
+
+def _sizes(blocks: Sequence[Block], taps: int, choices: Sequence[int]) -> tuple[int, int]:
+    """Return the rows of a tile and the columns of a step that fit these blocks best."""
+
+    def columns_cost(columns: int) -> float:
+        return sum(_num_steps(block.columns, taps, columns) for block in blocks) * (columns + STEP_COST)
+
+    def rows_cost(rows: int) -> float:
+        return sum(-(-len(block.rows) // rows) * len(block.columns) for block in blocks) * (rows + LOAD_COST)
+
+    return min(ROWS, key=rows_cost), min(choices, key=columns_cost)
+
+
+def _num_steps(columns: Rows, taps: int, size: int) -> int:
+    return int((-(-np.bincount(columns % taps, minlength=taps) // size)).sum())
+
+
+def _steps(columns: Rows, taps: int, size: int) -> npt.NDArray[np.int64]:
+    """Return the columns by steps (steps x size), each of one tap, -1 where it is not full."""
+    parts = [columns[columns % taps == tap] for tap in range(taps)]
+    filled = [_padded(part, -(-len(part) // size) * size) for part in parts]
+    return np.concatenate(filled).reshape(-1, size)
+
+
+def _cells(flat: Tensor, rows: Rows, steps: npt.NDArray[np.int64], height: int, groups: int) -> Tensor:
+    """Return a tile's weights: steps x height x columns."""
+    cells = flat.new_zeros(len(steps), height, steps.shape[1])
+    if len(steps):
+        group = int(rows[0]) // (flat.shape[0] // groups)
+        local = torch.from_numpy(steps - group * flat.shape[1])
+        found = flat[torch.from_numpy(rows)][:, local.clamp(0, flat.shape[1] - 1)]  # rows x steps x columns
+        found = found * torch.from_numpy(steps >= 0)
+        cells[:, : len(rows)] = found.permute(1, 0, 2)
+    return cells
+
+
+def _padded(indices: Rows, size: int) -> npt.NDArray[np.int64]:
+    return np.pad(indices, (0, size - len(indices)), constant_values=-1)
+
+
+def _int32(values: npt.NDArray[np.int64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32))
