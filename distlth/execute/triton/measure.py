@@ -1,0 +1,200 @@
+"""Which way of running a convolution is fastest on this device: measured, once for each kind of layer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distlth.cores import num_cores
+from distlth.execute.triton.conv import GroupedConv2d
+from distlth.execute.triton.kernel import blocks_kernel
+from distlth.execute.triton.op import INTERPRETED, Launch, kernel_call, planes
+
+MIN_ROWS = (1, 64, 128)  # blocks as they are, or joined: more products, fewer loads
+MANY_PIXELS = 4096
+LAUNCHES = (Launch(64, 4, 4), Launch(128, 4, 3), Launch(256, 8, 3))
+FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 4), Launch(128, 4, 3))
+CALLS, REPLAYS = 8, 3
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A layer on inputs of its network's shapes: the convolution, the summand's shape, and whether ReLU follows."""
+
+    conv: nn.Conv2d
+    input_shape: tuple[int, ...]
+    sum_shape: tuple[int, ...] | None
+    relu: bool
+    tf32: bool
+
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """Layers of the same kind take the same time, if they keep as many weights."""
+        conv = self.conv
+        sizes = (tuple(conv.weight.shape), conv.stride, conv.padding, conv.dilation, conv.groups)
+        return (*sizes, conv.weight.dtype, self.input_shape, self.sum_shape, self.relu, self.tf32)
+
+    def maps(self) -> tuple[Tensor, Tensor | None]:
+        """Return noise as input, and as summand where there is one."""
+        like = self.conv.weight
+        x = torch.randn(self.input_shape, device=like.device, dtype=like.dtype)
+        if self.sum_shape is None:
+            return x, None
+        return x, torch.randn(self.sum_shape, device=like.device, dtype=like.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Seconds of the dense layer, and of the fastest grouped form; `launch` and `min_rows` are that form's."""
+
+    dense: float
+    grouped: float
+    launch: Launch
+    min_rows: int
+
+
+def candidates(trial: Trial, mask: Tensor | None) -> list[GroupedConv2d]:
+    """Return the grouped forms of a layer that may be fastest."""
+    forms: list[GroupedConv2d] = []
+    for min_rows in MIN_ROWS:
+        form = GroupedConv2d(trial.conv, mask, min_rows=min_rows, relu=trial.relu, tf32=trial.tf32)
+        if all(form.macs != other.macs for other in forms):
+            forms.append(form)
+    return forms
+
+
+def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
+    """Return the launches to try."""
+    height, width = form.geometry.output(*trial.input_shape[2:])
+    return LAUNCHES if trial.input_shape[0] * height * width >= MANY_PIXELS else FEW_PIXELS_LAUNCHES
+
+
+def compile_all(trials: Sequence[tuple[Trial, Sequence[GroupedConv2d]]]) -> None:
+    """Compile the kernels of all forms and launches, on all cores; one that cannot be is left for later to fail."""
+    if INTERPRETED:
+        return
+    wanted: dict[tuple[object, ...], tuple[Trial, GroupedConv2d, Launch]] = {}
+    for trial, forms in trials:
+        for form in forms:
+            for launch in launches(trial, form):
+                tile = tuple(form.get_buffer("weight").shape[1:])
+                aligned = [size % 16 == 0 for size in _pixels(trial, form)]
+                key = (trial.conv.weight.dtype, trial.tf32, form.geometry.pointwise, tile, *aligned)
+                wanted[(*key, *_specialised(trial, form), *astuple(launch))] = (trial, form, launch)
+    with ThreadPoolExecutor(num_cores()) as pool:
+        for done in [pool.submit(_compile, *each) for each in wanted.values()]:
+            with suppress(Exception):  # measuring it fails in the same way, and leaves it out
+                done.result()
+
+
+def _pixels(trial: Trial, form: GroupedConv2d) -> tuple[int, int]:
+    images, _, height, width = trial.input_shape
+    out_height, out_width = form.geometry.output(height, width)
+    return images * height * width, images * out_height * out_width
+
+
+def _specialised(trial: Trial, form: GroupedConv2d) -> tuple[object, ...]:
+    """Return the small integers that Triton compiles in where they are 1 or multiples of 16."""
+    values = (*trial.input_shape[2:], len(form.get_buffer("tiles")), *form.geometry.stride, *form.geometry.padding)
+    return (*((value == 1, value % 16 == 0) for value in values), trial.sum_shape is None)
+
+
+def _compile(trial: Trial, form: GroupedConv2d, launch: Launch) -> None:
+    like = trial.conv.weight
+    x = planes(like.new_empty(trial.input_shape))
+    height, width = form.geometry.output(*trial.input_shape[2:])
+    out = planes(like.new_empty(trial.input_shape[0], trial.conv.out_channels, height, width))
+    arguments, options = kernel_call(
+        x,
+        out,
+        out,
+        form.tables(),
+        form.geometry,
+        has_residual=trial.sum_shape is not None,
+        relu=trial.relu,
+        tf32=trial.tf32,
+        launch=launch,
+    )
+    blocks_kernel.warmup(*arguments, grid=(1,), **options)
+
+
+def measure(trial: Trial, forms: Sequence[GroupedConv2d]) -> Measured:
+    """Return the times of a layer's dense form and of its fastest grouped one; an infinite one did not run."""
+    x, summand = trial.maps()
+    dense = min(dense_seconds(trial, x, summand))
+    x, summand = planes(x), None if summand is None else planes(summand)
+    found: list[tuple[float, Launch, int]] = []
+    for form, min_rows in zip(forms, MIN_ROWS, strict=False):
+        for launch in launches(trial, form):
+            form.launch = launch
+            with suppress(Exception):  # too large for this device
+                found.append((seconds(lambda form=form: form(x, summand), x.device), launch, min_rows))  # type: ignore[misc]
+    best = min(found, key=lambda each: each[0], default=(float("inf"), Launch(), 1))
+    return Measured(dense, *best)
+
+
+def dense_seconds(trial: Trial, x: Tensor, summand: Tensor | None) -> list[float]:
+    """Return the seconds of the dense layer with its sum and ReLU, in both layouts that cuDNN knows."""
+    conv = trial.conv
+
+    def call(weight: Tensor, x: Tensor, summand: Tensor | None) -> Tensor:
+        out = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+        out = out if summand is None else out.add_(summand)
+        return out.relu_() if trial.relu else out
+
+    found = []
+    for layout in (torch.channels_last, torch.contiguous_format):
+        given = [each.contiguous(memory_format=layout) for each in (conv.weight, x)]
+        other = None if summand is None else summand.contiguous(memory_format=layout)
+        found.append(seconds(lambda given=given, other=other: call(*given, other), x.device))  # type: ignore[misc]
+    return found
+
+
+def seconds(call: Call, device: torch.device, calls: int = CALLS) -> float:
+    """Return the seconds of one call: on a GPU by replays of a CUDA graph of `calls`, without launch overhead."""
+    with torch.no_grad():
+        if device.type != "cuda":
+            start = time.perf_counter()
+            call()
+            return time.perf_counter() - start
+        graph = captured(call, calls)
+        times = []
+        for _ in range(REPLAYS):
+            start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start_event.record()
+            graph.replay()
+            end_event.record()
+            end_event.synchronize()
+            times.append(start_event.elapsed_time(end_event) * 1e-3 / calls)
+        return min(times)
+
+
+def captured(call: Call, calls: int = 1) -> torch.cuda.CUDAGraph:
+    """Return a CUDA graph of `calls` calls, after two that warm up."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side), torch.no_grad():
+        for _ in range(2):
+            call()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph), torch.no_grad():
+        for _ in range(calls):
+            call()
+    return graph
+
+
+def conversion_seconds(shape: Sequence[int], like: Tensor) -> float:
+    """Return the seconds to store maps of a shape in the other layout."""
+    maps = torch.empty(tuple(shape), device=like.device, dtype=like.dtype)
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    return seconds(lambda: planes(maps), like.device)
