@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import astuple
 
 import torch
@@ -9,15 +10,16 @@ from torch import Tensor, nn
 
 from distlth.execute.triton.errors import ExecuteError
 from distlth.execute.triton.op import Geometry, Launch, grouped_conv2d
-from distlth.execute.triton.plan import COLUMNS, Plan, grouped_blocks, plan
+from distlth.execute.triton.plan import COLUMNS, Plan, coarser, grouped_blocks, plan
+from distlth.prune.blocks import Block
 
 
 class GroupedConv2d(nn.Module):
     """A Conv2d in eval mode as its dense blocks, with what is added to its output and a ReLU, in one launch.
 
-    The kept cells are those of `mask` (bool, the weight's shape), or the weights that are not zero. Blocks of
-    fewer than `min_rows` rows are joined with others. The bias is added in float32, whatever the weight's
-    dtype: float32, bfloat16 or float16. `tf32` lets float32 products round their operands to TF32.
+    `blocks` are blocks_of() the convolution's mask; its weight is zero outside them. Blocks of fewer than
+    `min_rows` rows are joined with others, unless the convolution has groups. The bias is added in float32,
+    whatever the weight's dtype: float32, bfloat16 or float16. `tf32` lets float32 products round to TF32.
 
     Raises ExecuteError for a dtype or a padding that it does not have.
     """
@@ -25,7 +27,7 @@ class GroupedConv2d(nn.Module):
     def __init__(
         self,
         conv: nn.Conv2d,
-        mask: Tensor | None = None,
+        blocks: Sequence[Block] | None = None,
         *,
         min_rows: int = 1,
         relu: bool = False,
@@ -33,20 +35,20 @@ class GroupedConv2d(nn.Module):
         launch: Launch | None = None,
     ) -> None:
         super().__init__()
-        weight = conv.weight.detach().cpu()
         self.geometry = geometry_of(conv)
         self.relu, self.tf32, self.launch = relu, tf32, launch or Launch()
-        kept = weight != 0 if mask is None else mask.cpu()
-        blocks = grouped_blocks(kept, conv.groups, min_rows)
-        tables = plan(weight * kept, blocks, groups=conv.groups, dilation=self.geometry.dilation)
-        self.macs, self.dense_macs = tables.macs, weight.numel()
+        blocks = blocks_of(conv) if blocks is None else blocks
+        if conv.groups == 1 and blocks:
+            blocks = coarser(blocks, min_rows)
+        tables = plan(conv.weight, blocks, groups=conv.groups, dilation=self.geometry.dilation)
+        self.macs, self.dense_macs = tables.macs, conv.weight.numel()
         self._keep(tables, conv)
 
     def _keep(self, tables: Plan, conv: nn.Conv2d) -> None:
-        bias = torch.zeros(len(conv.weight)) if conv.bias is None else conv.bias.detach().float().cpu()
-        values = {**vars(tables), "bias": bias[tables.rows.clamp(min=0)]}
-        for name, value in values.items():
-            self.register_buffer(name, value.to(conv.weight.device))
+        zeros = torch.zeros(conv.out_channels, device=conv.weight.device)
+        bias = zeros if conv.bias is None else conv.bias.detach().float()
+        for name, value in {**vars(tables), "bias": bias[tables.rows.clamp(min=0)]}.items():
+            self.register_buffer(name, value)
 
     def tables(self) -> tuple[Tensor, ...]:
         """Return the plan's tensors in the operator's order."""
@@ -65,6 +67,12 @@ class GroupedConv2d(nn.Module):
             list(astuple(self.launch)),
         )
         return found
+
+
+def blocks_of(conv: nn.Conv2d, mask: Tensor | None = None) -> list[Block]:
+    """Return the dense blocks of a convolution's bool mask, or of its weights that are not zero."""
+    kept = conv.weight.detach() != 0 if mask is None else mask
+    return grouped_blocks(kept.cpu(), conv.groups)
 
 
 def geometry_of(conv: nn.Conv2d) -> Geometry:

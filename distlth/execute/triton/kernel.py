@@ -79,7 +79,9 @@ def blocks_kernel(
             valid = inside & (y >= 0) & (y < height) & (z >= 0) & (z < width)
             source = origin + down * width + right
             values = tl.load(start[:, None] + source[None, :], mask=valid[None, :], other=0.0)
-        cells = tl.load(weight + step * (ROWS * COLUMNS) + row_index[None, :] * COLUMNS + column_index[:, None])
+        cells = tl.load(
+            weight + step * (ROWS * COLUMNS) + row_index[None, :] * COLUMNS + column_index[:, None]
+        )
         if WIDEN:
             values = values.to(tl.float32)
             cells = cells.to(tl.float32)

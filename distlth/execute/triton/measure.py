@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass
+from statistics import median
 
 import torch
 import torch.nn.functional as F
@@ -16,12 +17,14 @@ from distlth.cores import num_cores
 from distlth.execute.triton.conv import GroupedConv2d
 from distlth.execute.triton.kernel import blocks_kernel
 from distlth.execute.triton.op import INTERPRETED, Launch, kernel_call, planes
+from distlth.prune.blocks import Block
 
 MIN_ROWS = (1, 64, 128)  # blocks as they are, or joined: more products, fewer loads
 MANY_PIXELS = 4096
 LAUNCHES = (Launch(64, 4, 4), Launch(128, 4, 3), Launch(256, 8, 3))
 FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 4), Launch(128, 4, 3))
-CALLS, REPLAYS = 8, 3
+CALLS, REPLAYS = 10, 3
+LONG = 1e-3  # seconds; a launch takes less than a tenth of it
 
 Call = Callable[[], object]
 
@@ -62,13 +65,13 @@ class Measured:
     min_rows: int
 
 
-def candidates(trial: Trial, mask: Tensor | None) -> list[GroupedConv2d]:
-    """Return the grouped forms of a layer that may be fastest."""
-    forms: list[GroupedConv2d] = []
+def candidates(trial: Trial, blocks: Sequence[Block]) -> dict[int, GroupedConv2d]:
+    """Return the grouped forms of a layer that may be fastest, by the rows that their blocks have at least."""
+    forms: dict[int, GroupedConv2d] = {}
     for min_rows in MIN_ROWS:
-        form = GroupedConv2d(trial.conv, mask, min_rows=min_rows, relu=trial.relu, tf32=trial.tf32)
-        if all(form.macs != other.macs for other in forms):
-            forms.append(form)
+        form = GroupedConv2d(trial.conv, blocks, min_rows=min_rows, relu=trial.relu, tf32=trial.tf32)
+        if all(form.macs != other.macs for other in forms.values()):
+            forms[min_rows] = form
     return forms
 
 
@@ -78,7 +81,7 @@ def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
     return LAUNCHES if trial.input_shape[0] * height * width >= MANY_PIXELS else FEW_PIXELS_LAUNCHES
 
 
-def compile_all(trials: Sequence[tuple[Trial, Sequence[GroupedConv2d]]]) -> None:
+def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None:
     """Compile the kernels of all forms and launches, on all cores; one that cannot be is left for later to fail."""
     if INTERPRETED:
         return
@@ -104,7 +107,12 @@ def _pixels(trial: Trial, form: GroupedConv2d) -> tuple[int, int]:
 
 def _specialised(trial: Trial, form: GroupedConv2d) -> tuple[object, ...]:
     """Return the small integers that Triton compiles in where they are 1 or multiples of 16."""
-    values = (*trial.input_shape[2:], len(form.get_buffer("tiles")), *form.geometry.stride, *form.geometry.padding)
+    values = (
+        *trial.input_shape[2:],
+        len(form.get_buffer("tiles")),
+        *form.geometry.stride,
+        *form.geometry.padding,
+    )
     return (*((value == 1, value % 16 == 0) for value in values), trial.sum_shape is None)
 
 
@@ -127,13 +135,13 @@ def _compile(trial: Trial, form: GroupedConv2d, launch: Launch) -> None:
     blocks_kernel.warmup(*arguments, grid=(1,), **options)
 
 
-def measure(trial: Trial, forms: Sequence[GroupedConv2d]) -> Measured:
+def measure(trial: Trial, forms: Mapping[int, GroupedConv2d]) -> Measured:
     """Return the times of a layer's dense form and of its fastest grouped one; an infinite one did not run."""
     x, summand = trial.maps()
     dense = min(dense_seconds(trial, x, summand))
     x, summand = planes(x), None if summand is None else planes(summand)
     found: list[tuple[float, Launch, int]] = []
-    for form, min_rows in zip(forms, MIN_ROWS, strict=False):
+    for min_rows, form in forms.items():
         for launch in launches(trial, form):
             form.launch = launch
             with suppress(Exception):  # too large for this device
@@ -152,39 +160,65 @@ def dense_seconds(trial: Trial, x: Tensor, summand: Tensor | None) -> list[float
         return out.relu_() if trial.relu else out
 
     found = []
-    for layout in (torch.channels_last, torch.contiguous_format):
-        given = [each.contiguous(memory_format=layout) for each in (conv.weight, x)]
-        other = None if summand is None else summand.contiguous(memory_format=layout)
-        found.append(seconds(lambda given=given, other=other: call(*given, other), x.device))  # type: ignore[misc]
+    with cudnn(tf32=trial.tf32):
+        for layout in (torch.channels_last, torch.contiguous_format):
+            given = [each.contiguous(memory_format=layout) for each in (conv.weight, x)]
+            other = None if summand is None else summand.contiguous(memory_format=layout)
+            found.append(seconds(lambda given=given, other=other: call(*given, other), x.device))  # type: ignore[misc]
     return found
 
 
-def seconds(call: Call, device: torch.device, calls: int = CALLS) -> float:
-    """Return the seconds of one call: on a GPU by replays of a CUDA graph of `calls`, without launch overhead."""
+@contextmanager
+def cudnn(*, tf32: bool) -> Iterator[None]:
+    """Let cuDNN choose its fastest kernels, with or without TF32, in the block."""
+    backend = torch.backends.cudnn
+    before = backend.allow_tf32, backend.benchmark
+    backend.allow_tf32, backend.benchmark = tf32, True
+    try:
+        yield
+    finally:
+        backend.allow_tf32, backend.benchmark = before
+
+
+def seconds(call: Call, device: torch.device) -> float:
+    """Return the seconds of one call, the median of a few.
+
+    On a GPU, calls that are short beside their launch are replayed as a CUDA graph of many.
+    """
     with torch.no_grad():
         if device.type != "cuda":
-            start = time.perf_counter()
-            call()
-            return time.perf_counter() - start
-        graph = captured(call, calls)
-        times = []
-        for _ in range(REPLAYS):
-            start_event, end_event = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            start_event.record()
-            graph.replay()
-            end_event.record()
-            end_event.synchronize()
-            times.append(start_event.elapsed_time(end_event) * 1e-3 / calls)
-        return min(times)
+            return _clocked(call)
+        call()
+        estimate = _elapsed(call)
+        if estimate > LONG:
+            return median(_elapsed(call) for _ in range(REPLAYS))
+        graph = captured(call, CALLS)
+        return median(_elapsed(graph.replay) for _ in range(REPLAYS)) / CALLS
+
+
+def _clocked(call: Call) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _elapsed(call: Call) -> float:
+    """Return the seconds that a call takes on the GPU, which is idle before and after."""
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize()
+    start.record()
+    call()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) * 1e-3
 
 
 def captured(call: Call, calls: int = 1) -> torch.cuda.CUDAGraph:
-    """Return a CUDA graph of `calls` calls, after two that warm up."""
+    """Return a CUDA graph of `calls` calls, after one that warms up."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side), torch.no_grad():
-        for _ in range(2):
-            call()
+        call()
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph), torch.no_grad():

@@ -9,12 +9,21 @@ from typing import Literal
 import torch
 from torch import Tensor, fx, nn
 
-from distlth.execute.triton.conv import GroupedConv2d
+from distlth.execute.triton.conv import GroupedConv2d, blocks_of
 from distlth.execute.triton.errors import ExecuteError
-from distlth.execute.triton.measure import Measured, Trial, candidates, compile_all, conversion_seconds, measure
-from distlth.execute.triton.plan import COLUMNS, grouped_blocks
+from distlth.execute.triton.measure import (
+    Measured,
+    Trial,
+    candidates,
+    compile_all,
+    conversion_seconds,
+    measure,
+)
+from distlth.execute.triton.plan import COLUMNS
 from distlth.execute.triton.sites import Site, folded, module_of, replace, shape_of, sites
+from distlth.prune.blocks import Block
 
+Blocks = Mapping[str, Sequence[Block]]
 Choice = Literal["fastest", "layers", "all"]
 POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 
@@ -23,13 +32,13 @@ POOLS = (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
 class LayerTime:
     """A layer's seconds, dense (the faster layout) and grouped, each with the sum and ReLU that follow.
 
-    `dense_macs` and `macs` are multiply-accumulates per output pixel, the latter without what is masked.
+    One of `alike` layers of the same shapes was measured. `density` is the layer's kept share.
     """
 
     dense: float
     grouped: float
-    dense_macs: int
-    macs: int
+    alike: int
+    density: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +54,7 @@ def grouped(
     model: nn.Module,
     images: Tensor,
     *,
-    masks: Mapping[str, Tensor] | None = None,
+    blocks: Blocks | None = None,
     dtype: torch.dtype = torch.float32,
     tf32: bool = False,
     choice: Choice = "fastest",
@@ -53,8 +62,8 @@ def grouped(
     """Return a network that computes what a masked one does in eval mode, BatchNorm folded into convolutions.
 
     `model` is on the CPU or on the device of `images` (N x C x H x W, any dtype), whose shape the choice is
-    made for; the network takes others too. `masks` (by weight's or layer's name, bool) say what is kept; without
-    them it is what is not zero. It computes in `dtype`; `tf32` lets float32 round to TF32.
+    made for; the network takes others too. `blocks` are network_blocks() of it, for who makes several. It
+    computes in `dtype`; `tf32` lets float32 round to TF32.
 
     With `choice` "fastest", each layer is measured on the device, dense by cuDNN and as blocks, and the ways
     are chosen that make the whole network fastest, changes of the maps' layout included; with "layers" each
@@ -67,60 +76,67 @@ def grouped(
     images = images.to(dtype)
     traced = folded(model).to(device=images.device, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     found = sites(traced, images)
-    kept = {name.removesuffix(".weight"): mask for name, mask in (masks or {}).items()}
-    blocky = [site for site in found if _worthwhile(site, kept.get(site.name))]
+    blocks = network_blocks(traced) if blocks is None else blocks
+    blocky = {site: blocks[site.name] for site in found if site.name in blocks}
     if choice == "all":
-        modules = {site: _form(site, kept, tf32) for site in blocky}
-        modules = {site: form for site, form in modules.items() if form.macs < form.dense_macs}
-        return _with(traced, modules, {})
-    return _measured(traced, blocky, kept, tf32, choice)
+        forms = {site: _form(site, given, tf32) for site, given in blocky.items()}
+        return _with(traced, {site: form for site, form in forms.items() if form.macs < form.dense_macs}, {})
+    return _measured(traced, blocky, tf32, choice)
 
 
-def _worthwhile(site: Site, mask: Tensor | None) -> bool:
-    """Whether a layer has blocks of several rows: others would take long to plan, and are never faster."""
-    conv = site.conv
-    if isinstance(conv.padding, str) or conv.padding_mode != "zeros":
-        return False
-    kept = conv.weight.detach().cpu() != 0 if mask is None else mask.cpu()
-    blocks = grouped_blocks(kept, conv.groups)
-    return 0 < len(blocks) <= max(1, conv.out_channels // 4)
+def network_blocks(model: nn.Module, masks: Mapping[str, Tensor] | None = None) -> Blocks:
+    """Return the blocks of a network's convolutions that have some of several rows, by layer.
+
+    `masks` (bool, by layer) say what is kept; of other layers it is what is not zero. Others than those
+    with blocks of four rows and more take long to plan and are never faster.
+    """
+    found: dict[str, Sequence[Block]] = {}
+    for name, conv in model.named_modules():
+        if type(conv) is nn.Conv2d and not isinstance(conv.padding, str) and conv.padding_mode == "zeros":
+            blocks = blocks_of(conv, (masks or {}).get(name))
+            if 0 < len(blocks) <= max(1, conv.out_channels // 4):
+                found[name] = blocks
+    return found
 
 
-def _form(site: Site, masks: Mapping[str, Tensor], tf32: bool) -> GroupedConv2d:
-    return GroupedConv2d(site.conv, masks.get(site.name), relu=site.relu, tf32=tf32)
+def _form(site: Site, blocks: Sequence[Block], tf32: bool) -> GroupedConv2d:
+    return GroupedConv2d(site.conv, blocks, relu=site.relu, tf32=tf32)
 
 
 def _measured(
-    traced: fx.GraphModule, blocky: Sequence[Site], masks: Mapping[str, Tensor], tf32: bool, choice: Choice
+    traced: fx.GraphModule, blocky: Mapping[Site, Sequence[Block]], tf32: bool, choice: Choice
 ) -> Grouped:
-    trials = {site: _trial(site, tf32) for site in blocky}
-    forms = {site: candidates(trials[site], masks.get(site.name)) for site in blocky}
-    compile_all([(trials[site], forms[site]) for site in blocky])
-    times: dict[tuple[object, ...], Measured] = {}
-    by_site: dict[Site, Measured] = {}
+    kinds: dict[tuple[object, ...], list[Site]] = {}
     for site in blocky:
-        kept = tuple(round(form.macs / form.dense_macs, 1) for form in forms[site])
-        key = (*trials[site].kind, kept)
-        if key not in times:
-            times[key] = measure(trials[site], forms[site])
-        by_site[site] = times[key]
+        kinds.setdefault((*_trial(site, tf32).kind, round(_density(site, blocky[site]), 1)), []).append(site)
+    first = {key: alike[0] for key, alike in kinds.items()}
+    trials = {key: _trial(site, tf32) for key, site in first.items()}
+    forms = {key: candidates(trials[key], blocky[site]) for key, site in first.items()}
+    compile_all([(trials[key], forms[key].values()) for key in kinds])
+    times = {key: measure(trials[key], forms[key]) for key in kinds}
+    by_site = {site: times[key] for key, alike in kinds.items() for site in alike}
     taken = _cheapest(traced, by_site) if choice == "fastest" else _each_faster(by_site)
     modules = {}
     for site in taken:
         best = by_site[site]
         modules[site] = GroupedConv2d(
             site.conv,
-            masks.get(site.name),
+            blocky[site],
             min_rows=best.min_rows,
             relu=site.relu,
             tf32=tf32,
             launch=best.launch,
         )
     said = {
-        site.name: LayerTime(best.dense, best.grouped, site.conv.weight.numel(), forms[site][0].macs)
-        for site, best in by_site.items()
+        site.name: LayerTime(times[key].dense, times[key].grouped, len(alike), _density(site, blocky[site]))
+        for key, alike in kinds.items()
+        for site in alike
     }
     return _with(traced, modules, said)
+
+
+def _density(site: Site, blocks: Sequence[Block]) -> float:
+    return sum(block.num_cells for block in blocks) / site.conv.weight.numel()
 
 
 def _trial(site: Site, tf32: bool) -> Trial:
@@ -163,7 +179,9 @@ def _cheapest(traced: fx.GraphModule, times: Mapping[Site, Measured]) -> list[Si
     return [site for site in times if site in side]
 
 
-def _with(traced: fx.GraphModule, modules: Mapping[Site, GroupedConv2d], times: Mapping[str, LayerTime]) -> Grouped:
+def _with(
+    traced: fx.GraphModule, modules: Mapping[Site, GroupedConv2d], times: Mapping[str, LayerTime]
+) -> Grouped:
     replace(traced, modules)
     _pool_by_planes(traced, {site.name for site in modules})
     return Grouped(traced, tuple(site.name for site in modules), times)

@@ -22,7 +22,7 @@ STEP_COST = 8  # columns that a step costs beside its own
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """What the kernel needs to know of a layer; tensors on the CPU.
+    """What the kernel needs to know of a layer; tensors on the weight's device.
 
     Tiles are up to ROWS output channels of one block, the longest first; a tile's steps are COLUMNS input channels of
     one tap each. `weight` has the layer's dtype and the shape steps x ROWS x COLUMNS, zeros where a tile or
@@ -42,17 +42,16 @@ class Plan:
         return self.weight.numel()
 
 
-def grouped_blocks(mask: Tensor, groups: int = 1, min_rows: int = 1) -> list[Block]:
+def grouped_blocks(mask: Tensor, groups: int = 1) -> list[Block]:
     """Return the dense blocks of a convolution's bool mask (C_out x C_in/groups x kh x kw), over all inputs.
 
     Columns count in C_in x kh x kw, so that a block of one of several `groups` names the channels it reads.
-    Blocks of less than `min_rows` rows are joined with others of their group.
     """
     height, fan_in = mask.shape[0] // groups, mask[0].numel()
     return [
         Block(block.rows + group * height, block.columns + group * fan_in)
         for group in range(groups)
-        for block in coarser(dense_blocks(mask[group * height : (group + 1) * height]), min_rows)
+        for block in dense_blocks(mask[group * height : (group + 1) * height])
     ]
 
 
@@ -61,25 +60,27 @@ def coarser(blocks: Sequence[Block], min_rows: int) -> list[Block]:
 
     A union has all columns of its parts, so that it multiplies zeros, but it loads its input once.
     """
-    left = list(blocks)
-    while len(left) > 1 and (small := [one for one in left if len(one.rows) < min_rows]):
-        smallest = min(small, key=lambda block: len(block.rows))
-        others = [block for block in left if block is not smallest]
-        partner = min(others, key=lambda other: _added(smallest, other))
-        left = [block for block in others if block is not partner] + [_union(smallest, partner)]
-    return left
+    rows = [block.rows for block in blocks]
+    kept = np.zeros((len(blocks), 1 + max(block.columns[-1] for block in blocks)), np.bool_)
+    for number, block in enumerate(blocks):
+        kept[number, block.columns] = True
+    while len(rows) > 1 and min(map(len, rows)) < min_rows:
+        heights = np.array([len(each) for each in rows])
+        one = int(heights.argmin())
+        widths = kept.sum(axis=1)
+        added = (kept | kept[one]).sum(axis=1) * (heights + heights[one]) - widths * heights
+        added[one] = np.iinfo(added.dtype).max
+        other = int(added.argmin())
+        rows[other], kept[other] = np.union1d(rows[one], rows[other]), kept[one] | kept[other]
+        rows.pop(one)
+        kept = np.delete(kept, one, axis=0)
+    return [Block(own, np.flatnonzero(columns)) for own, columns in zip(rows, kept, strict=True)]
 
 
-def _added(one: Block, other: Block) -> int:
-    return _union(one, other).num_cells - one.num_cells - other.num_cells
-
-
-def _union(one: Block, other: Block) -> Block:
-    return Block(np.union1d(one.rows, other.rows), np.union1d(one.columns, other.columns))
-
-
-def plan(weight: Tensor, blocks: Sequence[Block], *, groups: int = 1, dilation: tuple[int, int] = (1, 1)) -> Plan:
-    """Return the plan of a convolution's weight (C_out x C_in/groups x kh x kw) that is zero outside `blocks`.
+def plan(
+    weight: Tensor, blocks: Sequence[Block], *, groups: int = 1, dilation: tuple[int, int] = (1, 1)
+) -> Plan:
+    """Return the plan of a convolution's weight (C_out x C_in/groups x kh x kw); what is in no block is left out.
 
     Output channels of no block get tiles without steps: they are the bias alone.
     """
@@ -104,10 +105,10 @@ def plan(weight: Tensor, blocks: Sequence[Block], *, groups: int = 1, dilation: 
     flat = weight.detach().reshape(weight.shape[0], -1)
     return Plan(
         weight=torch.cat([_cells(flat, *tile, rows, groups) for tile in tiles]).contiguous(),
-        channels=_int32(np.maximum(steps, 0) // taps),
-        taps=_int32(places),
-        tiles=_int32(np.stack([np.cumsum(counts) - counts, counts], axis=1)),
-        rows=_int32(np.stack([_padded(tile_rows, rows) for tile_rows, _ in tiles])),
+        channels=_int32(np.maximum(steps, 0) // taps, flat),
+        taps=_int32(places, flat),
+        tiles=_int32(np.stack([np.cumsum(counts) - counts, counts], axis=1), flat),
+        rows=_int32(np.stack([_padded(tile_rows, rows) for tile_rows, _ in tiles]), flat),
     )
 
 
@@ -139,10 +140,10 @@ def _cells(flat: Tensor, rows: Rows, steps: npt.NDArray[np.int64], height: int, 
     cells = flat.new_zeros(len(steps), height, steps.shape[1])
     if len(steps):
         group = int(rows[0]) // (flat.shape[0] // groups)
-        local = torch.from_numpy(steps - group * flat.shape[1])
-        found = flat[torch.from_numpy(rows)][:, local.clamp(0, flat.shape[1] - 1)]  # rows x steps x columns
-        found = found * torch.from_numpy(steps >= 0)
-        cells[:, : len(rows)] = found.permute(1, 0, 2)
+        local = torch.from_numpy(steps - group * flat.shape[1]).to(flat.device)
+        found = flat[torch.from_numpy(rows).to(flat.device)[:, None, None], local.clamp(min=0)]
+        cells[:, : len(rows)] = found.permute(1, 0, 2)  # from rows x steps x columns
+        cells *= torch.from_numpy(steps >= 0).to(flat.device)[:, None]
     return cells
 
 
@@ -150,5 +151,5 @@ def _padded(indices: Rows, size: int) -> npt.NDArray[np.int64]:
     return np.pad(indices, (0, size - len(indices)), constant_values=-1)
 
 
-def _int32(values: npt.NDArray[np.int64]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32))
+def _int32(values: npt.NDArray[np.int64], like: Tensor) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int32)).to(like.device)
