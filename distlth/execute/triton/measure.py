@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from statistics import median
 
 import torch
@@ -21,6 +21,7 @@ from distlth.prune.blocks import Block
 
 MIN_ROWS = (1, 64, 128)  # blocks as they are, or joined: more products, fewer loads
 MANY_PIXELS = 4096
+MANY_SUMS = 128 * 128  # they, or addresses of single values, do not fit into the registers of four warps
 LAUNCHES = (Launch(64, 4, 4), Launch(128, 4, 3), Launch(256, 8, 3))
 FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 4), Launch(128, 4, 3))
 CALLS, REPLAYS = 10, 3
@@ -78,7 +79,16 @@ def candidates(trial: Trial, blocks: Sequence[Block]) -> dict[int, GroupedConv2d
 def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
     """Return the launches to try."""
     height, width = form.geometry.output(*trial.input_shape[2:])
-    return LAUNCHES if trial.input_shape[0] * height * width >= MANY_PIXELS else FEW_PIXELS_LAUNCHES
+    if INTERPRETED:
+        return LAUNCHES[:1]
+    found = LAUNCHES if trial.input_shape[0] * height * width >= MANY_PIXELS else FEW_PIXELS_LAUNCHES
+    rows = form.get_buffer("weight").shape[1]
+    return [
+        replace(each, warps=8)
+        if each.pixels * rows >= MANY_SUMS or (each.pixels >= 128 and not form.geometry.pointwise)
+        else each
+        for each in found
+    ]
 
 
 def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None:

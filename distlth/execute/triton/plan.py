@@ -16,6 +16,7 @@ from distlth.prune.columns import Rows
 ROWS = (16, 32, 64, 128)
 # Columns a step: one tap of the filter, so that padding at the border is a matter of pixels alone.
 COLUMNS = {torch.float32: (16, 32), torch.bfloat16: (16, 32, 64), torch.float16: (16, 32, 64)}
+SEVERAL_TAPS_COLUMNS = 32  # at most: their loads, of single values, pass through registers
 LOAD_COST = 32  # products a column of the input costs beside its own, to load it
 STEP_COST = 8  # columns that a step costs beside its own
 
@@ -86,7 +87,8 @@ def plan(
     """
     kernel = (weight.shape[2], weight.shape[3])
     taps = kernel[0] * kernel[1]
-    rows, columns = _sizes(blocks, taps, COLUMNS[weight.dtype])
+    most = SEVERAL_TAPS_COLUMNS if taps > 1 else max(COLUMNS[weight.dtype])
+    rows, columns = _sizes(blocks, taps, [size for size in COLUMNS[weight.dtype] if size <= most])
     tiles = [
         (block.rows[start : start + rows], _steps(block.columns, taps, columns))
         for block in blocks
