@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +33,9 @@ from distlth.ticket import Ticket
 from distlth.train.masking import Masking, parameter_masks
 from tests.gpu.lines import FailedError, Options, check, expect, main, say
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that regroup
+if TYPE_CHECKING:
+    from distlth.execute.triton import Grouped
+
 DENSITY = 0.42
 EACH, ALL = "of each layer", "of all weights"
 SECONDS = 100  # after these, what is left is skipped
@@ -108,15 +115,18 @@ def kernels(options: Options) -> None:
     torch.backends.cudnn.benchmark = True
     with ProcessPoolExecutor(num_cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
         found = {kind: regrouping(pool, kind, weights) for kind in work.kinds}
-        two_of_four(work)
         slim_networks(work)
-        masks = {kind: {name: done.result() for name, done in each.items()} for kind, each in found.items()}
+        masks = {
+            kind: {name: torch.from_numpy(done.result()) for name, done in each.items()}
+            for kind, each in found.items()
+        }
     say(
         "figure", "regrouped", f"{num_cores()} cores, {time.monotonic() - work.started:.0f} s after the start"
     )
     correct(work, masks[EACH])
     whole_networks(work, masks)
     papers_measure(work, masks[EACH])
+    two_of_four(work)
     say("figure", "seconds", f"{time.monotonic() - work.started:.0f}")
 
 
@@ -130,7 +140,9 @@ def _weights(options: Options) -> Weights:
 # --- masks ---
 
 
-def regrouping(pool: ProcessPoolExecutor, kind: str, weights: Weights) -> dict[str, Future[Tensor]]:
+def regrouping(
+    pool: ProcessPoolExecutor, kind: str, weights: Weights
+) -> dict[str, Future[npt.NDArray[np.bool_]]]:
     """Start regroup of a network at 42%, of each layer or over all, the largest layers first."""
     dense = {name: tuple(weight.shape) for name, weight in weights.items()}
     if kind == ALL:
@@ -145,14 +157,14 @@ def regrouping(pool: ProcessPoolExecutor, kind: str, weights: Weights) -> dict[s
     return {name: pool.submit(regrouped, weights[name].numpy(), layers[name].numpy()) for name in order}
 
 
-def regrouped(weight: np.ndarray, mask: np.ndarray) -> Tensor:
+def regrouped(weight: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
     """Return a layer's mask as dense blocks."""
     torch.set_num_threads(1)
-    return regroup_layer(torch.from_numpy(weight), torch.from_numpy(mask), min_rows=MIN_ROWS).mask
+    return regroup_layer(torch.from_numpy(weight), torch.from_numpy(mask), min_rows=MIN_ROWS).mask.numpy()
 
 
 def masked(work: Work, masks: Masks) -> nn.Module:
-    """Return the network with a mask, its BatchNorms' statistics those of noise, so that values stay in range."""
+    """Return the network with a mask, its BatchNorms' statistics those of noise: values stay in range."""
     model = work.network().to(work.options.device)
     with torch.no_grad():
         for name, mask in masks.items():
@@ -217,7 +229,7 @@ def slim_networks(work: Work) -> None:
     with check("slim network") as said:
         dense, small, saved = refilled(work)
         said.append(f"{saved:.1%} of MACs saved")
-        precisions = (BF16, TF32) if work.options.on_gpu else (IEEE,)
+        precisions = (BF16, TF32) if work.options.on_gpu else (BF16,)
         for precision in precisions:
             set_tf32(precision.tf32)
             both = [_cast(network, precision, work) for network in (dense, small)]
@@ -246,7 +258,7 @@ def refilled(work: Work) -> tuple[nn.Module, nn.Module, float]:
 
 
 def _cast(network: nn.Module, precision: Precision, work: Work) -> nn.Module:
-    return network.to(work.options.device, precision.dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(work.options.device, precision.dtype).to(memory_format=torch.channels_last)
 
 
 # --- grouped ---
@@ -297,7 +309,7 @@ def layer_errors(model: nn.Module, precision: Precision) -> tuple[float, int]:
         )
         cast.weight.data.copy_(conv.weight)
         with torch.no_grad():
-            want = F.conv2d(x.double(), cast.weight.double(), None, conv.stride, conv.padding)  # type: ignore[arg-type]
+            want = F.conv2d(x.double(), cast.weight.double(), None, conv.stride, conv.padding)
             added = torch.randn_like(want).to(precision.dtype)
             want = (want + added).relu()
             for rows in JOINED[: 1 if x.device.type == "cpu" else None]:
@@ -311,7 +323,7 @@ def layer_errors(model: nn.Module, precision: Precision) -> tuple[float, int]:
 
 
 def whole_networks(work: Work, masks: Mapping[str, Masks]) -> None:
-    """Time networks of the layers that are faster as blocks, whole and by layer, against the dense network."""
+    """Time networks that run as blocks where that is faster, whole and by layer, against the dense one."""
     from distlth.execute.triton import network_blocks
     from distlth.execute.triton.sites import folded
 
@@ -348,17 +360,14 @@ def whole_network(
     start = time.monotonic()
     found = grouped(model, images, blocks=blocks, dtype=precision.dtype, tf32=precision.tf32)
     took = time.monotonic() - start
-    shown: set[tuple[float, float]] = set()
-    for name, each in found.times.items():
-        if (each.dense, each.grouped) not in shown:  # else it is like a layer before it, and was not measured
-            shown.add((each.dense, each.grouped))
-            mark = "blocks" if name in found.layers else "dense"
-            times = f"{1e6 * each.dense:8.1f} -> {1e6 * each.grouped:8.1f} us {each.grouped / each.dense:5.2f} {mark}"
-            say("figure", f"{precision.name} b{batch} {name}", f"{each.alike:2}x {each.density:4.0%} {times}")
+    for line in layer_lines(found, f"{precision.name} b{batch}"):
+        if kind.startswith(EACH) and batch == work.batches[0]:
+            say("figure", *line)
+        keep(kind + " ".join(line))
     dense = sum(each.dense for each in found.times.values())
     best = sum(min(each.dense, each.grouped) for each in found.times.values())
     blocks_alone = sum(each.grouped for each in found.times.values())
-    network = _cast(_copy(plain), precision, work)
+    network = _cast(copy.deepcopy(plain), precision, work)
     compare(work, f"grouped, {kind}{precision.name}, batch {batch}", network, found.network, images)
     return (
         f"{len(found.layers)} of {len(found.times)} layers as blocks, built in {took:.1f} s; sum of layers: "
@@ -367,10 +376,24 @@ def whole_network(
     )
 
 
-def _copy(network: nn.Module) -> nn.Module:
-    import copy
+def layer_lines(found: Grouped, form: str) -> Iterator[tuple[str, str]]:
+    """Iterate over the layers that were measured: name, and microseconds dense and as blocks."""
+    shown: set[tuple[float, float]] = set()
+    for name, each in found.times.items():
+        if (each.dense, each.grouped) not in shown:  # else it is like a layer before it
+            shown.add((each.dense, each.grouped))
+            times = (
+                f"{1e6 * each.dense:8.1f} -> {1e6 * each.grouped:8.1f} us {each.grouped / each.dense:5.2f}"
+            )
+            mark = "blocks" if name in found.layers else "dense"
+            yield f"{form} {name}", f"{each.alike:2}x {each.density:4.0%} {times} {mark}"
 
-    return copy.deepcopy(network)
+
+def keep(line: str) -> None:
+    """Append a line to kernels.txt in the folder that the variable OUT names, if there is one."""
+    if folder := os.environ.get("OUT"):
+        with Path(folder, "kernels.txt").open("a") as file:
+            file.write(f"{line}\n")
 
 
 def compare(work: Work, name: str, dense: nn.Module, other: nn.Module, images: Tensor) -> None:
@@ -382,13 +405,14 @@ def compare(work: Work, name: str, dense: nn.Module, other: nn.Module, images: T
         return [median(times) for times in zip(*rounds, strict=True)]
 
     with torch.no_grad():
-        calls = [lambda: dense(images), lambda: other(images)]
+        calls = [partial(dense, images), partial(other, images)]
         for call in calls * 2:
             call()
         said = [_saved("eager", timed(calls))]
         if work.options.on_gpu:
             graphs = [captured(call) for call in calls]
-            said.append(_saved("graphed", timed([graph.replay for graph in graphs])))
+            replays: list[Callable[[], object]] = [graph.replay for graph in graphs]
+            said.append(_saved("graphed", timed(replays)))
     say("figure", name, "; ".join(said))
 
 
@@ -418,7 +442,7 @@ def papers_measure(work: Work, masks: Masks) -> None:
         if work.over(name):
             continue
         with check(name) as said:
-            cast = _cast(_copy(model), precision, work)
+            cast = _cast(copy.deepcopy(model), precision, work)
             trials: dict[tuple[object, ...], Trial] = {}
             alike: dict[tuple[object, ...], int] = {}
             for module in cast.modules():

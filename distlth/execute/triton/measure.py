@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import astuple, dataclass, replace
+from functools import partial
 from statistics import median
 
 import torch
@@ -32,7 +33,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A layer on inputs of its network's shapes: the convolution, the summand's shape, and whether ReLU follows."""
+    """A layer as its network runs it: the shapes of its input and summand, and whether ReLU follows."""
 
     conv: nn.Conv2d
     input_shape: tuple[int, ...]
@@ -58,7 +59,7 @@ class Trial:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Seconds of the dense layer, and of the fastest grouped form; `launch` and `min_rows` are that form's."""
+    """Seconds of the dense layer, and of the fastest grouped form, with that one's launch and rows."""
 
     dense: float
     grouped: float
@@ -67,7 +68,7 @@ class Measured:
 
 
 def candidates(trial: Trial, blocks: Sequence[Block]) -> dict[int, GroupedConv2d]:
-    """Return the grouped forms of a layer that may be fastest, by the rows that their blocks have at least."""
+    """Return the grouped forms of a layer that may be fastest, by the least rows of their blocks."""
     forms: dict[int, GroupedConv2d] = {}
     for min_rows in MIN_ROWS:
         form = GroupedConv2d(trial.conv, blocks, min_rows=min_rows, relu=trial.relu, tf32=trial.tf32)
@@ -92,7 +93,7 @@ def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
 
 
 def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None:
-    """Compile the kernels of all forms and launches, on all cores; one that cannot be is left for later to fail."""
+    """Compile the kernels of all forms and launches on all cores; what does not compile fails when it runs."""
     if INTERPRETED:
         return
     wanted: dict[tuple[object, ...], tuple[Trial, GroupedConv2d, Launch]] = {}
@@ -127,10 +128,10 @@ def _specialised(trial: Trial, form: GroupedConv2d) -> tuple[object, ...]:
 
 
 def _compile(trial: Trial, form: GroupedConv2d, launch: Launch) -> None:
-    like = trial.conv.weight
-    x = planes(like.new_empty(trial.input_shape))
-    height, width = form.geometry.output(*trial.input_shape[2:])
-    out = planes(like.new_empty(trial.input_shape[0], trial.conv.out_channels, height, width))
+    like = trial.conv.weight.new_empty(1)  # only shapes, dtypes and alignment count
+    images, _, height, width = trial.input_shape
+    x = like.expand(trial.input_shape)
+    out = like.expand(images, trial.conv.out_channels, *form.geometry.output(height, width))
     arguments, options = kernel_call(
         x,
         out,
@@ -146,7 +147,7 @@ def _compile(trial: Trial, form: GroupedConv2d, launch: Launch) -> None:
 
 
 def measure(trial: Trial, forms: Mapping[int, GroupedConv2d]) -> Measured:
-    """Return the times of a layer's dense form and of its fastest grouped one; an infinite one did not run."""
+    """Return the times of a layer's dense form and of its fastest grouped one, infinite if none ran."""
     x, summand = trial.maps()
     dense = min(dense_seconds(trial, x, summand))
     x, summand = planes(x), None if summand is None else planes(summand)
@@ -155,7 +156,7 @@ def measure(trial: Trial, forms: Mapping[int, GroupedConv2d]) -> Measured:
         for launch in launches(trial, form):
             form.launch = launch
             with suppress(Exception):  # too large for this device
-                found.append((seconds(lambda form=form: form(x, summand), x.device), launch, min_rows))  # type: ignore[misc]
+                found.append((seconds(partial(form, x, summand), x.device), launch, min_rows))
     best = min(found, key=lambda each: each[0], default=(float("inf"), Launch(), 1))
     return Measured(dense, *best)
 
@@ -164,17 +165,17 @@ def dense_seconds(trial: Trial, x: Tensor, summand: Tensor | None) -> list[float
     """Return the seconds of the dense layer with its sum and ReLU, in both layouts that cuDNN knows."""
     conv = trial.conv
 
-    def call(weight: Tensor, x: Tensor, summand: Tensor | None) -> Tensor:
-        out = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]
+    def call(weight: Tensor, x: Tensor, summand: Tensor | None = None) -> Tensor:
+        out = F.conv2d(x, weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)
         out = out if summand is None else out.add_(summand)
         return out.relu_() if trial.relu else out
 
     found = []
     with cudnn(tf32=trial.tf32):
         for layout in (torch.channels_last, torch.contiguous_format):
-            given = [each.contiguous(memory_format=layout) for each in (conv.weight, x)]
-            other = None if summand is None else summand.contiguous(memory_format=layout)
-            found.append(seconds(lambda given=given, other=other: call(*given, other), x.device))  # type: ignore[misc]
+            maps = (conv.weight, x) if summand is None else (conv.weight, x, summand)
+            given = [each.contiguous(memory_format=layout) for each in maps]
+            found.append(seconds(partial(call, *given), x.device))
     return found
 
 
@@ -220,7 +221,7 @@ def _elapsed(call: Call) -> float:
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) * 1e-3
+    return float(start.elapsed_time(end)) * 1e-3
 
 
 def captured(call: Call, calls: int = 1) -> torch.cuda.CUDAGraph:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +43,7 @@ class LayerTime:
 
 @dataclass(frozen=True, eq=False)
 class Grouped:
-    """The network; the layers that run as blocks; and, where they were measured, the times of those that could."""
+    """The network, the layers that run as blocks, and the times of all that could, where measured."""
 
     network: nn.Module
     layers: tuple[str, ...]
@@ -69,12 +69,13 @@ def grouped(
     are chosen that make the whole network fastest, changes of the maps' layout included; with "layers" each
     by its own time; "all" takes blocks wherever they have fewer products, and measures nothing.
 
-    Raises ExecuteError where the network cannot be traced, or for a dtype other than float32, bfloat16, float16.
+    Raises ExecuteError where the network cannot be traced, or for another dtype than float32, bfloat16 or
+    float16.
     """
     if dtype not in COLUMNS:
         raise ExecuteError(f"grouped execution knows float32, bfloat16 and float16, not {dtype}")
     images = images.to(dtype)
-    traced = folded(model).to(device=images.device, dtype=dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    traced = folded(model).to(device=images.device, dtype=dtype).to(memory_format=torch.channels_last)
     found = sites(traced, images)
     blocks = network_blocks(traced) if blocks is None else blocks
     blocky = {site: blocks[site.name] for site in found if site.name in blocks}
@@ -115,7 +116,7 @@ def _measured(
     compile_all([(trials[key], forms[key].values()) for key in kinds])
     times = {key: measure(trials[key], forms[key]) for key in kinds}
     by_site = {site: times[key] for key, alike in kinds.items() for site in alike}
-    taken = _cheapest(traced, by_site) if choice == "fastest" else _each_faster(by_site)
+    taken = _cheapest(traced, by_site) if by_site and choice == "fastest" else _each_faster(by_site)
     modules = {}
     for site in taken:
         best = by_site[site]
@@ -140,9 +141,8 @@ def _density(site: Site, blocks: Sequence[Block]) -> float:
 
 
 def _trial(site: Site, tf32: bool) -> Trial:
-    source, target = shape_of(site.source), shape_of(site.last)
-    assert source is not None
-    return Trial(site.conv, source, target if site.sum else None, site.relu, tf32)
+    target = shape_of(site.last) if site.sum else None
+    return Trial(site.conv, shape_of(site.source), target, site.relu, tf32)
 
 
 def _each_faster(times: Mapping[Site, Measured]) -> list[Site]:
@@ -152,7 +152,7 @@ def _each_faster(times: Mapping[Site, Measured]) -> list[Site]:
 def _cheapest(traced: fx.GraphModule, times: Mapping[Site, Measured]) -> list[Site]:
     """Return the layers to run as blocks: a minimum cut between the two layouts of the maps.
 
-    A layer costs its time on its side, and each edge that is cut the time to store its maps in the other layout.
+    A layer costs its time on its side, each edge that is cut the time to store its maps in the other layout.
     """
     import networkx  # of torch's own needs
 
@@ -163,20 +163,27 @@ def _cheapest(traced: fx.GraphModule, times: Mapping[Site, Measured]) -> list[Si
     for site, best in times.items():
         graph.add_edge("blocks", site, capacity=best.dense)  # paid where the site is on the dense side
         graph.add_edge(site, "dense", capacity=min(best.grouped, 1e9))
-    for node in traced.graph.nodes:
+    for node, user in _map_edges(traced):
+        one, other = owner.get(node, node), owner.get(user, user)
         shape = shape_of(node)
-        for user in node.users if shape is not None and len(shape) == 4 else ():
-            one, other = owner.get(node, node), owner.get(user, user)
-            if one is not other and shape_of(user) is not None and len(shape_of(user) or ()) == 4:
-                if shape not in conversions:
-                    conversions[shape] = conversion_seconds(shape, next(iter(times)).conv.weight)
-                for start, end in ((one, other), (other, one)):
-                    graph.add_edge(start, end, capacity=conversions[shape])
+        if shape not in conversions:
+            conversions[shape] = conversion_seconds(shape, next(iter(times)).conv.weight)
+        if one is not other:
+            graph.add_edge(one, other, capacity=conversions[shape])
+            graph.add_edge(other, one, capacity=conversions[shape])
     for node in traced.graph.nodes:  # other convolutions are cuDNN's
         if isinstance(module_of(traced, node), nn.Conv2d) and node not in owner and node in graph:
             graph.add_edge(node, "dense")
     _, (side, _) = networkx.minimum_cut(graph, "blocks", "dense")
     return [site for site in times if site in side]
+
+
+def _map_edges(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
+    """Iterate over (node, user) where a node's feature maps become those of its user."""
+    for node in traced.graph.nodes:
+        for user in node.users:
+            if len(shape_of(node)) == len(shape_of(user)) == 4:
+                yield node, user
 
 
 def _with(

@@ -65,8 +65,8 @@ def planes(maps: Tensor) -> Tensor:
 @torch.library.custom_op(
     "distlth::grouped_conv2d",
     mutates_args=(),
-    schema="(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor tiles, Tensor taps, Tensor channels, "
-    "Tensor rows, int[] geometry, bool relu, bool tf32, int[] launch) -> Tensor",
+    schema="(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor tiles, Tensor taps, "
+    "Tensor channels, Tensor rows, int[] geometry, bool relu, bool tf32, int[] launch) -> Tensor",
 )
 def grouped_conv2d(
     x: Tensor,

@@ -25,10 +25,10 @@ STEP_COST = 8  # columns that a step costs beside its own
 class Plan:
     """What the kernel needs to know of a layer; tensors on the weight's device.
 
-    Tiles are up to ROWS output channels of one block, the longest first; a tile's steps are COLUMNS input channels of
-    one tap each. `weight` has the layer's dtype and the shape steps x ROWS x COLUMNS, zeros where a tile or
-    a step is not full; `channels` (steps x COLUMNS), `taps` (steps x 2, in pixels), `tiles` (tiles x 2: first step,
-    number of steps) and `rows` (tiles x ROWS, -1 where not full) are int32.
+    Tiles are up to ROWS output channels of one block, the longest first; a tile's steps are COLUMNS input
+    channels of one tap each. `weight` has the layer's dtype and the shape steps x ROWS x COLUMNS, zeros where
+    a tile or a step is not full; `channels` (steps x COLUMNS), `taps` (steps x 2, in pixels), `tiles`
+    (tiles x 2: first step, number of steps) and `rows` (tiles x ROWS, -1 where not full) are int32.
     """
 
     weight: Tensor
@@ -81,7 +81,7 @@ def coarser(blocks: Sequence[Block], min_rows: int) -> list[Block]:
 def plan(
     weight: Tensor, blocks: Sequence[Block], *, groups: int = 1, dilation: tuple[int, int] = (1, 1)
 ) -> Plan:
-    """Return the plan of a convolution's weight (C_out x C_in/groups x kh x kw); what is in no block is left out.
+    """Return the plan of the cells in `blocks` of a convolution's weight (C_out x C_in/groups x kh x kw).
 
     Output channels of no block get tiles without steps: they are the bias alone.
     """

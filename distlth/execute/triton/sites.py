@@ -55,7 +55,7 @@ class Site:
 
 
 def folded(model: nn.Module) -> fx.GraphModule:
-    """Return a traced copy of a network in eval mode whose BatchNorms are parts of the convolutions before them.
+    """Return a traced copy of a network in eval mode, BatchNorms folded into the convolutions before them.
 
     Raises ExecuteError where torch.fx cannot trace it.
     """
@@ -140,10 +140,10 @@ def module_of(traced: fx.GraphModule, node: Any) -> nn.Module | None:
     return None
 
 
-def shape_of(node: fx.Node) -> tuple[int, ...] | None:
-    """Return the shape of a node's value, if it is a tensor."""
+def shape_of(node: fx.Node) -> tuple[int, ...]:
+    """Return the shape of a node's value; () for what is no tensor."""
     meta = node.meta.get("tensor_meta")
-    return tuple(meta.shape) if hasattr(meta, "shape") else None
+    return tuple(meta.shape) if meta is not None and hasattr(meta, "shape") else ()
 
 
 def replace(traced: fx.GraphModule, chosen: Mapping[Site, nn.Module]) -> None:
