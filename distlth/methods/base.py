@@ -90,8 +90,8 @@ class Source:
         found = self.trained.measured.get(name)
         if found is None:
             raise RunError(
-                f"{name!r} was not measured when the job trained that the branch is made from; leave the branch "
-                "out, or start another run (name=...)"
+                f"{name!r} was not measured when the job trained that the branch is made from; leave the "
+                "branch out, or start another run (name=...)"
             )
         return found
 

@@ -62,20 +62,17 @@ def test_synflow_keeps_the_plan() -> None:
 def test_gradient_flow_is_signed_and_that_of_the_hessian() -> None:
     conv = pointwise([2.0, -1.0], [0.5, 1.5], [-1.0, 0.25])
     model = nn.Sequential(conv, nn.Flatten())
-    images, labels = (
-        torch.randn(5, 2, 1, 1, generator=torch.Generator().manual_seed(0)),
-        torch.tensor([0, 1, 2, 0, 1]),
-    )
-    found = gradient_flow(calibration(model, ["0"], [(images[:3], labels[:3]), (images[3:], labels[3:])]))[
-        "0"
-    ]
+    images = torch.randn(5, 2, 1, 1, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 0, 1])
+    batches: Batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
+    found = gradient_flow(calibration(model, ["0"], batches))["0"]
 
     def loss(weight: Tensor) -> Tensor:
         return functional.cross_entropy(functional.conv2d(images, weight).flatten(1) / 200, labels)
 
     weight = conv.weight.detach()
-    gradient = torch.func.grad(loss)(weight).flatten()
-    hessian = torch.func.hessian(loss)(weight).reshape(6, 6)
+    gradient = torch.autograd.functional.jacobian(loss, weight).flatten()
+    hessian = torch.autograd.functional.hessian(loss, weight).reshape(6, 6)
     expected = weight.flatten() * (hessian @ gradient)
     torch.testing.assert_close(found.flatten(), expected, rtol=1e-4, atol=1e-12)
     assert (expected > 0).any()
@@ -92,7 +89,7 @@ def test_norms_use_a_batchs_statistics_and_keep_their_own() -> None:
     found = gradient_flow(calibration(model, ["0"], [(images, labels), (images[:1], labels[:1])]))["0"]
     # A norm makes scales of no effect: the gradient is next to none (epsilon), and so is what it costs.
     assert found.abs().max() < 1e-9
-    assert model[1].running_mean.tolist() == [0, 0]
+    assert model.state_dict()["1.running_mean"].tolist() == [0, 0]
 
 
 class Half(nn.Module):
