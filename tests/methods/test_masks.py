@@ -44,9 +44,8 @@ REFILLS = st.fixed_dictionaries(
 REGROUPS = st.fixed_dictionaries(
     {"method": st.just("regroup")},
     optional={
-        "columns": st.sampled_from(["budget", "algorithm3", "prefix"]),
+        "columns": st.sampled_from(["budget", "algorithm3", "reference"]),
         "min_rows": st.integers(2, 40),
-        "t1": st.floats(1e-300, 1e300),
         "groups": st.integers(1, 70),
         "min_kept": st.integers(1, 6),
         "min_columns": st.integers(1, 6),
