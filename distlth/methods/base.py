@@ -99,7 +99,7 @@ class Source:
 class Method(Section):
     """A way to make a ticket: the options of a branch in the job file, and what they come to."""
 
-    method: str
+    method: str = Field(description="one of those below, each with options of its own")
     name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
     rounds: tuple[int, ...] | None = Field(
         None, description="which rounds get this branch; default: all from 1"
