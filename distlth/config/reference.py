@@ -42,7 +42,8 @@ def reference() -> str:
     """Return the whole page as Markdown."""
     sections: list[tuple[str, str, type[BaseModel]]] = [("top level", "", RunConfig)]
     sections += _sections(RunConfig, "")
-    pages = [_section(*section) for section in [*sections, ("prune.branches", "", Method)]]
+    sections.append(("prune.branches", "", Method))
+    pages = [_section(*section) for section in sections]
     return "\n".join([INTRODUCTION, *pages, *(_method(*method) for method in METHODS.items())])
 
 
