@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from functools import partial
 from typing import Any
@@ -13,6 +14,7 @@ from distlth.plan import Job, measurements, plan
 from distlth.preflight import preflight
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
+from distlth.run.results import JobResult
 from distlth.run.store import open_run
 from distlth.ticket import Ticket
 from distlth.train.checkpoint import remove_states
@@ -28,7 +30,7 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
     """
     run = RunPaths(config.runs.absolute() / config.name)
     found = preflight(config)
-    maker = TicketMaker(config, found, run, _waiting)
+    maker = TicketMaker(config, found, run, waiting)
     if world.is_main:
         open_run(run, config, found.dataset.identity)
         maker.write_init()
@@ -36,28 +38,35 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
     with closing(WarmRank(config, found.dataset, world)) as rank:
         for job in jobs:
             if not exists(run.job(job.id).result):
-                ticket = make_ticket(maker, job, world)
-                curves = partial(JobBoard, run, job.id)
-                train_job(rank, job, ticket, run, _note, curves, needed=measurements(jobs, job))
+                run_job(rank, maker, run, jobs, job)
             world.barrier()
             if world.is_main:
                 remove_states(run.checkpoints(job.id))
     return run
 
 
+def run_job(rank: WarmRank, maker: TicketMaker, run: RunPaths, jobs: Sequence[Job], job: Job) -> JobResult:
+    """Make the ticket of one of `jobs`, whose parent is done, and train it. Every rank calls this."""
+    ticket = make_ticket(maker, job, rank.world)
+    curves = partial(JobBoard, run, job.id)
+    return train_job(rank, job, ticket, run, note, curves, needed=measurements(jobs, job))
+
+
 def make_ticket(maker: TicketMaker, job: Job, world: World) -> Ticket:
     """Prune the parent's network, make its mask structured, rewind its weights."""
     if world.is_main:
         for remark in remarks(*maker.mask(job)):
-            _note(**remark, job=job.id)
+            note(**remark, job=job.id)
     world.barrier()
     structured, _ = maker.mask(job)
     return Ticket(structured.mask, maker.weights(job), job.removes_channels)
 
 
-def _note(event: str, **details: Any) -> None:
+def note(event: str, **details: Any) -> None:
+    """Print an event of a job."""
     print(event, *(f"{key} {value}" for key, value in details.items()), flush=True)
 
 
-def _waiting(error: OSError, seconds: float) -> None:
-    _note("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")
+def waiting(error: OSError, seconds: float) -> None:
+    """Print that a full disk is waited for."""
+    note("waiting-for-disk", error=f"{error}; next try in {seconds:g} s")

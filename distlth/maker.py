@@ -39,11 +39,12 @@ class TicketMaker:
         self._waiting, self._run_map = waiting, run_map
 
     def write_init(self) -> None:
-        """Write the weights before the first step, unless they are there, and those of `weights: reinit`."""
-        seed = self._config.seed
-        self._write_weights(self._run.seed(seed).init, seed)
-        if any(branch.weights == "reinit" for branch in self._config.prune.branches):
-            self._write_weights(self._run.seed(seed).reinit, seed ^ REINIT)
+        """Write each seed's weights before the first step, unless they are there, and those of `reinit`."""
+        again = any(branch.weights == "reinit" for branch in self._config.prune.branches)
+        for seed in self._config.all_seeds:
+            self._write_weights(self._run.seed(seed).init, seed)
+            if again:
+                self._write_weights(self._run.seed(seed).reinit, seed ^ REINIT)
 
     def _write_weights(self, path: Path, seed: int) -> None:
         """Write a network as a seed initialises it, unless the file is there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -38,7 +38,13 @@ class Job:
     @property
     def is_trunk(self) -> bool:
         """Whether the chain of rounds runs through this job."""
-        return "/" not in self.id
+        return "/" not in self.id.removeprefix(f"{self.of_seed}/")
+
+    @property
+    def of_seed(self) -> str:
+        """The part of the id that says the seed, such as `seed2`; empty where it is the run's own."""
+        prefix = f"seed{self.seed}"
+        return prefix if self.id.startswith(f"{prefix}/") else ""
 
     @property
     def removes_channels(self) -> bool:
@@ -47,22 +53,8 @@ class Job:
 
 
 def plan(config: RunConfig) -> tuple[Job, ...]:
-    """Return all jobs of a run, in the order in which one lane takes them."""
-    jobs = [Job(trunk_id(0), 0, TRUNK, None, "init", 0, None, config.seed, 1.0)]
-    for number in range(1, config.prune.rounds + 1):
-        jobs.append(_trunk(config, number))
-        if config.prune.mode == "branch":
-            jobs += [
-                _branch(config, number, branch)
-                for branch in config.prune.branches
-                if branch.rounds is None or number in branch.rounds
-            ]
-    return tuple(jobs)
-
-
-def trunk_id(number: int) -> str:
-    """Return the id of a round's trunk job."""
-    return f"{number:02d}"
+    """Return all jobs of a run, seed by seed, in the order in which one lane takes them."""
+    return tuple(job for seed in config.all_seeds for job in _Planner(config, seed).jobs())
 
 
 def ready(jobs: Collection[Job], done: Collection[str]) -> list[Job]:
@@ -86,41 +78,62 @@ def measurements(jobs: Collection[Job], job: Job) -> tuple[Measurement, ...]:
     return tuple({measurement.name: measurement for measurement in needed}.values())
 
 
-def _trunk(config: RunConfig, number: int) -> Job:
-    structure = config.prune.branches[0] if config.prune.mode == "inline" else None
-    method = f"{TRUNK}-{structure.label}" if structure else TRUNK
-    before = trunk_id(number - 1)
-    return _ticket(config, trunk_id(number), number, method, before, before, structure)
+@dataclass(frozen=True)
+class _Planner:
+    """The jobs of one seed."""
 
+    config: RunConfig
+    seed: int
 
-def _branch(config: RunConfig, number: int, branch: Method) -> Job:
-    """Return the job of a branch; what is made from round 0's network alone is one round away from it."""
-    of_round = branch.made_from == "round"
-    parent, start_job = (trunk_id(number), trunk_id(number - 1)) if of_round else (trunk_id(0), trunk_id(0))
-    job_id = f"{trunk_id(number)}/{branch.label}"
-    job = _ticket(config, job_id, number, branch.label, parent, start_job, branch)
-    if branch.weights == "reinit":
-        return replace(job, start="reinit", first_epoch=0, start_job=None)
-    if branch.made_from == "untrained":
-        return replace(job, start="init", first_epoch=0, start_job=None)
-    return job
+    def jobs(self) -> Iterator[Job]:
+        """Iterate over the jobs: each round's trunk job before its branches."""
+        prune = self.config.prune
+        yield Job(self.trunk_id(0), 0, TRUNK, None, "init", 0, None, self.seed, 1.0)
+        for number in range(1, prune.rounds + 1):
+            yield self.trunk(number)
+            if prune.mode == "branch":
+                for branch in prune.branches:
+                    if branch.rounds is None or number in branch.rounds:
+                        yield self.branch(number, branch)
 
+    def trunk_id(self, number: int) -> str:
+        """Return the id of a round's trunk job. Those of the run's own seed say no seed."""
+        return f"{'' if self.seed == self.config.seed else f'seed{self.seed}/'}{number:02d}"
 
-def _ticket(
-    config: RunConfig,
-    job_id: str,
-    number: int,
-    method: str,
-    parent: str,
-    start_job: str,
-    structure: Method | None,
-) -> Job:
-    """Return a job of a round; `start_job` is the one whose trained weights it keeps with `lr-rewind`."""
-    prune = config.prune
-    first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
-    density = planned_density(config, number)
-    job = Job(job_id, number, method, parent, "rewind", first_epoch, structure, config.seed, density)
-    return replace(job, start="trained", start_job=start_job) if prune.after_rewind == "lr-rewind" else job
+    def trunk(self, number: int) -> Job:
+        """Return the trunk job of a round after the first."""
+        inline = self.config.prune.mode == "inline"
+        structure = self.config.prune.branches[0] if inline else None
+        method = f"{TRUNK}-{structure.label}" if structure else TRUNK
+        before = self.trunk_id(number - 1)
+        return self.ticket(self.trunk_id(number), number, method, before, before, structure)
+
+    def branch(self, number: int, branch: Method) -> Job:
+        """Return the job of a branch; what is made from round 0's network alone is one round away from it."""
+        of_round = branch.made_from == "round"
+        parent, start_job = (
+            self.trunk_id(number if of_round else 0),
+            self.trunk_id(number - 1 if of_round else 0),
+        )
+        job_id = f"{self.trunk_id(number)}/{branch.label}"
+        job = self.ticket(job_id, number, branch.label, parent, start_job, branch)
+        if branch.weights == "reinit":
+            return replace(job, start="reinit", first_epoch=0, start_job=None)
+        if branch.made_from == "untrained":
+            return replace(job, start="init", first_epoch=0, start_job=None)
+        return job
+
+    def ticket(
+        self, job_id: str, number: int, method: str, parent: str, start_job: str, structure: Method | None
+    ) -> Job:
+        """Return a job of a round; `start_job` is the one whose trained weights it keeps with `lr-rewind`."""
+        prune = self.config.prune
+        first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
+        density = planned_density(self.config, number)
+        job = Job(job_id, number, method, parent, "rewind", first_epoch, structure, self.seed, density)
+        if prune.after_rewind == "lr-rewind":
+            return replace(job, start="trained", start_job=start_job)
+        return job
 
 
 def planned_density(config: RunConfig, number: int) -> float:

@@ -12,6 +12,16 @@ from distlth.options import user_path
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
+RECIPES = Path(__file__).parent / "recipes"
+
+
+def job_given(given: str) -> Path:
+    """Return the job file that is given: a path, or the name of a recipe where no file has it."""
+    path, recipe = path_given(given), RECIPES / f"{given}.yaml"
+    is_name = Path(given).name == given and not path.exists()
+    return recipe if is_name and recipe.is_file() else path
+
+
 def path_given(given: str) -> Path:
     """Return a path that is given on the command line, `~` expanded as in job files: a type for argparse.
 
@@ -26,7 +36,7 @@ def path_given(given: str) -> Path:
 
 def add_job_file(parser: argparse.ArgumentParser) -> None:
     """Add the job file, and overrides of its keys."""
-    parser.add_argument("job", type=path_given, metavar="JOB.yaml")
+    parser.add_argument("job", type=job_given, metavar="JOB.yaml", help="a job file, or a recipe's name")
     add_overrides(parser, "train.epochs=3")
 
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from distlth import __version__
 from distlth.report.ending import exit_code, file_errors_are_the_users
 from jobs.commands import (
     bench,
@@ -16,6 +17,8 @@ from jobs.commands import (
     data,
     export,
     logs,
+    plan,
+    recipes,
     report,
     resume,
     run,
@@ -26,6 +29,8 @@ from jobs.commands import (
 
 # In the order in which `distlth --help` lists them.
 COMMANDS = (
+    recipes,
+    plan,
     run,
     submit,
     resume,
@@ -66,6 +71,10 @@ def _call(arguments: Sequence[str] | None) -> int:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the options of a command line. Overrides may stand anywhere after the job file."""
     parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # set by the shell that asks how a word goes on
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     options, more = parser.parse_known_args(arguments)
     if any(word.startswith("-") for word in more) or (more and not hasattr(options, "overrides")):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -78,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="distlth", description="Find structurally sparse winning lottery tickets on a cluster."
     )
+    parser.add_argument("--version", action="version", version=f"distlth {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add(commands)

@@ -149,6 +149,11 @@ def seeded(document: dict[str, Any], seeds: Collection[int] | None) -> list[dict
     """Return a job file's content for each seed, with a name of its own; unchanged without seeds."""
     if not seeds:
         return [document]
+    if document.get("seeds"):
+        raise ConfigError(
+            f"--seeds submits a run for each seed, and seeds: {document['seeds']} of the job file are one "
+            "run; leave out one of them"
+        )
     return [{**document, "seed": seed, "name": f"{document.get('name')}-seed{seed}"} for seed in seeds]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -39,6 +40,39 @@ def test_inline_mode_structures_the_trunk() -> None:
         ("01", "imp-refill", True),
         ("02", "imp-refill", True),
     ]
+
+
+def test_each_seed_has_all_jobs() -> None:
+    several = RunConfig.model_validate(
+        {**MINIMAL, "seeds": [3, 1], "prune": {"rounds": 1, "branches": BOTH[:1]}}
+    )
+    jobs = plan(several)
+    assert [(job.id, job.parent, job.seed, job.is_trunk) for job in jobs] == [
+        ("00", None, 3, True),
+        ("01", "00", 3, True),
+        ("01/refill", "01", 3, False),
+        ("seed1/00", None, 1, True),
+        ("seed1/01", "seed1/00", 1, True),
+        ("seed1/01/refill", "seed1/01", 1, False),
+    ]
+
+
+def test_the_jobs_of_a_seed_that_a_run_began_with_keep_their_names() -> None:
+    alone = RunConfig.model_validate({**MINIMAL, "seed": 3})
+    several = RunConfig.model_validate({**MINIMAL, "seed": 3, "seeds": [1, 3]})
+    assert plan(alone) == plan(several)[len(plan(alone)) :]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"),
+    [
+        ({"seeds": [1, 1]}, "1 is there more than once"),
+        ({"seed": 5, "seeds": [1, 2]}, "5 is not among seeds: [1, 2]"),
+    ],
+)
+def test_seeds_that_do_not_fit_are_refused(seeds: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        RunConfig.model_validate({**MINIMAL, **seeds})
 
 
 @pytest.mark.parametrize(

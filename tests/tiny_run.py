@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from distlth.run.store import RunRecord
 from distlth.run.submission import Submission
 
 NOW = 1_000_000.0
+SEED = re.compile(r"^seed[0-9]+/")
 MINIMAL = {
     "name": "a",
     "data": {"path": "data"},
@@ -38,7 +40,7 @@ def new_run(root: Path) -> RunPaths:
 
 def make_result(job: str = "00", density: float = 1.0, top1: float = 0.9, seconds: float = 10.0) -> JobResult:
     """What a job of that run found."""
-    number, _, branch = job.partition("/")
+    number, _, branch = SEED.sub("", job).partition("/")
     return JobResult(
         job=job,
         round=int(number),

@@ -49,7 +49,7 @@ class Coordinator:
         self.config, self.run = config, run
         self.results = load_results(run, jobs)
         diverged = load_divergences(run, jobs)
-        self.schedule = Schedule(jobs, self.results, config.cluster.retries, diverged)
+        self.schedule = Schedule(jobs, self.results, config.cluster.retries, diverged, config.cluster.lanes)
         self.log = EventLog(run.log)
         self.maker = AssignmentMaker(config, run, self.log)
         self.assignments: dict[str, Assignment] = {}

@@ -34,19 +34,27 @@ class Schedule:
 
     A job is planned, then making (its ticket), then offered, then taken by a lane, then done or diverged. It
     survives the death of a lane's ranks as offered. What is made from a job that diverged is left out.
+    With several lanes rounds are taken before branches, since more follows from them.
     `retries` is how many deaths without progress a lane may have in a row before the run is given up. `error`
     is for the user to fix; `lost` is what nobody has explained, and `suspects` are the nodes that may be the
     reason.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], done: Collection[str], retries: int, diverged: Collection[str] = ()
+        self,
+        jobs: Sequence[Job],
+        done: Collection[str],
+        retries: int,
+        diverged: Collection[str] = (),
+        lanes: int = 1,
     ) -> None:
         self.error: str | None = None
         self.lost: str | None = None
         self.suspects: frozenset[str] = frozenset()
         self.is_stopping = False
         self.jobs, self._retries = tuple(jobs), retries
+        trunk_first = sorted(jobs, key=lambda job: not job.is_trunk) if lanes > 1 else jobs
+        self._order = tuple(job.id for job in trunk_first)
         self._done = set(done)
         self._diverged = set(diverged)
         self._making: set[str] = set()
@@ -172,7 +180,7 @@ class Schedule:
         return self.is_stopping or self.is_over
 
     def _open_for(self, ask: Ask) -> str | None:
-        """Return the first job in plan order that is offered and that no lane has taken.
+        """Return the first job in order that is offered and that no lane has taken.
 
         None for an attempt that is not current: its dead ranks' asks may still wait, and must not take the
         job of those that live. None as well while the lane's last job is not finished: ranks that have
@@ -180,8 +188,7 @@ class Schedule:
         """
         if not self.is_current(ask.lane, ask.attempt) or self.taken_by(ask.lane):
             return None
-        ids = (job.id for job in self.jobs)
-        return next((job for job in ids if job in self._offered and job not in self._taken), None)
+        return next((job for job in self._order if job in self._offered and job not in self._taken), None)
 
     def _forget_earlier_turns(self, ask: Ask) -> None:
         """Drop answers that no rank needs: a rank asks for a turn when all ranks had the one before."""

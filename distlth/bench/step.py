@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.utils import prune
 
 from distlth.config.schema import TrainSection
-from distlth.models import anatomy, build
+from distlth.models import Stem, anatomy, build
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.ticket import Ticket
@@ -49,10 +49,11 @@ class Shape:
     batch: int
     amp: Amp
     device: torch.device
+    stem: Stem = "imagenet"
 
     def network(self) -> nn.Module:
         """Return the network on its device, the same each time."""
-        model = build(self.model, 1000, seed=0)
+        model = build(self.model, 1000, seed=0, stem=self.stem)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def images(self) -> tuple[Tensor, Tensor]:

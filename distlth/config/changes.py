@@ -25,6 +25,9 @@ INEXACT = ("cluster.workers", "cluster.cpus_per_worker")
 # The files of a run do not fit another value of these.
 FIXED = ("model", "prune.scope", "prune.rewind_epoch", "data.classes")
 
+# A branch each below it (`prune.branches.refill`), where rounds do not depend on branches.
+BRANCHES = "prune.branches"
+
 # Other libraries and devices compute other bits, but of the same jobs.
 VERSIONS, DEVICE = "versions", "cluster.device"
 
@@ -42,12 +45,25 @@ class Change:
     @property
     def kind(self) -> Kind:
         """`free` and `inexact` changes pass, `guarded` ones where allowed by name, `fixed` ones never."""
+        if self.adds_jobs:
+            return "free"
         kinds: tuple[tuple[Kind, tuple[str, ...]], ...] = (
             ("free", FREE),
             ("inexact", INEXACT),
             ("fixed", FIXED),
         )
         return next((kind for kind, keys in kinds if covers(keys, self.key)), "guarded")
+
+    @property
+    def adds_jobs(self) -> bool:
+        """Whether the run keeps all its jobs and gets more: seeds, rounds, a branch, or rounds of one."""
+        if self.key == "prune.rounds":
+            return bool(self.new > self.old)
+        if self.key == "seeds":
+            return {*self.old} <= {*self.new}
+        if _option(self.key) == "rounds":  # None: all of them
+            return self.new is None or (self.old is not None and {*self.old} <= {*self.new})
+        return _option(self.key) == "" and self.old is None
 
     @property
     def restarts_jobs(self) -> bool:
@@ -66,13 +82,31 @@ def covers(names: Iterable[str], key: str) -> bool:
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[Change, ...]:
     """Return the values that differ between two flattened job files, in the order of their keys.
 
-    A version or a fact about the data that only one of them recorded does not count as different.
+    A version or a fact about the data that only one of them recorded does not count as different. A branch
+    that only one of them has is one change, not one for each of its options.
     """
-    return tuple(
+    found = [
         Change(key, old.get(key), new.get(key))
         for key in {**old, **new}
         if old.get(key) != new.get(key) and (_is_config(key) or (key in old and key in new))
-    )
+    ]
+    whole = (_as_whole_branch(change, old, new) for change in found)
+    return tuple({change.key: change for change in whole}.values())
+
+
+def _as_whole_branch(change: Change, old: Mapping[str, Any], new: Mapping[str, Any]) -> Change:
+    """Return the change of a branch that is new or gone in place of that of one of its options."""
+    option = _option(change.key)
+    if not option:
+        return change
+    branch = change.key.removesuffix(f".{option}")
+    methods = old.get(f"{branch}.method"), new.get(f"{branch}.method")
+    return change if all(methods) else Change(branch, *methods)
+
+
+def _option(key: str) -> str | None:
+    """Return `extra` of `prune.branches.refill.extra`, "" of `prune.branches.refill`, None of other keys."""
+    return key.removeprefix(f"{BRANCHES}.").partition(".")[2] if key.startswith(f"{BRANCHES}.") else None
 
 
 def _is_config(key: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,6 +14,8 @@ from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
 from distlth.options import Line, Section, UserPath
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
 
@@ -51,9 +54,10 @@ class DataSection(Section):
         le=1,
         description="centre crop / shorter side in evaluation; default 224/256, 1 with `pad` and `none`",
     )
-    cache: Literal["os", "process"] = Field(
+    cache: Literal["os", "process", "gpu"] = Field(
         "os",
-        description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory",
+        description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory; "
+        "`gpu`: decoded once into the memory of the device that trains, a GPU or the CPU ([more](data.md))",
     )
     threads: int | None = Field(
         None,
@@ -68,6 +72,11 @@ class DataSection(Section):
             raise ValueError(f"pad belongs to crop: pad, not to {self.crop}")
         if self.pad is not None and self.pad > self.resolution:
             raise ValueError(f"pad ({self.pad}) is more than resolution ({self.resolution})")
+        if self.cache == "gpu" and self.crop == "random-resized":
+            raise ValueError(
+                "cache: gpu decodes each image once and fits crop: pad and crop: none; random-resized cuts "
+                "another part out of it in each epoch, use cache: os"
+            )
         if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
             raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
         return self
@@ -291,7 +300,11 @@ class RunConfig(Section):
 
     name: Name = Field(description="name of the run and of its directory")
     runs: UserPath = Field(Path("runs"), description="the folder that holds run directories")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of initialisation, data order and augmentation")
+    seed: Seed = Field(0, description="seed of initialisation, data order and augmentation")
+    seeds: tuple[Seed, ...] = Field(
+        (),
+        description="several seeds in one run, each with all jobs; `seed` is one of them, else the first",
+    )
     log_every: int = Field(20, ge=1, description="steps between TensorBoard points")
     data: DataSection
     model: ModelSection
@@ -306,6 +319,31 @@ class RunConfig(Section):
         if value.endswith(".") or ".." in value:
             raise ValueError("must not contain '..' or end with '.'")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _seed_is_the_first_of_seeds(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "seed" not in values:
+            seeds = values.get("seeds")
+            if isinstance(seeds, Sequence) and not isinstance(seeds, str) and seeds:
+                return {**values, "seed": seeds[0]}
+        return values
+
+    @model_validator(mode="after")
+    def _seeds_are_different_and_hold_seed(self) -> RunConfig:
+        for seed in self.seeds:
+            if self.seeds.count(seed) > 1:
+                raise ValueError(f"seeds: {seed} is there more than once")
+        if self.seeds and self.seed not in self.seeds:
+            raise ValueError(
+                f"seed: {self.seed} is not among seeds: {list(self.seeds)}; add it there, or change seed"
+            )
+        return self
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seeds of the run, in the order of the job file."""
+        return self.seeds or (self.seed,)
 
     @model_validator(mode="after")
     def _each_rank_has_an_image(self) -> RunConfig:

@@ -16,7 +16,7 @@ from distlth.export.formats import SUFFIXES, SUMS, WRITERS, Network, check_forma
 from distlth.export.source import Source, load_source
 from distlth.files import replacing
 from distlth.models import anatomy
-from distlth.models.alive import alive_macs
+from distlth.models.alive import count_alive
 from distlth.run.paths import RunPaths, path_component
 from distlth.slim import Whole, slim
 from distlth.slim.program import SlimError
@@ -150,4 +150,4 @@ def macs(network: nn.Module, resolution: int) -> int:
 
 def _alive_macs(source: Source) -> int:
     graph = anatomy(source.model, source.resolution).graph
-    return alive_macs(graph, source.mask.layers, removed=source.job.removes_channels)
+    return count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs

@@ -105,14 +105,22 @@ def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
         RunError: one of the folders holds no run, or a damaged file.
     """
     files = load_record(first), load_record(second)
-    ids = dict.fromkeys(job.id for file in files for job in plan(file.config))
-    seeds = first.seed(files[0].config.seed), second.seed(files[1].config.seed)
-    findings = [*compare_records(*files), _compare_files("init", seeds[0].init, seeds[1].init)]
-    for job_id in ids:
+    jobs = [{job.id: job for job in plan(file.config)} for file in files]
+    findings = compare_records(*files)
+    for job_id in dict.fromkeys([*jobs[0], *jobs[1]]):
+        begun = [own[job_id] for own in jobs if job_id in own and own[job_id].parent is None]
+        seeds = [run.seed(job.seed) for run, job in zip((first, second), begun, strict=False)]
+        if len(seeds) == 2:
+            findings.append(_compare_files(_of_seed("init", job_id), seeds[0].init, seeds[1].init))
         findings += _compare_job(first, second, job_id)
-        if job_id == next(iter(ids)):
-            findings.append(_compare_files("rewind", seeds[0].rewind, seeds[1].rewind))
+        if len(seeds) == 2:
+            findings.append(_compare_files(_of_seed("rewind", job_id), seeds[0].rewind, seeds[1].rewind))
     return Comparison(first.root, second.root, tuple(findings))
+
+
+def _of_seed(what: str, first_job: str) -> str:
+    """Return `init` of the run's own seed, `init seed2` of another."""
+    return f"{what} {first_job.rpartition('/')[0]}".strip()
 
 
 def compare_records(first: RunRecord, second: RunRecord) -> list[Finding]:
@@ -123,12 +131,17 @@ def compare_records(first: RunRecord, second: RunRecord) -> list[Finding]:
     ranks = [change for change in found if change.key == WORLD_SIZE]
     asked = [change for change in found if change not in (*data, *versions, *ranks)]
     return [
-        _of_changes("config", [c for c in asked if c.kind in ("guarded", "fixed")]),
-        _of_changes("settings", [c for c in asked if c.kind in ("free", "inexact")], counts=False),
+        _of_changes("config", [c for c in asked if _is_of_the_jobs(c)]),
+        _of_changes("settings", [c for c in asked if not _is_of_the_jobs(c)], counts=False),
         _of_changes("data", data),
         _of_changes("versions", versions, counts=False),
         _of_changes("world size", ranks, counts=False),
     ]
+
+
+def _is_of_the_jobs(change: Change) -> bool:
+    """Whether other jobs were asked for, or jobs with other results."""
+    return change.kind in ("guarded", "fixed") or change.adds_jobs
 
 
 def _of_changes(what: str, found: Sequence[Change], *, counts: bool = True) -> Finding:

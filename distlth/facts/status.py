@@ -47,6 +47,7 @@ class JobStatus:
     """
 
     id: str
+    seed: int
     round: int
     method: str
     density: float
@@ -139,7 +140,7 @@ def read_status(run: RunPaths, *, now: float | None = None) -> RunStatus:
     return RunStatus(
         name=config.name,
         path=run.root,
-        state=_run_state(jobs, last_event, log_age) if exists(run.job_file) else "waiting",
+        state=_run_state(planned, jobs, last_event, log_age) if exists(run.job_file) else "waiting",
         jobs=jobs,
         seconds_left=_seconds_left(config, planned, jobs),
         last_event=last_event,
@@ -177,6 +178,7 @@ def _job_status(
     progress = None if result else _tolerant(lambda: load_progress(paths))
     return JobStatus(
         id=job.id,
+        seed=job.seed,
         round=job.round,
         method=job.method,
         density=result.density if result else job.density,
@@ -204,10 +206,16 @@ def _job_state(
 
 
 def _run_state(
-    jobs: Sequence[JobStatus], last_event: Mapping[str, Any] | None, log_age: Callable[[], float]
+    planned: Sequence[Job],
+    jobs: Sequence[JobStatus],
+    last_event: Mapping[str, Any] | None,
+    log_age: Callable[[], float],
 ) -> RunState:
     if all(job.state in CLOSED for job in jobs):
-        return "failed" if any(job.state == "left out" or _is_broken(job) for job in jobs) else "done"
+        # A branch may diverge; a round that has, or what is left out, leaves the experiment incomplete.
+        trunk = {job.id for job in planned if job.is_trunk}
+        broken = any(job.state == "left out" or (job.state == "diverged" and job.id in trunk) for job in jobs)
+        return "failed" if broken else "done"
     if last_event is not None and last_event["event"] == "failed":
         return "failed"
     if last_event is not None and last_event["event"] in ENDINGS:
@@ -217,11 +225,6 @@ def _run_state(
     # Between two jobs, and while a lane starts, the log is what is fresh.
     fresh = last_event is not None and log_age() < FRESH_SECONDS
     return "running" if fresh else "stopped"
-
-
-def _is_broken(job: JobStatus) -> bool:
-    """Return whether a round has diverged, not only a branch of it."""
-    return job.state == "diverged" and "/" not in job.id
 
 
 def _last_event(log: Path) -> Mapping[str, Any] | None:
@@ -244,11 +247,11 @@ def _seconds_left(config: RunConfig, planned: Sequence[Job], jobs: Sequence[JobS
 
 
 def _longest_chain(planned: Sequence[Job], seconds: Mapping[str, float]) -> float:
-    """The seconds of the trunk and of the longest branch of its last round, which must follow each other."""
-    last_round = max(job.round for job in planned)
-    trunk = [seconds[job.id] for job in planned if job.is_trunk]
-    branches = [seconds[job.id] for job in planned if not job.is_trunk and job.round == last_round]
-    return sum(trunk) + max(branches, default=0.0)
+    """The seconds of the jobs, each made from the one before, that take longest together."""
+    chains: dict[str, float] = {}
+    for job in planned:  # parents come first
+        chains[job.id] = seconds[job.id] + (chains[job.parent] if job.parent is not None else 0.0)
+    return max(chains.values())
 
 
 def _job_seconds_left(job: JobStatus, whole: float) -> float:

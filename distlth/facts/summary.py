@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from distlth.errors import RunError
+from distlth.facts.details import RunDetails, read_details
 from distlth.facts.masks import LayerMasks, layer_masks, representative_layers
-from distlth.facts.rows import Results, derive_results
+from distlth.facts.rows import Results, check_one_experiment, derive_results, join_results
 from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths
 from distlth.run.results import load_divergences, load_results
@@ -29,6 +30,7 @@ class RunSummary:
     diverged: tuple[str, ...]
     ungrouped: Mapping[str, Mapping[str, str]]
     layers: tuple[LayerMasks, ...]
+    details: tuple[RunDetails, ...]
 
 
 def read_summary(run: RunPaths) -> RunSummary:
@@ -49,6 +51,31 @@ def read_summary(run: RunPaths) -> RunSummary:
         diverged=tuple(each.message for each in load_divergences(run, jobs).values()),
         ungrouped=_read_ungrouped(run, structured),
         layers=tuple(_read_layers(run, structured)),
+        details=(read_details(run, jobs, results),),
+    )
+
+
+def read_summaries(runs: Sequence[RunPaths]) -> RunSummary:
+    """Return what is to be reported of several runs of one experiment, which have different seeds.
+
+    The layers to look at are those of the first run.
+
+    Raises:
+        RunError: as of `read_summary`; the runs are not one experiment, or share a seed.
+    """
+    if len(runs) == 1:
+        return read_summary(runs[0])
+    check_one_experiment(runs)
+    found = {run.root.name: read_summary(run) for run in runs}
+    return RunSummary(
+        name=" + ".join(found),
+        results=join_results({name: each.results for name, each in found.items()}),
+        diverged=tuple(f"{name}: {line}" for name, each in found.items() for line in each.diverged),
+        ungrouped={
+            f"{name}/{job}": layers for name, each in found.items() for job, layers in each.ungrouped.items()
+        },
+        layers=next(iter(found.values())).layers,
+        details=tuple(details for each in found.values() for details in each.details),
     )
 
 
@@ -60,7 +87,7 @@ def _read_ungrouped(run: RunPaths, structured: Sequence[Job]) -> Mapping[str, Ma
 def _read_layers(run: RunPaths, structured: Sequence[Job]) -> Iterator[LayerMasks]:
     latest = max((job.round for job in structured), default=None)
     for job in structured:
-        if job.round == latest and (layer := _read_layer(run, job)):
+        if job.round == latest and not job.of_seed and (layer := _read_layer(run, job)):
             yield layer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -20,23 +21,37 @@ def alive(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> 
     return _Usage(graph, kept, removed).alive()
 
 
+@dataclass(frozen=True)
+class Alive:
+    """The number of alive weights in masked layers, and the multiply-accumulates of one image that cost time.
+
+    `macs` has other layers' too, with the channels that can be non-zero and are used.
+    """
+
+    weights: int
+    macs: int
+
+
+def count_alive(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> Alive:
+    """Return both counts of a mask; see `alive`."""
+    usage, found, work = _Usage(graph, kept, removed), dict[str, Tensor](), 0
+    for layer in graph.layers:
+        own = usage.weights(layer)
+        work += layer.positions * int(torch.count_nonzero(own))
+        if layer.name in kept:  # a layer may run several times
+            found[layer.name] = found[layer.name] | own if layer.name in found else own
+    return Alive(sum(int(torch.count_nonzero(weights)) for weights in found.values()), work)
+
+
 def alive_density(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> float:
     """Return alive weights over all weights of the layers of `kept`, a fraction."""
-    found = alive(graph, kept, removed=removed)
-    return sum(int(weights.sum()) for weights in found.values()) / sum(w.numel() for w in found.values())
+    total = sum(weights.numel() for weights in kept.values())
+    return count_alive(graph, kept, removed=removed).weights / total
 
 
 def macs(graph: Graph) -> int:
     """Return the multiply-accumulates of one image in convolutions and linear layers."""
     return sum(layer.macs for layer in graph.layers)
-
-
-def alive_macs(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> int:
-    """Return the multiply-accumulates of one image that alive weights cost, other layers' included.
-
-    Layers that `kept` does not have count with the channels that can be non-zero and are used.
-    """
-    return _Usage(graph, kept, removed).macs()
 
 
 class _Usage:
@@ -54,13 +69,10 @@ class _Usage:
         found = {name: torch.zeros_like(kept) for name, kept in self._kept.items()}
         for layer in self._graph.layers:
             if layer.name in found:
-                found[layer.name] |= self._weights(layer)
+                found[layer.name] |= self.weights(layer)
         return found
 
-    def macs(self) -> int:
-        return sum(layer.positions * int(self._weights(layer).sum()) for layer in self._graph.layers)
-
-    def _weights(self, layer: Layer) -> Tensor:
+    def weights(self, layer: Layer) -> Tensor:
         """Return the alive weights of a layer, as it runs this time."""
         pairs = self._pairs(layer).reshape(*layer.shape[:2], *[1] * (len(layer.shape) - 2))
         return pairs & self._kept.get(layer.name, torch.ones(layer.shape, dtype=torch.bool))

@@ -4,7 +4,8 @@ Under a run's `tensorboard/` each folder is one curve of the page:
 
     jobs/03-refill      a job over its steps: train/*, eval/*, speed/*, ticket/density, its hyperparameters
     accuracy/refill     a method over density: accuracy/*
-    masks/refill        a method over rounds: layer_density_by_round/* and masks/* (pictures)
+    masks/refill        a method over rounds: layer_density_by_round/* and masks/* (pictures);
+                        `masks/seed2-refill` of a seed that is not the run's own
     accuracy            the figure of accuracy against density
     config              the job file, and what the tags mean
 """
@@ -23,6 +24,7 @@ from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-u
 
 from distlth.config.schema import RunConfig
 from distlth.facts.masks import LayerMasks, layer_masks, representative_layers
+from distlth.facts.points import Point
 from distlth.facts.rows import ResultRow, Results, derive_results
 from distlth.plan import Job, plan
 from distlth.prune.blocks import Block
@@ -40,7 +42,7 @@ FIGURE = "accuracy/figure"
 GUIDE = f"""
 | tag | meaning | x |
 | :-- | :-- | :-- |
-| {TOP1_CURVE} | each ticket's top-1 (and top5), a curve a method | density in per mille |
+| {TOP1_CURVE} | top-1 (and top5) of tickets, mean over seeds, a curve a method | density in per mille |
 | {FIGURE} | the same on a logarithmic axis | finished jobs |
 | eval/* | over the whole validation split; top1 and top5 are fractions | step |
 | layer_density_by_round/* | kept share of a layer's weights | round |
@@ -81,7 +83,8 @@ class RunBoard:
         `before` is the magnitude mask that it was made from, `blocks` has the dense blocks of each layer that
         was regrouped. A mask that is already shown is skipped.
         """
-        folder, suffix = self._run.tensorboard / "masks" / job.method, f".{path_component(job.id)}"
+        curve = "-".join(filter(None, (job.of_seed, job.method)))
+        folder, suffix = self._run.tensorboard / "masks" / curve, f".{path_component(job.id)}"
         with self._turn:
             if not _holds(folder, suffix):
                 points = {job.round: _mask_values(job, mask, before, blocks)}
@@ -111,12 +114,12 @@ class RunBoard:
                 writer.close()
             self._writers.clear()
 
-    def _draw_curve(self, method: str, curve: Sequence[ResultRow]) -> None:
+    def _draw_curve(self, method: str, curve: Sequence[Point]) -> None:
         # Ascending: where steps go back, TensorBoard drops those that came before.
-        ascending = sorted(curve, key=lambda row: row.density)
+        ascending = sorted(curve, key=lambda point: point.density)
         points = {
-            round(1000 * row.density): scalars({TOP1_CURVE: row.top1, TOP5_CURVE: row.top5})
-            for row in ascending
+            round(1000 * point.density): scalars({TOP1_CURVE: point.top1.mean, TOP5_CURVE: point.top5})
+            for point in ascending
         }
         self._rewrite(f"accuracy/{method}", 0, points)
 
@@ -190,7 +193,7 @@ def _write_hparams(run: RunPaths, row: ResultRow, config: RunConfig) -> None:
         "prune.rate": config.prune.rate,
         "prune.rewind_epoch": config.prune.rewind_epoch,
         "round": row.round,
-        "seed": config.seed,
+        "seed": row.seed,
         "train.batch_size": config.train.batch_size,
         "train.epochs": config.train.epochs,
         "train.lr": config.train.lr,

@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
-from distlth.facts.rows import ResultRow
+from collections.abc import Iterator
+
+from distlth.facts.points import Point
+from distlth.facts.rows import ResultRow, Results
 from distlth.report.text import duration, percent, points
 
-RESULT_COLUMNS = ("round", "method", "density", "top-1", "vs dense", "top-5", "time")
+RESULT_COLUMNS = ("round", "method", "density", "alive", "MACs", "top-1", "vs dense", "top-5", "time")
+POINT_COLUMNS = ("round", "method", "density", "alive", "MACs", "seeds", "top-1", "vs dense", "top-5", "wins")
 DIGEST_COLUMNS = ("job", "mask", "weights")
+
+
+def result_columns(results: Results) -> tuple[str, ...]:
+    """Return RESULT_COLUMNS, after the seed where there are several."""
+    return (*(("seed",) if len(results.seeds) > 1 else ()), *RESULT_COLUMNS)
+
+
+def result_rows(results: Results) -> Iterator[tuple[str, ...]]:
+    """Iterate over the cells of each row, one for each of `result_columns`."""
+    several = len(results.seeds) > 1
+    for row in results.rows:
+        yield (*((str(row.seed),) if several else ()), *result_cells(row))
 
 
 def result_cells(row: ResultRow) -> tuple[str, ...]:
@@ -15,10 +31,28 @@ def result_cells(row: ResultRow) -> tuple[str, ...]:
         str(row.round),
         row.method,
         _density(row),
+        percent(row.alive_density),
+        percent(row.macs_share),
         percent(row.top1),
         "" if row.vs_dense is None else points(row.vs_dense),
         percent(row.top5),
         duration(row.seconds),
+    )
+
+
+def point_cells(point: Point) -> tuple[str, ...]:
+    """Return a cell for each of POINT_COLUMNS: means over the seeds, top-1 with its standard deviation."""
+    return (
+        str(point.round),
+        point.method,
+        percent(point.density),
+        percent(point.alive_density),
+        percent(point.macs_share),
+        str(point.top1.count),
+        f"{percent(point.top1.mean)} ± {100 * point.top1.std:.2f}",
+        "" if point.vs_dense is None else points(point.vs_dense),
+        percent(point.top5),
+        "" if point.wins is None else ("yes" if point.wins else "no"),
     )
 
 

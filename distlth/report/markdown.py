@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from distlth.facts.rows import Results
 from distlth.facts.summary import RunSummary
-from distlth.report.cells import DIGEST_COLUMNS, RESULT_COLUMNS, digest_cells, result_cells
+from distlth.report.cells import (
+    DIGEST_COLUMNS,
+    POINT_COLUMNS,
+    digest_cells,
+    point_cells,
+    result_columns,
+    result_rows,
+)
 
 
 def summary_markdown(summary: RunSummary) -> str:
@@ -14,9 +21,11 @@ def summary_markdown(summary: RunSummary) -> str:
     lines = [
         f"# {summary.name}",
         "",
+        *_points_lines(summary.results),
         *_results_lines(summary.results),
         "",
-        f"{summary.results.verdict}. `vs dense` is in percentage points of top-1.",
+        f"{summary.results.verdict}. `vs dense` is in percentage points of top-1; `alive` counts the kept "
+        "weights that read and feed something, `MACs` the multiply-accumulates that they cost.",
         "",
         *_diverged_lines(summary.diverged),
         *_digests_lines(summary.results),
@@ -26,11 +35,16 @@ def summary_markdown(summary: RunSummary) -> str:
 
 
 def _results_lines(results: Results) -> list[str]:
-    return [
-        _line(RESULT_COLUMNS),
-        "| ---: | :--- | ---: | ---: | ---: | ---: | ---: |",
-        *[_line(result_cells(row)) for row in results.rows],
-    ]
+    return _table(result_columns(results), result_rows(results))
+
+
+def _points_lines(results: Results) -> list[str]:
+    """Return the table of means, where there are several seeds."""
+    if len(results.seeds) < 2:
+        return []
+    points = sorted(results.points, key=lambda point: point.round)
+    note = "A ticket wins if its mean top-1 is at least the dense network's less its standard deviation."
+    return [*_table(POINT_COLUMNS, map(point_cells, points)), "", note, ""]
 
 
 def _diverged_lines(diverged: Iterable[str]) -> list[str]:
@@ -57,6 +71,12 @@ def _ungrouped_lines(ungrouped: Mapping[str, Mapping[str, str]]) -> list[str]:
         for job, reasons in ungrouped.items()
     ]
     return ["", "Layers that could not be grouped:", "", *lines]
+
+
+def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return a table, its numbers to the right."""
+    ruler = [":---" if column == "method" else "---:" for column in columns]
+    return [_line(columns), _line(ruler), *map(_line, rows)]
 
 
 def _line(cells: Iterable[str]) -> str:

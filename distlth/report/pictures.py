@@ -6,6 +6,7 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
@@ -13,10 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
 
+from distlth.facts.axes import DENSITY, Axis
 from distlth.facts.masks import ADDED, DROPPED, KEPT, Cells, LayerMasks, kept_share
-from distlth.facts.rows import ResultRow, Results
+from distlth.facts.points import Point, Spread
+from distlth.facts.rows import Results
 from distlth.prune.blocks import Block
 from distlth.report.text import density_percent
+from distlth.run.results import EpochMetrics
 
 INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 CELL_COLOURS = ("#f3f4f6", "#1d4e89", "#7fb2e5", "#f2a65a")
@@ -27,7 +31,7 @@ METHOD_COLOURS = {
     "refill+": "#b23a48",
     "regroup": "#2672c8",
 }
-OTHER_COLOURS = ("#2a9d8f", "#8e5bbf", "#d1488c", "#7a8b2a", "#9c6644")
+OTHER_COLOURS = ("#2a9d8f", "#8e5bbf", "#d1488c", "#7a8b2a", "#9c6644", "#0f7fa8", "#c9a227", "#5c4d7d")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 DOTS_PER_INCH = 150
@@ -41,27 +45,41 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def accuracy_figure(results: Results) -> Figure:
-    """Draw top-1 against density on a logarithmic axis, dense at the left, one curve a method."""
+def svg(figure: Figure) -> str:
+    """Return the figure as an SVG document, the same bytes each time; letters stay letters."""
+    buffer = io.StringIO()
+    with rc_context({"svg.fonttype": "none", "svg.hashsalt": "distlth", "font.family": "sans-serif"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def accuracy_figure(results: Results, axis: Axis = DENSITY) -> Figure:
+    """Draw top-1 against sparsity on a logarithmic axis, dense at the left, one curve a method.
+
+    Of several seeds the mean is drawn, in a band of one standard deviation to either side.
+    """
     figure, axes = _figure(6.4, 3.9)
     if results.dense is not None:
-        _draw_dense(axes, results.dense.top1)
+        _draw_dense(axes, results.dense)
     curves = results.curves
     for method, colour, marker in _styles(results.methods):
-        _draw_curve(axes, curves[method], method, colour, marker)
-    _density_axis(axes, [row.density for row in results.rows if row.is_trunk])
+        _draw_curve(axes, curves[method], axis, method, colour, marker)
+    _density_axis(axes, [axis.value(point) or 0.0 for point in results.points if point.is_trunk])
     axes.yaxis.set_major_formatter(PercentFormatter())
-    axes.set_xlabel("density (kept weights)")
+    axes.set_xlabel(axis.label)
     axes.set_ylabel("validation top-1")
-    axes.legend(frameon=False, loc="lower left", handlelength=1.6)
+    axes.legend(frameon=False, loc="lower left", handlelength=1.6, ncols=1 + len(results.methods) // 7)
     return figure
 
 
-def _draw_dense(axes: Axes, top1: float) -> None:
-    axes.axhline(100 * top1, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+def _draw_dense(axes: Axes, dense: Spread) -> None:
+    mean, std = 100 * dense.mean, 100 * dense.std
+    axes.axhline(mean, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
+    if std > 0:
+        axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
     axes.annotate(
-        f"dense {top1:.2%}",
-        (0.005, 100 * top1),
+        f"dense {dense.mean:.2%}",
+        (0.005, mean),
         xycoords=("axes fraction", "data"),
         xytext=(2, 4),
         textcoords="offset points",
@@ -70,10 +88,17 @@ def _draw_dense(axes: Axes, top1: float) -> None:
     )
 
 
-def _draw_curve(axes: Axes, curve: Sequence[ResultRow], method: str, colour: str, marker: str) -> None:
-    axes.plot(
-        [100 * row.density for row in curve],
-        [100 * row.top1 for row in curve],
+def _draw_curve(
+    axes: Axes, curve: Sequence[Point], axis: Axis, method: str, colour: str, marker: str
+) -> None:
+    """Draw the points of a method whose value on the axis is known; its parts have the method as their id."""
+    known = [(value, point.top1) for point in curve if (value := axis.value(point)) is not None]
+    at = [100 * value for value, _ in known]
+    mean = np.array([100 * top1.mean for _, top1 in known])
+    std = np.array([100 * top1.std for _, top1 in known])
+    (line,) = axes.plot(
+        at,
+        mean,
         label=method,
         color=colour,
         marker=marker,
@@ -82,6 +107,33 @@ def _draw_curve(axes: Axes, curve: Sequence[ResultRow], method: str, colour: str
         markeredgecolor="white",
         zorder=3,
     )
+    line.set_gid(f"curve {method}")
+    if std.any():
+        band = axes.fill_between(at, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0, zorder=2)
+        band.set_gid(f"band {method}")
+
+
+def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> Figure:
+    """Draw the training loss and the top-1 of each job (its method and epochs) over its epochs."""
+    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    losses, scores = figure.subplots(1, 2)
+    styles = {method: colour for method, colour, _ in _styles(list(dict.fromkeys(m for m, _ in training)))}
+    seen: set[str] = set()
+    for method, epochs in training:
+        label = None if method in seen else method
+        seen.add(method)
+        shared = {"color": styles[method], "linewidth": 1.1, "alpha": 0.8, "gid": f"curve {method}"}
+        losses.plot([e.epoch + 1 for e in epochs], [e.loss for e in epochs], label=label, **shared)
+        scored = [(e.epoch + 1, 100 * e.top1) for e in epochs if e.top1 is not None]
+        scores.plot([epoch for epoch, _ in scored], [top1 for _, top1 in scored], **shared)
+    for axes, what in ((losses, "training loss"), (scores, "validation top-1")):
+        _plain(axes)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(what)
+    scores.yaxis.set_major_formatter(PercentFormatter())
+    losses.legend(frameon=False, fontsize=8, ncols=1 + len(styles) // 7)
+    return figure
 
 
 def masks_figure(layers: Sequence[LayerMasks]) -> Figure:
@@ -126,12 +178,16 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    _plain(axes)
+    return figure, axes
+
+
+def _plain(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(GRID)
     axes.tick_params(color=GRID, labelcolor=INK, labelsize=9)
     axes.grid(axis="y", color=GRID, linewidth=0.8)
     axes.set_axisbelow(True)
-    return figure, axes
 
 
 def _styles(methods: Sequence[str]) -> list[tuple[str, str, str]]:

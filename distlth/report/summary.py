@@ -1,34 +1,54 @@
-"""A run's folder `report/`: a table and pictures, written when the run ends or when asked for."""
+"""A report: tables, pictures and one page, of a run when it ends or of several runs when asked for."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
-from distlth.facts.summary import read_summary
+from distlth.facts.axes import AXES
+from distlth.facts.summary import RunSummary, read_summaries, read_summary
 from distlth.files import replacing, write_text
+from distlth.report.html import page
 from distlth.report.markdown import summary_markdown
 from distlth.report.pictures import accuracy_figure, masks_figure, png
-from distlth.run.paths import RunPaths
+from distlth.report.tables import points_csv, results_csv
+from distlth.run.paths import ReportPaths, RunPaths
 
 
 def write_report(run: RunPaths) -> list[Path]:
-    """Write `results.md`, `accuracy.png` and, where tickets are structured, `masks.png`; return their paths.
+    """Write the report of a run into its directory; return the paths of its files, the page first.
 
     Raises:
         RunError: the folder holds no run, a run without a result yet, or a damaged file.
     """
-    summary = read_summary(run)
-    figures = {run.accuracy_picture: accuracy_figure(summary.results)}
+    return write_summary(read_summary(run), run.report)
+
+
+def write_joint_report(runs: Sequence[RunPaths], folder: Path) -> list[Path]:
+    """Write the report of several runs of one experiment, which have different seeds, into a folder.
+
+    Raises:
+        RunError: as of `write_report`; the runs are not one experiment, or share a seed.
+    """
+    return write_summary(read_summaries(runs), ReportPaths(folder))
+
+
+def write_summary(summary: RunSummary, paths: ReportPaths) -> list[Path]:
+    """Write the files of a report; return their paths, the page first."""
+    results = summary.results
+    axes = [axis for axis in AXES if all(axis.value(point) is not None for point in results.points)]
+    figures = {paths.accuracy_picture(axis.name): accuracy_figure(results, axis) for axis in axes}
     if summary.layers:
-        figures[run.masks_picture] = masks_figure(summary.layers)
-    write_text(run.results_table, summary_markdown(summary))
+        figures[paths.masks_picture] = masks_figure(summary.layers)
+    texts = {
+        paths.page: page(summary, axes),
+        paths.results_table: summary_markdown(summary),
+        paths.results_csv: results_csv(results),
+        paths.points_csv: points_csv(results),
+    }
+    for path, text in texts.items():
+        write_text(path, text)
     for path, figure in figures.items():
-        _write_figure(path, figure)
-    return [run.results_table, *figures]
-
-
-def _write_figure(path: Path, figure: Figure) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(png(figure))
+        with replacing(path) as temporary:
+            temporary.write_bytes(png(figure))
+    return [*texts, *figures]

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from distlth.files import entries, exists
 
-# A round, or a branch of it. An id from outside a plan must not lead out of the run.
-JOB_ID = re.compile(r"[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
+# A round or a branch of it, of the run's seed or another. An id from outside must not lead out of the run.
+JOB_ID = re.compile(r"(seed[0-9]+/)?[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?", re.ASCII)
 
 
 @dataclass(frozen=True)
 class JobPaths:
-    """The files of one job: a trunk round (`rounds/03`) or a branch of it (`rounds/03/refill`)."""
+    """The files of one job: a trunk round (`rounds/03`), or a branch of it (`rounds/03/refill`).
+
+    Those of seeds other than the run's own are in folders of their own: `rounds/seed2/03`.
+    """
 
     root: Path
 
@@ -99,6 +102,42 @@ class SeedPaths:
 
 
 @dataclass(frozen=True)
+class ReportPaths:
+    """The files of a report, of one run or of several."""
+
+    root: Path
+
+    @property
+    def page(self) -> Path:
+        """All of it on one page, which needs no network."""
+        return self.root / "report.html"
+
+    @property
+    def results_table(self) -> Path:
+        """The results as a Markdown page."""
+        return self.root / "results.md"
+
+    @property
+    def results_csv(self) -> Path:
+        """A line for each job."""
+        return self.root / "results.csv"
+
+    @property
+    def points_csv(self) -> Path:
+        """A line for each method's ticket of each round, over the seeds."""
+        return self.root / "points.csv"
+
+    @property
+    def masks_picture(self) -> Path:
+        """Structured masks, each beside the mask that it was made from."""
+        return self.root / "masks.png"
+
+    def accuracy_picture(self, axis: str) -> Path:
+        """Return the picture of accuracy against sparsity, by density or another axis."""
+        return self.root / ("accuracy.png" if axis == "density" else f"accuracy-{axis}.png")
+
+
+@dataclass(frozen=True)
 class RunPaths:
     """The files of one run."""
 
@@ -140,24 +179,9 @@ class RunPaths:
         return self.root / "tensorboard"
 
     @property
-    def report(self) -> Path:
-        """The folder of tables and pictures."""
-        return self.root / "report"
-
-    @property
-    def results_table(self) -> Path:
-        """The results as a Markdown table."""
-        return self.report / "results.md"
-
-    @property
-    def accuracy_picture(self) -> Path:
-        """Accuracy against density, one curve per method."""
-        return self.report / "accuracy.png"
-
-    @property
-    def masks_picture(self) -> Path:
-        """Structured masks, each beside the mask that it was made from."""
-        return self.report / "masks.png"
+    def report(self) -> ReportPaths:
+        """The files of the run's report."""
+        return ReportPaths(self.root / "report")
 
     @property
     def all_seeds(self) -> Path:
@@ -169,7 +193,7 @@ class RunPaths:
         return SeedPaths(self.all_seeds / str(seed))
 
     def job(self, job_id: str) -> JobPaths:
-        """Return the files of the job `03` or `03/refill`; ValueError for what is not a job's id."""
+        """Return the files of the job `03`, `03/refill` or `seed2/03`; ValueError for what is no job's id."""
         return JobPaths(self.root / "rounds" / _checked(job_id))
 
     @property
@@ -251,5 +275,5 @@ def site_file() -> Path:
 
 def _checked(job_id: str) -> str:
     if not JOB_ID.fullmatch(job_id):
-        raise ValueError(f"{job_id!r} is not the name of a job, such as 03 or 03/refill")
+        raise ValueError(f"{job_id!r} is not the name of a job, such as 03, 03/refill or seed2/03")
     return job_id

@@ -57,7 +57,9 @@ class JobResult:
 
     `density`, `top1` and `top5` are fractions, `kept` and `total` count weights of prunable layers, `seconds`
     is wall time, `finished` is seconds since the epoch, digests are hexadecimal,
-    `empty_layers` counts the prunable layers that keep no weight.
+    `empty_layers` counts the prunable layers that keep no weight. `alive` counts the kept weights whose input
+    can be non-zero and whose output is used, `alive_macs` the multiply-accumulates of one image that such
+    weights cost, of the dense network's `macs`; None in results of earlier versions.
     """
 
     job: str
@@ -78,6 +80,19 @@ class JobResult:
     weights_digest: str
     finished: float
     empty_layers: int = 0
+    alive: int | None = None
+    macs: int | None = None
+    alive_macs: int | None = None
+
+    @property
+    def alive_density(self) -> float | None:
+        """Alive weights over all weights of prunable layers, a fraction."""
+        return None if self.alive is None else self.alive / self.total
+
+    @property
+    def macs_share(self) -> float | None:
+        """Alive multiply-accumulates over the dense network's, a fraction."""
+        return self.alive_macs / self.macs if self.alive_macs is not None and self.macs else None
 
     def save(self, paths: JobPaths) -> None:
         """Mark the job as done. Everything else of the job must be on disk already."""

@@ -54,8 +54,12 @@ class RunRecord:
 
     def flatten(self) -> dict[str, Any]:
         """Return all that can change under dotted keys: `train.lr`, `versions.torch`, `data.digest`."""
-        config = flatten(self.config.model_dump(mode="json"))
-        return {**config, **flatten({VERSIONS: self.versions, "data": self.data})}
+        config = self.config.model_dump(mode="json")
+        prune = self.config.prune
+        if prune.mode == "branch":  # each is known by its label, wherever in the list it is
+            labels = [branch.label for branch in prune.branches]
+            config["prune"]["branches"] = dict(zip(labels, config["prune"]["branches"], strict=True))
+        return {**flatten(config), **flatten({VERSIONS: self.versions, "data": self.data})}
 
 
 def library_versions() -> dict[str, str]:
@@ -118,6 +122,7 @@ def open_run(
     _refuse(run, found, allowed)
     if not found:
         return stored
+    _check_measured(run, config)
     return _record_changes(run, stored, asked, found, allowed)
 
 
@@ -151,6 +156,25 @@ def _refuse(run: RunPaths, found: Sequence[Change], allowed: Collection[str]) ->
             "Undo the change, give the run another name (name=...), or say that it is meant: "
             + " ".join(f"--allow-change {change.key}" for change in refused)
         )
+
+
+def _check_measured(run: RunPaths, asked: RunConfig) -> None:
+    """Raise RunError for a new branch whose scores were not measured while its parent trained."""
+    from distlth.run.tickets import load_measured  # torch, which a login node should not have to load
+
+    jobs = plan(asked)
+    done = load_results(run, jobs)
+    for job in jobs:
+        if job.structure is None or job.id in done or job.parent not in done:
+            continue
+        paths = run.job(job.parent)
+        there = {*load_measured(paths.untrained), *load_measured(paths.activations)}
+        for needed in job.structure.measurements():
+            if needed.name not in there:
+                raise RunError(
+                    f"{run.root}: branch {job.method}: job {job.parent} is done without its {needed.name} "
+                    "scores, which are measured while it trains; ask for it in a new run (name=...)"
+                )
 
 
 def _record_changes(

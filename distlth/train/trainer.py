@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distlth.errors import DivergedError
 from distlth.files import tensors_digest
 from distlth.methods import Measurement
+from distlth.models.alive import count_alive, macs
 from distlth.plan import Job
 from distlth.prune.mask import empty_layers
 from distlth.run.paths import RunPaths
@@ -286,7 +287,8 @@ class Trainer:
 
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:
         """Return what the job leaves for people and for the plan."""
-        mask = self.ticket.mask
+        mask, graph = self.ticket.mask, self.executable.anatomy.graph
+        used = count_alive(graph, mask.layers, removed=self.ticket.remove_channels)
         return JobResult(
             job=self.job.id,
             round=self.job.round,
@@ -304,6 +306,9 @@ class Trainer:
             weights_digest=digest,
             finished=time.time(),
             empty_layers=len(empty_layers(mask)),
+            alive=used.weights,
+            macs=macs(graph),
+            alive_macs=used.macs,
         )
 
     def progress(self) -> Progress:

@@ -1,25 +1,37 @@
-"""`distlth report`: write a run's table and pictures."""
+"""`distlth report`: write the tables, pictures and page of a run, or of several runs together."""
 
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
+from distlth.errors import UserError
 from jobs.arguments import Commands, path_given
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser(
-        "report", help="table and pictures of a run", description="Write a run's table and pictures again."
+        "report",
+        help="tables, pictures and a page of one or more runs",
+        description="Write a run's report again; or the report of several runs of one experiment, which "
+        "differ in their seeds alone, with means, spread and a verdict.",
     )
-    parser.add_argument("run", type=path_given, metavar="RUN", help="a run directory")
+    parser.add_argument("runs", type=path_given, metavar="RUN", nargs="+", help="a run directory")
+    parser.add_argument("--out", type=path_given, metavar="DIR", help="default, of one run: its own report/")
     parser.set_defaults(command=_report)
 
 
 def _report(options: argparse.Namespace) -> int:
-    from distlth.report.summary import write_report
+    from distlth.report.summary import write_joint_report, write_report
     from distlth.run.paths import RunPaths
 
-    for path in write_report(RunPaths(options.run)):
+    runs = [RunPaths(path) for path in options.runs]
+    if len(runs) > 1 and options.out is None:
+        raise UserError(
+            "the report of several runs belongs to none of them; say where it goes with --out DIR"
+        )
+    written = write_report(runs[0]) if options.out is None else write_joint_report(runs, Path(options.out))
+    for path in written:
         print(path)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,9 @@ def loading(options: Options) -> None:
         data = photos(Path(folder), options.size(1024, 64), 256)
         if not options.on_gpu:
             say("skip", "loader", "needs a GPU")
+            resident(data, options)
             return
+        resident(data, options)
         for number in range(torch.cuda.device_count()):
             with check(f"pixels on GPU {number}") as said:
                 found = contexts(data, number)
@@ -37,6 +40,38 @@ def loading(options: Options) -> None:
                 f"{busy:.0%} of the time busy"
             )
             expect(hidden > 0.5 * copied, "expected over half")
+
+
+def resident(data: Dataset, options: Options) -> None:
+    """Compare batches of images that lie on the device with those that are read; count waits and images."""
+    shape: dict[str, Any] = {"batch_size": options.size(256, 16), "resolution": options.size(224, 32)}
+    shape |= {"crop": "pad", "rotate": 20.0, "seed": 0, "threads": 4, "device": options.device}
+    with (
+        check("cache: gpu") as said,
+        closing(TrainLoader(data, **shape)) as read,
+        closing(TrainLoader(data, cache="gpu", **shape)) as there,
+    ):
+        for one, other in zip(read.epoch(0), there.epoch(0), strict=True):
+            same = all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+            expect(same, "expected the bits of the images that are read")
+        batches = there.epoch(1)
+        next(batches)  # what an epoch draws is sent with its first batch
+        if options.on_gpu:
+            torch.cuda.synchronize()
+            torch.cuda.set_sync_debug_mode("error")
+        start = time.perf_counter()
+        try:
+            count = sum(len(labels) for _, labels in batches)
+            host = time.perf_counter() - start
+        finally:
+            if options.on_gpu:
+                torch.cuda.set_sync_debug_mode("default")
+                torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+        said.append(
+            f"the bits of images that are read, no wait, {count / seconds:,.0f} images/s, "
+            f"host {1e6 * host / max(1, there.steps_per_epoch - 1):.0f} us a batch"
+        )
 
 
 def overlap(data: Dataset, options: Options) -> tuple[float, float, float]:

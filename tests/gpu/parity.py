@@ -20,7 +20,7 @@ class Kind:
 
     Rounding grows with depth and with each step: an untrained ResNet-50's first gradient already differs by
     some 5% between two memory layouts on one CPU, and after ten steps nothing is left in common. So it is
-    compared after one step, and its weights in float32 alone.
+    compared after one step, and its weights in float32 alone. Its loss may be off by `loss_times` LOSS.
     """
 
     network: str
@@ -28,11 +28,12 @@ class Kind:
     batch: int
     steps: int
     compared: tuple[str, ...]
+    loss_times: float = 1.0
 
 
 KINDS = (
     Kind("resnet20", 32, 32, 20, ("float32", "tf32", "bf16", "fp16")),
-    Kind("resnet50", 128, 16, 1, ("float32",)),
+    Kind("resnet50", 128, 16, 1, ("float32",), 3.0),
 )
 SMALL = Kind("resnet20", 16, 8, 2, ("float32", "bf16"))
 # The most that weights may be away from the CPU's, as a share of the way that training moved them: times what
@@ -58,7 +59,8 @@ def parity(options: Options) -> None:
                     said.append(
                         f"weights {away:.1e} of the way (CPU's layouts {apart:.1e}), loss {gap:.1e} off"
                     )
-                    expect(gap <= LOSS[precision], f"expected at most {LOSS[precision]:g}")
+                    most = kind.loss_times * LOSS[precision]
+                    expect(gap <= most, f"expected at most {most:g}")
                     if precision in kind.compared:
                         expect(
                             away <= TIMES[precision] * apart,

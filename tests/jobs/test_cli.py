@@ -7,13 +7,17 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from distlth.data.dataset import Dataset
-from jobs.cli import main
+from distlth.run.paths import RunPaths
+from jobs.cli import main, parse
 from jobs.commands.bench import BENCHES
+from tests.tiny_run import make_result
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -79,3 +83,55 @@ def test_each_benchmark_prints_json(name: str, capsys: pytest.CaptureFixture[str
     assert printed["bench"] == name
     assert len(printed["rows"]) >= 2
     assert printed["machine"]["torch"]
+
+
+def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"distlth {version('distlth')}\n"
+
+
+def test_a_shell_is_told_how_a_word_goes_on(tmp_path: Path) -> None:
+    answer = tmp_path / "answer"
+    asked = {"_ARGCOMPLETE": "1", "COMP_LINE": "distlth re", "COMP_POINT": "10", "_ARGCOMPLETE_IFS": "\n"}
+    subprocess.run(
+        [sys.executable, "-m", "jobs.cli"],
+        env={**os.environ, **asked, "_ARGCOMPLETE_STDOUT_FILENAME": str(answer)},
+        check=True,
+        timeout=60,
+    )
+    assert {word.strip() for word in answer.read_text().split("\n")} == {"recipes", "report", "resume"}
+
+
+def test_recipes_are_listed_and_run_by_their_names(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["recipes"]) == 0
+    assert "cifar100-vgg16-plus" in capsys.readouterr().out
+    assert main(["recipes", "quickstart"]) == 0
+    assert "\nname: quickstart\n" in capsys.readouterr().out
+    assert main(["recipes", "quickstrat"]) == 2
+    assert "quickstrat: no such recipe; there are " in capsys.readouterr().err
+    assert parse(["run", "quickstart"]).job.name == "quickstart.yaml"
+    monkeypatch.chdir(tmp_path)
+    Path("quickstart").touch()
+    assert parse(["run", "quickstart"]).job == Path("quickstart")
+
+
+def test_a_plan_says_what_is_done_and_what_is_left(
+    digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ["plan", "quickstart", f"data.path={digits.path}", f"runs={tmp_path}", "prune.rounds=1"]
+    assert main(asked) == 0
+    assert "no job is done yet, so no step is timed" in capsys.readouterr().out
+    run = RunPaths(tmp_path / "quickstart")
+    replace(make_result("00", seconds=360.0), steps=100, world_size=2).save(run.job("00"))
+    assert main([*asked, "seeds=[0, 1]"]) == 0
+    out = capsys.readouterr().out
+    lines = {line.split()[0]: line.split() for line in out.splitlines() if line.strip()}
+    assert lines["00"][-2:] == ["done", "0.2"]
+    assert lines["seed1/00"][-1] != "–"
+    assert "8 jobs" in out
+    assert "1 done" in out
+    assert "3,600.0 ms a step by the jobs that are done" in out

@@ -40,26 +40,27 @@ def test_a_report_that_cannot_be_written_is_one_line(disk: Disk, capsys: pytest.
     run = finished_run(disk.folder)
     with disk.read_only():
         assert main(["report", str(run.root)]) == 2
-    assert f"error: {run.report}: " in one_error(capsys)
-    assert not run.report.exists()
+    assert f"error: {run.report.root}: " in one_error(capsys)
+    assert not run.report.root.exists()
     assert main(["report", str(run.root)]) == 0
     capsys.readouterr()
-    before = run.results_table.read_bytes()
+    before = run.report.page.read_bytes()
     disk.fill()
     assert main(["report", str(run.root)]) == 2
     disk.free()
-    assert str(run.results_table) in one_error(capsys)
-    assert run.results_table.read_bytes() == before
-    assert {path.name for path in run.report.iterdir()} == {"results.md", "accuracy.png"}
+    assert str(run.report.page) in one_error(capsys)
+    assert run.report.page.read_bytes() == before
+    files = {"report.html", "results.md", "results.csv", "points.csv", "accuracy.png"}
+    assert {path.name for path in run.report.root.iterdir()} == files
 
 
 def test_a_file_in_the_place_of_the_report_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = finished_run(tmp_path)
-    run.report.touch()
+    run.report.root.touch()
     assert main(["report", str(run.root)]) == 2
-    assert one_error(capsys) == f"error: {run.report}: File exists\n"
+    assert one_error(capsys) == f"error: {run.report.root}: File exists\n"
     with RunView() as view:
         view.summary(run)
     shown = capsys.readouterr()

@@ -32,7 +32,7 @@ def test_all_meet_the_planned_density_and_stand_in_the_report(config: RunConfig,
     assert [row.method for row in summary.results.rows] == ["imp", "imp", *(each.label for each in branches)]
     assert {layer.method for layer in summary.layers} == {each.label for each in branches}
     write_report(finished)
-    assert "random-blocks" in finished.results_table.read_text()
+    assert "random-blocks" in finished.report.results_table.read_text()
 
 
 def test_a_reinitialised_ticket_has_the_mask_alone_in_common(config: RunConfig, finished: RunPaths) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distlth.models import Graph, anatomy, build, prunable
-from distlth.models.alive import alive, alive_density, alive_macs, macs
+from distlth.models.alive import alive, alive_density, count_alive, macs
 from distlth.models.trace import trace
 from distlth.prune.mask import Mask
 from distlth.ticket import Ticket
@@ -50,7 +50,7 @@ def kept(**dropped: tuple[int, ...]) -> dict[str, Tensor]:
 def test_a_dense_network_is_all_alive() -> None:
     graph = traced(Tiny(nn.ReLU()))
     assert alive_density(graph, kept()) == 1
-    assert macs(graph) == alive_macs(graph, kept()) == FIRST_MACS + SECOND_MACS + HEAD_MACS
+    assert macs(graph) == count_alive(graph, kept()).macs == FIRST_MACS + SECOND_MACS + HEAD_MACS
 
 
 def test_weights_on_removed_channels_are_not_alive() -> None:
@@ -59,7 +59,7 @@ def test_weights_on_removed_channels_are_not_alive() -> None:
     assert torch.equal(found["first"], mask["first"])
     assert found["second"].flatten(2).any(2).tolist() == [[False, True, True, True], [False] * 4]
     assert alive_density(graph, mask) == (9 + 27) / (12 + 72)
-    assert alive_macs(graph, mask) == 9 * 64 + 27 * 16 + 5
+    assert count_alive(graph, mask).macs == 9 * 64 + 27 * 16 + 5
 
 
 def test_without_removal_a_norm_feeds_its_bias_on() -> None:

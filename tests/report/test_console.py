@@ -23,6 +23,7 @@ from distlth.report.console import (
     describe,
     layers_table,
     plan_table,
+    points_table,
     results_table,
     status_table,
 )
@@ -30,7 +31,7 @@ from distlth.report.text import density_percent, duration, memory, percent
 from distlth.run.paths import RunPaths
 from distlth.run.results import save_progress
 from distlth.run.store import RunRecord
-from tests.facts.test_rows import derive
+from tests.facts.test_rows import derive, over_seeds
 from tests.tiny_run import make_progress, make_result
 
 
@@ -45,15 +46,15 @@ def cells(renderable: RenderableType) -> list[list[str]]:
 def make_status(step: int = 10, epoch: int = 2) -> RunStatus:
     done, waiting = (
         make_result("00", seconds=75.0),
-        JobStatus("01/refill", 1, "refill", 0.8, "waiting", None, None),
+        JobStatus("01/refill", 0, 1, "refill", 0.8, "waiting", None, None),
     )
     return RunStatus(
         name="tiny",
         path=Path("runs/tiny"),
         state="running",
         jobs=(
-            JobStatus("00", 0, "imp", 1.0, "done", None, done),
-            JobStatus("01", 1, "imp", 0.8, "running", make_progress(step, epoch), None),
+            JobStatus("00", 0, 0, "imp", 1.0, "done", None, done),
+            JobStatus("01", 0, 1, "imp", 0.8, "running", make_progress(step, epoch), None),
             waiting,
         ),
         seconds_left=140.0,
@@ -87,11 +88,18 @@ def test_numbers_for_people() -> None:
 
 def test_results_table() -> None:
     results = derive(
-        make_result("00", 1.0, 0.9, seconds=75.0), make_result("01/refill", 0.789, 0.885, seconds=8.0)
+        make_result("00", 1.0, 0.9, seconds=75.0),
+        replace(make_result("01/refill", 0.789, 0.885, seconds=8.0), alive=395, macs=50, alive_macs=25),
     )
     table = cells(results_table(results))
-    assert ["0", "imp", "100.00%", "90.00%", "99.00%", "1:15"] in table
-    assert ["1", "refill", "78.90%", "88.50%", "-1.50", "99.00%", "8.0 s"] in table
+    assert ["0", "imp", "100.00%", "–", "–", "90.00%", "99.00%", "1:15"] in table
+    assert ["1", "refill", "78.90%", "39.50%", "50.00%", "88.50%", "-1.50", "99.00%", "8.0 s"] in table
+
+
+def test_several_seeds_have_a_column_and_a_table_of_means() -> None:
+    results = over_seeds(0.90, 0.92)
+    assert ["1", "0", "imp", "100.00%", "–", "–", "92.00%", "99.00%", "10 s"] in cells(results_table(results))
+    assert ["0", "imp", "100.00%", "–", "–", "2", "91.00% ± 1.41", "99.00%"] in cells(points_table(results))
 
 
 def test_layers_that_keep_nothing_are_marked() -> None:
@@ -180,8 +188,8 @@ def test_view_follows_the_run_directory(tmp_path: Path) -> None:
     assert [line.split("  ")[1] for line in lines[:2]] == ["run start", "00"]
     assert "old story" not in output.getvalue()
     assert output.getvalue().count("step 10/40") == 1
-    assert lines[-1].endswith(str(run.report))
-    assert (run.report / "accuracy.png").stat().st_size > 1000
+    assert lines[-1].endswith(str(run.report.page))
+    assert (run.report.root / "accuracy.png").stat().st_size > 1000
 
 
 FULL = "/dev/full"  # takes nothing, as a full disk

@@ -174,7 +174,11 @@ def test_report_is_written(run: RunPaths) -> None:
         save_structured(run.job(job), Structured(dense, {}, reasons))
         make_result(job, density=0.8 ** int(job[:2]), top1=top1).save(run.job(job))
     written = write_report(run)
-    assert [path.name for path in written] == ["results.md", "accuracy.png", "masks.png"]
-    assert all(path.read_bytes().startswith(PNG_SIGNATURE) for path in written[1:])
-    assert "| 1 | refill | 80.00% | 88.50% | -1.50 | 99.00% | 10 s |" in written[0].read_text()
-    assert "- 01/refill: conv1 (too few rows)" in written[0].read_text()
+    assert [path.name for path in written] == [
+        *("report.html", "results.md", "results.csv", "points.csv"),
+        *("accuracy.png", "masks.png"),
+    ]
+    assert all(path.read_bytes().startswith(PNG_SIGNATURE) for path in written[4:])
+    table = written[1].read_text()
+    assert "| 1 | refill | 80.00% | – | – | 88.50% | -1.50 | 99.00% | 10 s |" in table
+    assert "- 01/refill: conv1 (too few rows)" in table

@@ -94,13 +94,53 @@ def test_what_is_safe_goes_on_and_is_recorded(
 
 
 @pytest.mark.parametrize(
+    ("sections", "change"),
+    [
+        ({"seeds": [0, 1]}, "seeds: [] -> [0, 1]"),
+        ({"prune": {"rounds": 3}}, "prune.rounds: 1 -> 3"),
+        (
+            {"prune": {"branches": [{"method": "regroup"}, {"method": "refill"}]}},
+            "prune.branches.regroup: None -> 'regroup'",
+        ),
+    ],
+)
+def test_more_jobs_are_added_to_a_run(run: RunPaths, sections: dict[str, Any], change: str) -> None:
+    open_run(run, config(**sections), DATA)
+    (event,) = read_json_lines(run.log)
+    assert (event["changes"], event["same_bits"], event["jobs_start_anew"]) == (change, True, False)
+    assert run.checkpoint("01", 3).exists()
+    assert run.job("00").result.exists()
+    with pytest.raises(RunError, match="--allow-change"):
+        open_run(run, config(), DATA)
+
+
+@pytest.mark.parametrize(
+    ("branch", "words"),
+    [
+        ({"method": "refill", "name": "l1", "criterion": "l1"}, "branch l1: job 00 is done without its l1"),
+        ({"method": "snip"}, "branch snip: job 00 is done without its snip"),
+    ],
+)
+def test_a_new_branch_that_needs_what_nobody_measured_is_refused(
+    run: RunPaths, branch: dict[str, Any], words: str
+) -> None:
+    make_result("01").save(run.job("01"))
+    before = run.job_file.read_bytes()
+    with pytest.raises(RunError) as caught:
+        open_run(run, config(prune={"branches": [{"method": "refill"}, branch]}), DATA)
+    assert words in str(caught.value).replace("job 01", "job 00")
+    assert run.job_file.read_bytes() == before
+
+
+@pytest.mark.parametrize(
     ("sections", "words"),
     [
         ({"train": {"lr": 0.2}}, "train.lr: 0.1 -> 0.2"),
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"data": {"resolution": 32}}, "data.resolution: 224 -> 32"),
         ({"cluster": {"device": "cpu"}}, "cluster.device: 'auto' -> 'cpu'"),
-        ({"prune": {"branches": []}}, "prune.branches.0.method: 'refill' -> None"),
+        ({"prune": {"branches": []}}, "prune.branches.refill: 'refill' -> None"),
+        ({"prune": {"rounds": 0}}, "prune.rounds: 1 -> 0"),
     ],
 )
 def test_what_is_not_safe_is_refused_by_name(run: RunPaths, sections: dict[str, Any], words: str) -> None:

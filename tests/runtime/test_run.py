@@ -80,7 +80,7 @@ class TestUndisturbed:
         self, undisturbed: tuple[RunPaths, str]
     ) -> None:
         paths, printed = undisturbed
-        report = paths.results_table.read_text()
+        report = paths.report.results_table.read_text()
         for result in results(paths).values():
             for digest in (result.mask_digest, result.weights_digest):
                 assert digest in printed
@@ -97,7 +97,11 @@ class TestUndisturbed:
             str(paths.root),
         ):
             assert word in printed
-        assert {file.name for file in paths.report.iterdir()} == {"accuracy.png", "masks.png", "results.md"}
+        assert {file.name for file in paths.report.root.iterdir()} == {
+            "accuracy.png",
+            "masks.png",
+            "results.md",
+        }
 
     def test_status_reads_the_directory_alone(self, undisturbed: tuple[RunPaths, str]) -> None:
         paths, _ = undisturbed
@@ -207,7 +211,7 @@ def test_a_branch_that_diverges_is_a_result_and_a_changed_job_opens_it_again(
         ended = run(digits, tmp_path, *jobs)
     assert ended.returncode == 0, ended.stderr
     assert "diverged: job 01/refill: the loss was not finite at step" in ended.stdout
-    assert "- job 01/refill: the loss was not finite at step" in paths.results_table.read_text()
+    assert "- job 01/refill: the loss was not finite at step" in paths.report.results_table.read_text()
     status = read_status(paths)
     assert (status.state, [job.state for job in status.jobs]) == ("done", ["done", "done", "diverged"])
     assert not events(paths, "lane-restart")

@@ -75,6 +75,27 @@ def random_resized_crop(height: int, width: int, key: np.uint64) -> tuple[int, i
 
 
 @kernel
+def shift(key: np.uint64, reach: int) -> tuple[int, int]:
+    """Return by how many pixels a sample is moved (down, right), each in -reach..reach."""
+    down = int(uniform(key, PLACE_DRAWS) * (2 * reach + 1)) - reach
+    right = int(uniform(key, PLACE_DRAWS + 1) * (2 * reach + 1)) - reach
+    return down, right
+
+
+@kernel
+def turn(key: np.uint64, degrees: float) -> tuple[float, float]:
+    """Return cosine and sine of the angle by which a sample is turned, of up to `degrees` either way."""
+    angle = math.radians(degrees * (2 * uniform(key, ROTATE_DRAW) - 1))
+    return math.cos(angle), math.sin(angle)
+
+
+@kernel
+def is_mirrored(key: np.uint64) -> bool:
+    """Return whether a sample is mirrored: one of two."""
+    return uniform(key, FLIP_DRAW) < 0.5
+
+
+@kernel
 def centre_crop(height: int, width: int, ratio: float) -> tuple[int, int, int, int]:
     """Return the centred square (top, left, side, side) of `ratio` of the image's shorter side."""
     side = max(1, int(ratio * min(height, width)))
@@ -133,11 +154,10 @@ def _shift(tile: Any, down: int, right: int, fill: Any, out: Any) -> None:
 
 
 @kernel
-def _rotate(tile: Any, degrees: float, fill: Any, out: Any) -> None:
+def _rotate(tile: Any, cos: float, sin: float, fill: Any, out: Any) -> None:
     """Turn tile counter-clockwise about its centre into out: nearest pixels; uncovered ones become `fill`."""
     side = tile.shape[0]
     centre = (side - 1) / 2
-    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     for y in range(side):
         for x in range(side):
             down, right = y - centre, x - centre
@@ -201,16 +221,39 @@ def decode_samples(
         if not _decode_crop(data, modes[i] == _JPG, height, width, crop, resolution, scratch, tile):
             return i
         if crop_kind == PAD:
-            down = int(uniform(key, PLACE_DRAWS) * (2 * reach + 1)) - reach
-            right = int(uniform(key, PLACE_DRAWS + 1) * (2 * reach + 1)) - reach
+            down, right = shift(key, reach)
             _shift(tile, down, right, fill, out[i])
         if degrees > 0:
             if crop_kind == PAD:
                 tile[:] = out[i]
-            _rotate(tile, degrees * (2 * uniform(key, ROTATE_DRAW) - 1), fill, out[i])
-        if flip and uniform(key, FLIP_DRAW) < 0.5:
+            cos, sin = turn(key, degrees)
+            _rotate(tile, cos, sin, fill, out[i])
+        if flip and is_mirrored(key):
             _mirror(out[i])
     return -1
+
+
+@kernel
+def draw_samples(
+    indices: npt.NDArray[np.int64],
+    epoch_key: np.uint64,
+    reach: int,
+    degrees: float,
+    flip: bool,
+    shifts: npt.NDArray[np.int64],
+    turns: npt.NDArray[np.float64],
+    mirrored: npt.NDArray[np.int64],
+) -> None:
+    """Draw what `decode_samples` draws of samples whose crop is PAD (CENTRE: with a `reach` of 0).
+
+    Fills in rows of `shifts` (down, right; pixels), of `turns` (cosine and sine of the angle), and entries of
+    `mirrored` (0 or 1).
+    """
+    for i in range(len(indices)):
+        key = sample_key(epoch_key, indices[i])
+        shifts[i, 0], shifts[i, 1] = shift(key, reach)
+        turns[i, 0], turns[i, 1] = turn(key, degrees)
+        mirrored[i] = flip and is_mirrored(key)
 
 
 @kernel

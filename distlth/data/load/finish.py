@@ -43,6 +43,29 @@ def finisher(transform: Transform, device: torch.device, batch_size: int, keep: 
     raise DataError(f"cannot load images to device {device}; choose cpu or cuda")
 
 
+class AsStored:
+    """Leaves the pixels as they are: uint8, count x R x R x 3, in host memory."""
+
+    def __init__(self, resolution: int) -> None:
+        self._resolution = resolution
+
+    def allocate(self, count: int) -> Tensor:
+        """Return uint8 memory."""
+        return torch.empty((count, self._resolution, self._resolution, 3), dtype=torch.uint8)
+
+    def store(self, pixels: Pixels, target: npt.NDArray[np.generic]) -> None:
+        """Copy a chunk."""
+        target[...] = pixels
+
+    def finish(self, images: Tensor, labels: Tensor) -> Batch:
+        """Return the batch as it is."""
+        return images, labels
+
+    def receive(self, batch: Batch) -> Batch:
+        """Return the batch as it is."""
+        return batch
+
+
 class OnCpu:
     """Normalises in the decoding threads, while a chunk's pixels are still in the processor's cache."""
 

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 
 from distlth.data.dataset import Dataset
+from distlth.data.load.finish import finisher
 from distlth.data.load.order import epoch_key, epoch_order, mix, part
 from distlth.data.load.packed import PackedSplit
-from distlth.data.load.reader import Batches, Reader
+from distlth.data.load.reader import Batches, BatchSource, Reader
+from distlth.data.load.resident import resident
 from distlth.data.load.storage import Cache, Indices
 from distlth.data.load.transform import Colour, Crop, Fill, Transform
 from distlth.errors import DataError
@@ -101,9 +103,8 @@ class TrainLoader(_Loader):
         self._seed = seed
         self._order: tuple[int, Indices] | None = None
         opened = self._open(dataset, "train", threads, cache, packed)
-        self._reader = Reader(
-            opened, transform, batch_size=len(self._part), device=device, ahead=batches_ahead
-        )
+        size = len(self._part)
+        self._source = _source(opened, transform, size, device, batches_ahead, whole=True)
 
     def batch_indices(self, epoch: int, step: int) -> Indices:
         """Return the sample indices (int64) of this rank's part of global batch `step`, in order."""
@@ -118,7 +119,7 @@ class TrainLoader(_Loader):
         if not 0 <= first_step <= self.steps_per_epoch:
             raise DataError(f"step {first_step} is not in 0..{self.steps_per_epoch}")
         batches = [self.batch_indices(epoch, step) for step in range(first_step, self.steps_per_epoch)]
-        return self._reader.stream(batches, mix(epoch_key(self._seed, epoch) ^ _AUGMENTATION))
+        return self._source.stream(batches, mix(epoch_key(self._seed, epoch) ^ _AUGMENTATION))
 
     def _epoch_order(self, epoch: int) -> Indices:
         if self._order is None or self._order[0] != epoch:
@@ -161,14 +162,30 @@ class EvalLoader(_Loader):
         self.indices: Indices = chosen[_check_rank(rank, world_size) :: world_size]
         self._batch_size = batch_size
         opened = self._open(dataset, split, threads, cache, packed)
-        self._reader = Reader(opened, transform, batch_size=batch_size, device=device, ahead=batches_ahead)
+        whole = indices is None
+        self._source = _source(opened, transform, batch_size, device, batches_ahead, whole=whole)
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self._batch_size)
 
     def __iter__(self) -> Batches:
         starts = range(0, len(self.indices), self._batch_size)
-        return self._reader.stream([self.indices[i : i + self._batch_size] for i in starts], key=0)
+        return self._source.stream([self.indices[i : i + self._batch_size] for i in starts], key=0)
+
+
+def _source(
+    packed: PackedSplit,
+    transform: Transform,
+    batch_size: int,
+    device: torch.device,
+    ahead: int,
+    *,
+    whole: bool,
+) -> BatchSource:
+    """Return what makes a loader's batches: with `cache: gpu` and a `whole` split, the device."""
+    if packed.cache == "gpu" and whole:
+        return resident(packed, transform, device)
+    return Reader(packed, transform, finisher(transform, device, batch_size, keep=ahead + 2), ahead=ahead)
 
 
 def _check_rank(rank: int, world_size: int) -> int:

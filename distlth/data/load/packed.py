@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -48,28 +48,36 @@ class PackedSplit:
     """What stays warm from job to job on one split: nothing here depends on seed, batch size or resolution.
 
     `threads` decode; torch's own are left alone. `cache`: 'os' maps the file, 'process' reads its pages ahead
-    into this process. Several loaders may use one split, also at the same time. Raises DataError for a file
-    that is damaged.
+    into this process, with 'gpu' its loaders decode it once (`resident`). Several loaders may use one split,
+    also at the same time. Raises DataError for a file that is damaged.
     """
 
     def __init__(self, dataset: Dataset, split: str, *, threads: int, cache: Cache = "os") -> None:
         check_cache(cache)
         if threads < 1:
             raise DataError(f"threads ({threads}) must be at least 1")
-        self.dataset, self.split, self.threads = dataset, split, threads
+        self.dataset, self.split, self.threads, self.cache = dataset, split, threads, cache
         path = dataset.file(split)
         stamp = Stamp.of(path)
         self.index = read_beton(path, dataset.num_classes)
         self.unchanged = Unchanged(self.index, stamp, dataset.num_classes)
-        self._mapped = MappedFile(self.index) if cache == "os" else None
+        self._mapped = None if cache == "process" else MappedFile(self.index)
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="distlth-decode")
         self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
         for _ in range(threads):
             self._workspaces.put(Workspace(self.index.max_pixels))
+        self._kept: tuple[Hashable, Any] | None = None
 
     def storage(self, batches: Sequence[Indices]) -> AbstractContextManager[Storage]:
         """Open the storage of the stored images for one pass over `batches`."""
         return page_cache(self.index, batches) if self._mapped is None else nullcontext(self._mapped)
+
+    def kept(self, key: Hashable, make: Callable[[], Result]) -> Result:
+        """Return what `make` makes, or made for an equal `key`; what was kept for another one goes first."""
+        if self._kept is None or self._kept[0] != key:
+            self._kept = None
+            self._kept = (key, make())
+        return self._kept[1]
 
     def submit(
         self,
@@ -90,5 +98,6 @@ class PackedSplit:
 
     def close(self) -> None:
         """End the decoding threads. Streams that are still open fail."""
+        self._kept = None
         # Not cancelled: whoever waits for a cancelled chunk would wait for ever.
         self._pool.shutdown(wait=True)

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -13,28 +15,47 @@ import torch
 from torch import Tensor
 
 from distlth.data.load import decode
-from distlth.data.load.finish import Batch, finisher
+from distlth.data.load.finish import Batch, Finisher
 from distlth.data.load.packed import PackedSplit, Workspace
 from distlth.data.load.storage import Bytes, Indices, Storage
 from distlth.data.load.stream import Stream
 from distlth.data.load.transform import Transform
 from distlth.errors import DataError
 
-Batches = Stream[Batch]
-
 # More chunks than threads: a thread with easy images then takes another chunk.
 _CHUNKS_PER_THREAD = 4
 
 
-class Reader:
-    """Reads batches of at most `batch_size` images for `device`, up to `ahead` of them in advance."""
+class Batches(Protocol):
+    """An iterator over batches that can be closed before its end, as a `with` block does."""
 
-    def __init__(
-        self, packed: PackedSplit, transform: Transform, *, batch_size: int, device: torch.device, ahead: int
-    ) -> None:
-        self._packed, self._transform, self._ahead = packed, transform, ahead
+    def __iter__(self) -> Iterator[Batch]: ...
+
+    def __next__(self) -> Batch: ...
+
+    def close(self) -> None:
+        """End it and what prepares its batches. May be called again."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class BatchSource(Protocol):
+    """Makes batches of a split's samples."""
+
+    def stream(self, batches: Sequence[Indices], key: int) -> Batches:
+        """Return the batches of the given sample indices, augmented by `key` (64 bits)."""
+
+
+class Reader:
+    """Reads batches and has them finished, up to `ahead` of them in advance."""
+
+    def __init__(self, packed: PackedSplit, transform: Transform, finisher: Finisher, *, ahead: int) -> None:
+        self._packed, self._transform, self._finisher, self._ahead = packed, transform, finisher, ahead
         self._border = transform.border
-        self._finisher = finisher(transform, device, batch_size, keep=ahead + 2)
 
     def stream(self, batches: Sequence[Indices], key: int) -> Batches:
         """Return the batches of the given sample indices, augmented by `key` (64 bits)."""

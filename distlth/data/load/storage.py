@@ -17,7 +17,7 @@ from distlth.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
-Cache = Literal["os", "process"]
+Cache = Literal["os", "process", "gpu"]
 
 _READERS = 12
 
@@ -105,4 +105,4 @@ def page_cache(beton: Beton, batches: Sequence[Indices]) -> Iterator[Storage]:
 def check_cache(cache: str) -> None:
     """Raise DataError where there is no storage of kind `cache`."""
     if cache not in get_args(Cache):
-        raise DataError(f"cache {cache!r} is not known; choose 'os' or 'process'")
+        raise DataError(f"cache {cache!r} is not known; choose 'os', 'process' or 'gpu'")

@@ -5,8 +5,8 @@ from distlth.report.console.events import describe, describe_line
 from distlth.report.console.exported import exported_view
 from distlth.report.console.live import RunView
 from distlth.report.console.overview import overview_table, watch_rows
-from distlth.report.console.plan import layers_table, plan_table
-from distlth.report.console.results import digests_table, results_table
+from distlth.report.console.plan import forecast_table, layers_table, plan_table, recipes_table
+from distlth.report.console.results import digests_table, points_table, results_table
 from distlth.report.console.status import print_status, status_table, watch_status
 from distlth.report.console.terminal import output_console, show
 
@@ -17,11 +17,14 @@ __all__ = [
     "describe_line",
     "digests_table",
     "exported_view",
+    "forecast_table",
     "layers_table",
     "output_console",
     "overview_table",
     "plan_table",
+    "points_table",
     "print_status",
+    "recipes_table",
     "results_table",
     "show",
     "status_table",

@@ -13,7 +13,7 @@ from rich.text import Text
 from distlth.facts.rows import read_divergences, read_results
 from distlth.facts.status import JobStatus, RunStatus, read_status
 from distlth.report.console.events import clock, describe
-from distlth.report.console.results import digests_table, results_table
+from distlth.report.console.results import digests_table, points_table, results_table
 from distlth.report.console.terminal import run_console
 from distlth.report.ending import complain
 from distlth.report.text import duration, percent
@@ -75,10 +75,13 @@ class RunView:
         self._write_report(run)
         results = read_results(run)
         self._console.print(results_table(results))
+        if len(results.seeds) > 1:
+            self._console.print(points_table(results))
+            self._console.print(results.verdict, markup=False, soft_wrap=True)
         self._console.print(digests_table(results))
         for divergence in read_divergences(run):
             self._console.print(f"diverged: {divergence.message}", markup=False, soft_wrap=True)
-        places = {"run": run.root, "tensorboard": run.tensorboard, "report": run.report}
+        places = {"run": run.root, "tensorboard": run.tensorboard, "report": run.report.page}
         for name, path in places.items():
             self._console.print(f"{name:12}{path}", markup=False, soft_wrap=True)
 

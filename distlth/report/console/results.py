@@ -5,17 +5,38 @@ from __future__ import annotations
 from rich.table import Table
 
 from distlth.facts.rows import Results
-from distlth.report.cells import DIGEST_COLUMNS, RESULT_COLUMNS, digest_cells, result_cells
+from distlth.report.cells import (
+    DIGEST_COLUMNS,
+    POINT_COLUMNS,
+    digest_cells,
+    point_cells,
+    result_columns,
+    result_rows,
+)
 from distlth.report.console.layout import new_table
 
 
 def results_table(results: Results) -> Table:
     """Draw a line for each finished job, with a rule between rounds."""
-    table = new_table(RESULT_COLUMNS[:2], RESULT_COLUMNS[2:], title="results")
-    for previous, row in zip([None, *results.rows], results.rows, strict=False):
+    columns = result_columns(results)
+    words = columns.index("density")
+    table = new_table(columns[:words], columns[words:], title="results")
+    before = [None, *results.rows]
+    for previous, row, cells in zip(before, results.rows, result_rows(results), strict=False):
         if previous is not None and previous.round != row.round:
             table.add_section()
-        table.add_row(*result_cells(row))
+        table.add_row(*cells)
+    return table
+
+
+def points_table(results: Results) -> Table:
+    """Draw a line for each method's ticket of each round over the seeds, with a rule between rounds."""
+    table = new_table(POINT_COLUMNS[:2], POINT_COLUMNS[2:], title=f"means over {len(results.seeds)} seeds")
+    points = sorted(results.points, key=lambda point: point.round)
+    for previous, point in zip([None, *points], points, strict=False):
+        if previous is not None and previous.round != point.round:
+            table.add_section()
+        table.add_row(*point_cells(point))
     return table
 
 
