@@ -93,7 +93,7 @@ def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
 
 
 def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None:
-    """Compile the kernels of all forms and launches on all cores; what does not compile fails when it runs."""
+    """Compile the kernels of all forms and launches on all cores; what does not compile fails later."""
     if INTERPRETED:
         return
     wanted: dict[tuple[object, ...], tuple[Trial, GroupedConv2d, Launch]] = {}
@@ -103,7 +103,7 @@ def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None
                 tile = tuple(form.get_buffer("weight").shape[1:])
                 aligned = [size % 16 == 0 for size in _pixels(trial, form)]
                 key = (trial.conv.weight.dtype, trial.tf32, form.geometry.pointwise, tile, *aligned)
-                wanted[(*key, *_specialised(trial, form), *astuple(launch))] = (trial, form, launch)
+                wanted[(*key, *astuple(launch))] = (trial, form, launch)
     with ThreadPoolExecutor(num_cores()) as pool:
         for done in [pool.submit(_compile, *each) for each in wanted.values()]:
             with suppress(Exception):  # measuring it fails in the same way, and leaves it out
@@ -114,17 +114,6 @@ def _pixels(trial: Trial, form: GroupedConv2d) -> tuple[int, int]:
     images, _, height, width = trial.input_shape
     out_height, out_width = form.geometry.output(height, width)
     return images * height * width, images * out_height * out_width
-
-
-def _specialised(trial: Trial, form: GroupedConv2d) -> tuple[object, ...]:
-    """Return the small integers that Triton compiles in where they are 1 or multiples of 16."""
-    values = (
-        *trial.input_shape[2:],
-        len(form.get_buffer("tiles")),
-        *form.geometry.stride,
-        *form.geometry.padding,
-    )
-    return (*((value == 1, value % 16 == 0) for value in values), trial.sum_shape is None)
 
 
 def _compile(trial: Trial, form: GroupedConv2d, launch: Launch) -> None:
