@@ -22,9 +22,10 @@ from distlth.prune.blocks import Block
 
 MIN_ROWS = (1, 64, 128)  # blocks as they are, or joined: more products, fewer loads
 MANY_PIXELS = 4096
-MANY_SUMS = 128 * 128  # they, or addresses of single values, do not fit into the registers of four warps
-LAUNCHES = (Launch(64, 4, 4), Launch(128, 4, 3), Launch(256, 8, 3))
-FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 4), Launch(128, 4, 3))
+MANY_SUMS = 128 * 128  # they do not fit into the registers of four warps
+LAUNCHES = (Launch(128, 4, 3), Launch(256, 8, 3))
+SEVERAL_TAPS_LAUNCHES = (Launch(64, 4, 3), Launch(128, 8, 3))
+FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 3))
 CALLS, REPLAYS = 10, 3
 LONG = 1e-3  # seconds; a launch takes less than a tenth of it
 
@@ -82,14 +83,12 @@ def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
     height, width = form.geometry.output(*trial.input_shape[2:])
     if INTERPRETED:
         return LAUNCHES[:1]
-    found = LAUNCHES if trial.input_shape[0] * height * width >= MANY_PIXELS else FEW_PIXELS_LAUNCHES
     rows = form.get_buffer("weight").shape[1]
-    return [
-        replace(each, warps=8)
-        if each.pixels * rows >= MANY_SUMS or (each.pixels >= 128 and not form.geometry.pointwise)
-        else each
-        for each in found
-    ]
+    if trial.input_shape[0] * height * width < MANY_PIXELS:
+        return FEW_PIXELS_LAUNCHES
+    if not form.geometry.pointwise:
+        return SEVERAL_TAPS_LAUNCHES
+    return [replace(each, warps=8) if each.pixels * rows >= MANY_SUMS else each for each in LAUNCHES]
 
 
 def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None:
