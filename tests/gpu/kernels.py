@@ -384,7 +384,7 @@ def layer_error(trial: Trial, forms: Mapping[int, GroupedConv2d]) -> float:
 
 
 def whole_network(work: Work, kind: str, model: nn.Module, precision: Precision, batch: int) -> None:
-    """Time layers as blocks, and the network that runs as blocks where it is faster, against the dense one."""
+    """Time layers as blocks, and the network of those that are faster so, against the dense one."""
     from distlth.execute.triton import grouped
     from distlth.execute.triton.sites import folded
 
