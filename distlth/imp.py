@@ -35,7 +35,7 @@ def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Str
     made = Structured(mask)
     if job.structure is not None:
         kept = planned_kept(mask.total, rate, job.round)[-1]
-        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map))
+        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map, job.density))
     if not made.mask.kept:
         raise RunError(
             f"job {job.id}: pruning leaves none of {made.mask.total:,} weights; use fewer prune.rounds"

@@ -73,8 +73,8 @@ def descendants(jobs: Collection[Job], of: Collection[str]) -> list[str]:
 
 def measurements(jobs: Collection[Job], job: Job) -> tuple[Measurement, ...]:
     """Return what the methods of tickets that are made from `job` need measured on it, each once."""
-    children = [child.structure for child in jobs if child.parent == job.id and child.structure]
-    needed = [measurement for method in children for measurement in method.measurements()]
+    children = [(child.structure, child.density) for child in jobs if child.parent == job.id]
+    needed = [each for method, density in children if method for each in method.measurements(density)]
     return tuple({measurement.name: measurement for measurement in needed}.values())
 
 

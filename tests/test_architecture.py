@@ -27,6 +27,7 @@ OWNERS = {
     "submitit": ("cluster/slurm",),
     "tensorboard": ("distlth/report", "distlth/run/curves.py"),
     "tensorboardX": (),
+    "triton": ("distlth/execute/triton",),
     "torch.utils.tensorboard": ("distlth/report",),
     "yaml": ("distlth/config", "distlth/run/store.py"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal
@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from distlth.config.schema import RunConfig
-from distlth.methods import METHODS
+from distlth.methods import METHODS, Method
 
 INTRODUCTION = """# The job file
 
@@ -42,8 +42,9 @@ def reference() -> str:
     """Return the whole page as Markdown."""
     sections: list[tuple[str, str, type[BaseModel]]] = [("top level", "", RunConfig)]
     sections += _sections(RunConfig, "")
-    sections += [(f"prune.branches: {name}", "", model) for name, model in METHODS.items()]
-    return "\n".join([INTRODUCTION, *(_section(*section) for section in sections)])
+    sections.append(("prune.branches", "", Method))
+    pages = [_section(*section) for section in sections]
+    return "\n".join([INTRODUCTION, *pages, *(_method(*method) for method in METHODS.items())])
 
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, type[BaseModel]]]:
@@ -53,11 +54,16 @@ def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, t
             yield from _sections(field.annotation, f"{prefix}{key}.")
 
 
-def _section(title: str, prefix: str, model: type[BaseModel]) -> str:
+def _method(name: str, model: type[Method]) -> str:
+    """Return the section of a method, without what all branches have."""
+    return _section(f"prune.branches: {name}", "", model, without=Method.model_fields.keys() - {"method"})
+
+
+def _section(title: str, prefix: str, model: type[BaseModel], without: Set[str] = frozenset()) -> str:
     rows = [
         f"| `{prefix}{key}` | {_type(field.annotation)} | {_default(field)} | {_cell(field.description)} |"
         for key, field in model.model_fields.items()
-        if field.description is not None
+        if field.description is not None and key not in without
     ]
     about = " ".join((model.__doc__ or "").split())
     head = ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]

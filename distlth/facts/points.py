@@ -50,10 +50,13 @@ class Point:
         return self.density if self.alive_density is None else self.alive_density
 
 
-def point(rows: Sequence[ResultRow], floor: float | None) -> Point:
-    """Return the point of a method's rows of one round; `floor` is the least mean top-1 that wins."""
+def point(rows: Sequence[ResultRow], floor: float | None, seeds: int) -> Point:
+    """Return the point of a method's rows of one round.
+
+    `floor` is the least mean top-1 that wins, over `seeds` seeds or more; None: there is no verdict yet.
+    """
     top1 = Spread.of([row.top1 for row in rows])
-    decided = floor is not None and rows[0].round > 0
+    wins = top1.mean >= floor if floor is not None and rows[0].round > 0 and top1.count >= seeds else None
     return Point(
         method=rows[0].method,
         round=rows[0].round,
@@ -64,7 +67,7 @@ def point(rows: Sequence[ResultRow], floor: float | None) -> Point:
         top1=top1,
         top5=statistics.fmean(row.top5 for row in rows),
         vs_dense=_mean([row.vs_dense for row in rows]),
-        wins=top1.mean >= floor if decided and floor is not None else None,
+        wins=wins,
     )
 
 

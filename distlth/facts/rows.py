@@ -73,7 +73,7 @@ class Results:
         groups: dict[tuple[str, int], list[ResultRow]] = {}
         for row in self.rows:
             groups.setdefault((row.method, row.round), []).append(row)
-        return tuple(point(rows, self._floor) for rows in groups.values())
+        return tuple(point(rows, self._floor, SEEDS_FOR_A_VERDICT) for rows in groups.values())
 
     @property
     def curves(self) -> Mapping[str, tuple[Point, ...]]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Union
 from pydantic import Field
 
 from distlth.methods.base import Calibration, Map, Measurement, Method, Source
+from distlth.methods.grasp import Grasp
+from distlth.methods.magnitude_channels import MagnitudeChannels
 from distlth.methods.nm import Nm
 from distlth.methods.one_shot import OneShot
 from distlth.methods.random import Random
@@ -14,7 +16,9 @@ from distlth.methods.random_blocks import RandomBlocks
 from distlth.methods.random_channels import RandomChannels
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
+from distlth.methods.slimming import Slimming
 from distlth.methods.snip import Snip
+from distlth.methods.synflow import Synflow
 
 __all__ = ["METHODS", "Branch", "Calibration", "Map", "Measurement", "Method", "Source"]
 
@@ -25,6 +29,10 @@ METHODS: dict[str, type[Method]] = {
     "nm": Nm,
     "one-shot": OneShot,
     "snip": Snip,
+    "grasp": Grasp,
+    "synflow": Synflow,
+    "slimming": Slimming,
+    "magnitude-channels": MagnitudeChannels,
     "random": Random,
     "random-channels": RandomChannels,
     "random-blocks": RandomBlocks,

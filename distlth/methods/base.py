@@ -7,12 +7,13 @@ inside the functions that do.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
 
+from distlth.errors import RunError
 from distlth.options import Section
 
 if TYPE_CHECKING:
@@ -69,7 +70,8 @@ class Source:
 
     `mask` is that of the network that the ticket is made from: the round's, unstructured, or dense. `trained`
     is that network (with its initial weights where the method is `made_from` the untrained one), `kept` the
-    weights that the ticket's round keeps by plan, `run_map` a `map` for work on many layers.
+    weights that the ticket's round keeps by plan, `run_map` a `map` for work on many layers, `density` the
+    planned one, a fraction.
     """
 
     mask: Mask
@@ -77,12 +79,27 @@ class Source:
     kept: int
     seed: int
     run_map: Map = map
+    density: float = 1.0
+
+    def measured(self, name: str) -> Mapping[str, Tensor]:
+        """Return what was measured on the network under a name: layer -> tensor.
+
+        Raises:
+            RunError: nothing was, since the branch came into the job file after the network had trained.
+        """
+        found = self.trained.measured.get(name)
+        if found is None:
+            raise RunError(
+                f"{name!r} was not measured when the job trained that the branch is made from; leave the "
+                "branch out, or start another run (name=...)"
+            )
+        return found
 
 
 class Method(Section):
     """A way to make a ticket: the options of a branch in the job file, and what they come to."""
 
-    method: str
+    method: str = Field(description="one of those below, each with options of its own")
     name: BranchName | None = Field(None, description="in folders, tables and curves; default: the method")
     rounds: tuple[int, ...] | None = Field(
         None, description="which rounds get this branch; default: all from 1"
@@ -117,8 +134,8 @@ class Method(Section):
     def check_machine(self) -> None:
         """Raise ConfigError where this machine lacks what the method needs."""
 
-    def measurements(self) -> tuple[Measurement, ...]:
-        """Return what must be measured on the parent before a mask can be made."""
+    def measurements(self, density: float) -> tuple[Measurement, ...]:
+        """Return what must be measured on the parent before a mask of this planned density can be made."""
         return ()
 
     @abstractmethod

@@ -43,13 +43,13 @@ class Refill(Channels):
         """Whether channels are scored by their feature maps."""
         return self.criterion not in ("remain", "magnitude")
 
-    def measurements(self) -> tuple[Measurement, ...]:
+    def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return what the source needs, and the channel scores of criteria that look at feature maps."""
         if not self.looks_at_maps:
-            return super().measurements()
+            return super().measurements(density)
         from distlth.methods.channel_scores import channel_scores
 
-        return (*super().measurements(), Measurement(self.criterion, channel_scores(self.criterion)))
+        return (*super().measurements(density), Measurement(self.criterion, channel_scores(self.criterion)))
 
     def make(self, source: Source) -> Structured:
         """Return the refilled mask."""

@@ -17,16 +17,10 @@ class Regroup(Blocks):
     """Dense blocks: rows grouped by the columns they share."""
 
     method: Literal["regroup"] = Field(description="dense blocks")
-    columns: Literal["budget", "algorithm3", "prefix"] = Field(
+    columns: Literal["budget", "algorithm3", "reference"] = Field(
         "budget",
         description="`budget`: the most magnitude in the layer's number of weights; `algorithm3`: the rule "
-        "of the paper's text; `prefix`: a rule that comes from its code, but is neither that nor the text's",
-    )
-    t1: float = Field(
-        1.5,
-        gt=0,
-        allow_inf_nan=False,
-        description="`prefix` alone: bound on the weights left outside blocks; Algorithm 3's t1 is `groups`",
+        "of the paper's text; `reference`: its authors' code, which leaves many layers as they are",
     )
     groups: int = Field(8, ge=1, description="`algorithm3` alone: groups of rows in each partition (t1)")
     min_kept: int = Field(
@@ -36,9 +30,11 @@ class Regroup(Blocks):
 
     @field_validator("columns", mode="before")
     @classmethod
-    def _paper_is_prefix(cls, value: object) -> object:
-        if value == "paper":
-            raise ValueError("'paper' is called prefix now: it is not the paper's rule, which is algorithm3")
+    def _rules_that_were_ours(cls, value: object) -> object:
+        if value in ("paper", "prefix"):
+            raise ValueError(
+                f"{value!r} is gone: it was a rule of ours; the paper's is algorithm3, its code's reference"
+            )
         return value
 
     def make(self, source: Source) -> Structured:
@@ -49,7 +45,6 @@ class Regroup(Blocks):
         options: dict[str, Any] = {
             "columns": self.columns,
             "min_rows": self.min_rows,
-            "t1": self.t1,
             "thresholds": Thresholds(self.groups, self.min_kept, self.min_rows, self.min_columns),
         }
         return structured(mask, regroup_layers(source, mask, options))

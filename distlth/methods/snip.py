@@ -26,26 +26,16 @@ class Snip(Method):
         """The untrained network."""
         return "untrained"
 
-    def measurements(self) -> tuple[Measurement, ...]:
+    def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return the one of connection sensitivity."""
         return (Measurement(SENSITIVITY, connection_sensitivity, untrained=True),)
 
     def make(self, source: Source) -> Structured:
-        """Return the most sensitive weights, as many as the round keeps by plan.
-
-        Raises RunError when the untrained network was not measured.
-        """
-        from distlth.errors import RunError
+        """Return the most sensitive weights, as many as the round keeps by plan."""
         from distlth.prune.scores import keep_best
         from distlth.ticket import Structured
 
-        scores = source.trained.measured.get(SENSITIVITY)
-        if scores is None:
-            raise RunError(
-                f"branch {self.label!r} prunes the untrained network, which was not measured before round 0 "
-                "trained; leave the branch out, or start another run (name=...)"
-            )
-        return Structured(keep_best(scores, source.mask, source.kept))
+        return Structured(keep_best(source.measured(SENSITIVITY), source.mask, source.kept))
 
 
 def connection_sensitivity(calibration: Calibration) -> dict[str, Tensor]:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from distlth.methods.base import MadeFrom, Measurement, Method, Source
+from distlth.methods.grasp import Grasp
 from distlth.methods.one_shot import OneShot
 from distlth.methods.random import Random
 from distlth.methods.snip import Snip
+from distlth.methods.synflow import Synflow
 
 if TYPE_CHECKING:
     from distlth.prune.mask import Mask
@@ -19,13 +21,15 @@ SOURCES: dict[str, Method] = {
     "one-shot": OneShot(method="one-shot"),
     "random": Random(method="random"),
     "snip": Snip(method="snip"),
+    "grasp": Grasp(method="grasp"),
+    "synflow": Synflow(method="synflow"),
 }
 
 
 class Sourced(Method):
     """A structure that is made from an unstructured mask, by default the round's."""
 
-    source: Literal["imp", "one-shot", "random", "snip"] = Field(
+    source: Literal["imp", "one-shot", "random", "snip", "grasp", "synflow"] = Field(
         "imp",
         description="the unstructured mask to start from: the round's (`imp`), or that of another method, at "
         "its defaults; weights are then those that this method looks at, and where it prunes the "
@@ -42,9 +46,9 @@ class Sourced(Method):
         """The network that the source prunes."""
         return "round" if self.source == "imp" else SOURCES[self.source].made_from
 
-    def measurements(self) -> tuple[Measurement, ...]:
+    def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return what the source needs measured."""
-        return () if self.source == "imp" else SOURCES[self.source].measurements()
+        return () if self.source == "imp" else SOURCES[self.source].measurements(density)
 
     def source_mask(self, source: Source) -> Mask:
         """Return the unstructured mask."""

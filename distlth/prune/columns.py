@@ -39,17 +39,3 @@ def budget_pairs(
         fits = cells[num_fitting:] <= budget
         order, cells = order[num_fitting:][fits], cells[num_fitting:][fits]
     return taken.reshape(magnitudes.shape)
-
-
-def dense_prefix(kept: npt.NDArray[np.bool_], t1: float) -> Rows:
-    """Return the columns that `prefix` gives one group of rows, ascending.
-
-    With the columns ordered by how many of the group's rows (`kept`, rows x columns) keep them, most first,
-    then by index, these are the first i, for the smallest i such that i > t1 x leftover holds for every
-    row, where leftover counts what the row keeps outside those i columns. All columns always satisfy it.
-    """
-    order = np.argsort(-kept.sum(axis=0), kind="stable")
-    covered = np.cumsum(kept[:, order], axis=1)
-    most_left: Rows = (covered[:, -1:] - covered).max(axis=0)
-    enough = np.arange(1, kept.shape[1] + 1) > t1 * most_left
-    return np.sort(order[: int(np.argmax(enough)) + 1]).astype(np.int64)

@@ -13,14 +13,20 @@ SEED = 0
 
 
 def partition_rows(
-    kept: npt.NDArray[np.bool_], num_groups: int, *, max_hyperedges: int | None = None, threads: int = 1
+    kept: npt.NDArray[np.bool_],
+    num_groups: int,
+    *,
+    max_hyperedges: int | None = None,
+    imbalance: float = IMBALANCE,
+    threads: int = 1,
 ) -> npt.NDArray[np.int64]:
     """A group number from 0 to `num_groups` - 1 for each row, such that few columns join several groups.
 
     `kept` is a layer's mask as a matrix of rows x columns. Rows are vertices; a column is a hyperedge over
     the rows that it keeps; the number of groups that a hyperedge touches is minimised (connectivity - 1),
-    and the groups are balanced to 3% (arXiv 2202.04736, section 3.3; Mt-KaHyPar for hMETIS). Equal columns
-    become one weighted hyperedge. Of more than `max_hyperedges` distinct columns a fixed sample is used.
+    and the groups are balanced to `imbalance`, a fraction (arXiv 2202.04736, section 3.3; Mt-KaHyPar for
+    hMETIS). Equal columns become one weighted hyperedge. Of more than `max_hyperedges` distinct columns a
+    fixed sample is used.
 
     The result is the same on every call and for any number of threads. The library's threads do not survive
     a fork: call this in processes that are spawned. Raises ValueError for more groups than rows.
@@ -35,7 +41,7 @@ def partition_rows(
     library = _library(threads)
     mtkahypar.set_seed(SEED)
     context = library.context_from_preset(mtkahypar.PresetType.DETERMINISTIC)
-    context.set_partitioning_parameters(num_groups, IMBALANCE, mtkahypar.Objective.KM1)
+    context.set_partitioning_parameters(num_groups, imbalance, mtkahypar.Objective.KM1)
     context.logging = False
     hypergraph = library.create_hypergraph(
         context, num_rows, len(pins), pins, [1] * num_rows, [int(weight) for weight in weights]

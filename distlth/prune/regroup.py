@@ -11,18 +11,13 @@ the start, and row exchanges then raise the magnitude that the blocks keep.
 
 `algorithm3` is the rule of the paper's text (see `algorithm3_blocks`). Density is not controlled.
 
-`prefix` is a rule of ours that comes from the authors' code. It is neither the rule of the paper's text nor
-what that code does, which leaves most layers of a real mask as they are. Up to eight groups from the
-partition alone get `dense_prefix` columns each; groups under `min_rows` rows are dropped; a group of more
-than 32 rows becomes a block whose rows are the largest multiple of 32, and one of the rows left, with the
-same columns. Density is not controlled: of masks of a ResNet-18 that keep 80% it keeps 56%, and 0.68 of the
-magnitude, where `budget` keeps 80% and 0.93.
+`reference` is what the authors' code does, with its faults (see `distlth.prune.reference`): most layers of a
+mask that keeps much come back as they were.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 
 import numpy as np
 import numpy.typing as npt
@@ -30,17 +25,23 @@ from torch import Tensor
 
 from distlth.prune.algorithm3 import Thresholds, algorithm3_blocks
 from distlth.prune.blocks import Block, block_mask
-from distlth.prune.columns import Rows, budget_pairs, dense_prefix, group_sums
+from distlth.prune.columns import budget_pairs, group_sums
 from distlth.prune.exchange import exchange_rows
 from distlth.prune.mask import check_weight
 from distlth.prune.partition import partition_rows
+from distlth.prune.reference import GROUPS, reference_blocks
 
-COLUMN_CHOICES = ("budget", "algorithm3", "prefix")
+COLUMN_CHOICES = ("budget", "algorithm3", "reference")
 MAX_CLUSTERS = 8
-ROW_MULTIPLE = 32
 # Row exchange makes up for a coarse start: a sample of the columns costs no magnitude that could be measured.
 START_HYPEREDGES = 64
-PREFIX_HYPEREDGES = 512
+
+
+NO_BLOCK = {
+    "budget": "the partition gave no block of {} rows or more",
+    "algorithm3": "the partition gave no block of {} rows or more",
+    "reference": "the authors' code finds no block in it",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +63,6 @@ def regroup_layer(
     *,
     columns: str = "budget",
     min_rows: int = 16,
-    t1: float = 1.5,
     thresholds: Thresholds | None = None,
     budget: int | None = None,
     threads: int = 1,
@@ -71,25 +71,24 @@ def regroup_layer(
 
     `weight` (float32) and `mask` (bool) have the shape C_out x C_in/groups x kh x kw. Each kept cell lies in
     exactly one block; cells inside blocks are kept whether `mask` kept them or not. `columns` is one of
-    COLUMN_CHOICES, `min_rows` the rows that a block of `budget` or `prefix` should have at least, `t1` the
-    bound on leftovers of `prefix`, and `thresholds` are those of `algorithm3`. The blocks of `budget` have
-    `budget` cells at most, by default as many as `mask` keeps. The `threads` of the partitioner change the
-    speed but not the result.
+    COLUMN_CHOICES, `min_rows` the rows that a block of `budget` should have at least, and `thresholds` are
+    those of `algorithm3`. The blocks of `budget` have `budget` cells at most, by default as many as `mask`
+    keeps. The `threads` of the partitioner change the speed but not the result.
 
     A layer that cannot be grouped comes back unchanged with the reason. Raises ValueError for an unknown
     column choice, parameters out of range, or a weight that does not fit the mask or is not finite.
     """
-    _check_parameters(columns, min_rows, t1, threads)
+    _check_parameters(columns, min_rows, threads)
     check_weight("of the layer", mask, weight)
     kept = mask.numpy().reshape(mask.shape[0], -1)
     rows = np.flatnonzero(kept.any(axis=1))
     thresholds = thresholds or Thresholds()
-    fewest = {"budget": min_rows // 2, "prefix": min_rows, "algorithm3": thresholds.min_rows}[columns]
+    fewest = {"budget": min_rows // 2, "reference": GROUPS, "algorithm3": thresholds.min_rows}[columns]
     reason = _obstacle(mask, len(rows), fewest)
     if reason is not None:
         return LayerRegroup(mask, (), reason)
-    if columns == "prefix":
-        blocks = _prefix_blocks(kept[rows], min_rows, t1, threads)
+    if columns == "reference":
+        blocks = reference_blocks(kept[rows], threads=threads)
     elif columns == "algorithm3":
         blocks = algorithm3_blocks(kept[rows], thresholds, threads=threads)
     else:
@@ -98,18 +97,16 @@ def regroup_layer(
             magnitudes[rows], kept[rows], min_rows, int(kept.sum()) if budget is None else budget, threads
         )
     if not blocks:
-        return LayerRegroup(mask, (), f"the partition gave no block of {fewest} rows or more")
+        return LayerRegroup(mask, (), NO_BLOCK[columns].format(fewest))
     placed = tuple(Block(rows[block.rows], block.columns) for block in blocks)
     return LayerRegroup(block_mask(placed, mask.shape), placed)
 
 
-def _check_parameters(columns: str, min_rows: int, t1: float, threads: int) -> None:
+def _check_parameters(columns: str, min_rows: int, threads: int) -> None:
     if columns not in COLUMN_CHOICES:
         raise ValueError(f"unknown column choice {columns!r}; known: {', '.join(COLUMN_CHOICES)}")
     if min_rows < 2:
         raise ValueError(f"min_rows must be at least 2, not {min_rows}")
-    if not 0 < t1 < inf:
-        raise ValueError(f"t1 must be positive and finite, not {t1}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
 
@@ -160,18 +157,3 @@ def group_sizes(num_rows: int, min_rows: int) -> list[int]:
     if left >= min_rows // 2:
         return [*sizes, left]
     return [*sizes[:-1], sizes[-1] + left]
-
-
-def _prefix_blocks(kept: npt.NDArray[np.bool_], min_rows: int, t1: float, threads: int) -> list[Block]:
-    num_groups = max(1, min(MAX_CLUSTERS, len(kept) // min_rows))
-    clusters = partition_rows(kept, num_groups, max_hyperedges=PREFIX_HYPEREDGES, threads=threads)
-    groups = [np.flatnonzero(clusters == group) for group in range(num_groups)]
-    return [
-        block for rows in groups if len(rows) >= min_rows for block in _prefix_group_blocks(rows, kept, t1)
-    ]
-
-
-def _prefix_group_blocks(rows: Rows, kept: npt.NDArray[np.bool_], t1: float) -> list[Block]:
-    columns = dense_prefix(kept[rows], t1)
-    full = len(rows) // ROW_MULTIPLE * ROW_MULTIPLE
-    return [Block(part, columns) for part in (rows[:full], rows[full:]) if len(part)]

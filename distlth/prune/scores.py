@@ -1,8 +1,9 @@
-"""From a score of every weight to a mask: the best of all layers together."""
+"""From a score of every weight or channel to a mask: the best of all layers together."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from distlth.prune.mask import Mask
 def keep_best(scores: Mapping[str, Tensor], mask: Mask, count: int) -> Mask:
     """Return `mask` with only the `count` kept weights of best score over all layers together.
 
-    `scores` holds one float32 CPU tensor for each layer of the mask, of its shape. Among equal scores the
+    `scores` holds one float CPU tensor for each layer of the mask, of its shape. Among equal scores the
     weight in the earlier layer, then of the lower flat index, goes first.
 
     Raises ValueError for scores that do not fit the mask or are not finite, and for a `count` outside
@@ -36,6 +37,28 @@ def keep_best(scores: Mapping[str, Tensor], mask: Mask, count: int) -> Mask:
         ties_to_remove -= int(torch.count_nonzero(removed))
         pruned[name] = kept & ~below[name] & ~removed
     return Mask(pruned)
+
+
+def keep_best_channels(scores: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]], count: int) -> Mask:
+    """Return the mask of whole output channels, the best of all layers together, that holds `count` weights.
+
+    `scores` has C_out entries for each layer. Channels are removed worst first, among equal scores the
+    earlier layer's, then that of the lower index, until no more than `count` weights are left. The last
+    channel of a layer stays.
+    """
+    kept = {name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()}
+    left = {name: len(values) for name, values in scores.items()}
+    total = sum(map(prod, shapes.values()))
+    channels = [(name, index) for name, values in scores.items() for index in range(len(values))]
+    order = np.argsort(np.concatenate([values.numpy() for values in scores.values()]), kind="stable")
+    for name, index in (channels[place] for place in order):
+        if total <= count:
+            break
+        if left[name] > 1:
+            kept[name][index] = False
+            left[name] -= 1
+            total -= prod(shapes[name][1:])
+    return Mask({n: kept[n].view(-1, *[1] * (len(s) - 1)).expand(*s) for n, s in shapes.items()})
 
 
 def _check_scores(mask: Mask, scores: Mapping[str, Tensor]) -> None:

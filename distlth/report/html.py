@@ -24,6 +24,9 @@ from distlth.report.cells import (
 from distlth.report.pictures import accuracy_figure, masks_figure, png, svg, training_figure
 from distlth.report.text import percent
 
+# Columns that hold words, not numbers.
+WORDS = ("method", "job", "mask", "weights", "layer", "")
+
 STYLE = """
 :root { --ink: #1f2933; --muted: #52606d; --line: #d9dee4; --accent: #1d4e89; }
 * { box-sizing: border-box; }
@@ -35,13 +38,12 @@ fieldset { border: 0; padding: 0; margin: .4rem 0; display: flex; flex-wrap: wra
 legend { float: left; margin-right: 1rem; color: var(--muted); }
 label { cursor: pointer; } input { accent-color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
-figure { margin: .6rem 0; } figure svg, figure img { max-width: 100%; height: auto; }
+figure { margin: .6rem 0; } figure svg, figure img { width: 100%; max-width: 52rem; height: auto; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { padding: .22rem .8rem .22rem 0; text-align: right; white-space: nowrap; }
 th { color: var(--muted); font-weight: 600; border-bottom: 1px solid var(--line); }
-td:nth-child(-n+2), th:nth-child(-n+2) { text-align: left; }
-tr.rule td { border-top: 1px solid var(--line); }
+.word { text-align: left; }
 pre { background: #f5f7f9; padding: .8rem; overflow-x: auto; font-size: .85rem; }
 summary { cursor: pointer; color: var(--accent); }
 @media print { fieldset, .screen { display: none; } body { max-width: none; padding: 0; } }
@@ -196,12 +198,20 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in columns)
-    body = "\n".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    kinds = [' class="word"' if column in WORDS else "" for column in columns]
+    head = "".join(
+        f'<th scope="col"{kind}>{escape(column)}</th>' for kind, column in zip(kinds, columns, strict=True)
+    )
+    body = "\n".join(_row(kinds, row) for row in rows)
     return (
         f'<div class="scroll" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody>'
         "</table></div>"
     )
+
+
+def _row(kinds: Sequence[str], cells: Sequence[str]) -> str:
+    drawn = (f"<td{kind}>{escape(cell)}</td>" for kind, cell in zip(kinds, cells, strict=False))
+    return f"<tr>{''.join(drawn)}</tr>"
 
 
 def _inline(figure: Figure, title: str) -> str:

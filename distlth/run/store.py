@@ -169,7 +169,7 @@ def _check_measured(run: RunPaths, asked: RunConfig) -> None:
             continue
         paths = run.job(job.parent)
         there = {*load_measured(paths.untrained), *load_measured(paths.activations)}
-        for needed in job.structure.measurements():
+        for needed in job.structure.measurements(job.density):
             if needed.name not in there:
                 raise RunError(
                     f"{run.root}: branch {job.method}: job {job.parent} is done without its {needed.name} "

@@ -89,3 +89,7 @@ def test_runs_of_one_seed_are_not_joined() -> None:
     assert [row.job for row in join_results({"a": over_seeds(0.9, 0.8)}).rows] == ["a/00", "a/seed1/00"]
     with pytest.raises(RunError, match="a and b both have seed 0; expected different seeds"):
         join_results({"a": one, "b": one})
+
+
+def test_a_ticket_of_too_few_seeds_has_no_verdict_yet() -> None:
+    assert over_seeds(0.90, 0.92, 0.94, branch=(0.99, 0.99)).curves["refill"][0].wins is None

@@ -23,7 +23,8 @@ from tests.tiny_run import MINIMAL
 
 Shape = tuple[int, ...]
 
-SOURCES = st.sampled_from(["imp", "one-shot", "random", "snip"])
+ONCE = ["one-shot", "snip", "grasp", "synflow", "slimming", "magnitude-channels"]
+SOURCES = st.sampled_from(["imp", "one-shot", "random", "snip", "grasp", "synflow"])
 REFILLS = st.fixed_dictionaries(
     {"method": st.just("refill")},
     optional={
@@ -35,14 +36,16 @@ REFILLS = st.fixed_dictionaries(
         "source": SOURCES,
     },
 ).filter(
-    lambda branch: branch.get("source") != "snip" or branch.get("criterion") not in ("l1", "l2", "saliency")
+    lambda branch: (
+        branch.get("source") not in ("snip", "grasp", "synflow")
+        or branch.get("criterion") not in ("l1", "l2", "saliency")
+    )
 )
 REGROUPS = st.fixed_dictionaries(
     {"method": st.just("regroup")},
     optional={
-        "columns": st.sampled_from(["budget", "algorithm3", "prefix"]),
+        "columns": st.sampled_from(["budget", "algorithm3", "reference"]),
         "min_rows": st.integers(2, 40),
-        "t1": st.floats(1e-300, 1e300),
         "groups": st.integers(1, 70),
         "min_kept": st.integers(1, 6),
         "min_columns": st.integers(1, 6),
@@ -50,7 +53,7 @@ REGROUPS = st.fixed_dictionaries(
     },
 )
 OTHERS = st.one_of(
-    st.fixed_dictionaries({"method": st.sampled_from(["one-shot", "snip"])}),
+    st.fixed_dictionaries({"method": st.sampled_from(ONCE)}),
     st.fixed_dictionaries({"method": st.just("random"), "layers": st.sampled_from(["uniform", "erk"])}),
     st.fixed_dictionaries({"method": st.just("random-channels"), "multiple": st.integers(1, 20)}),
     st.fixed_dictionaries({"method": st.just("random-blocks"), "min_rows": st.integers(2, 40)}),
@@ -74,7 +77,7 @@ def prunes(draw: st.DrawFn) -> dict[str, Any]:
     """A section `prune` that validates."""
     branches = draw(st.lists(st.one_of(REFILLS, REGROUPS, OTHERS), min_size=1, max_size=3))
     named = [{**branch, "name": f"b{index}"} for index, branch in enumerate(branches)]
-    inline = branches[0]["method"] not in ("one-shot", "snip", "random") and "source" not in branches[0]
+    inline = branches[0]["method"] not in (*ONCE, "random") and "source" not in branches[0]
     mode = draw(st.sampled_from(["branch", "inline"])) if inline else "branch"
     return {
         "rounds": draw(st.integers(1, 4)),

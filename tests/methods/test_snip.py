@@ -53,7 +53,7 @@ def test_the_most_sensitive_are_kept_or_the_missing_measurement_is_named() -> No
     assert Snip(method="snip").make(Source(dense, trained, 2, seed=0)).mask["a"].tolist() == [
         [False, True, False, True]
     ]
-    with pytest.raises(RunError, match="was not measured before round 0"):
+    with pytest.raises(RunError, match="'snip' was not measured when the job trained"):
         Snip(method="snip").make(Source(dense, Trained(dense, {}), 2, seed=0))
 
 
@@ -108,7 +108,7 @@ def test_measuring_leaves_the_bits_of_round_0_as_they_are(
     config: RunConfig, digits: Dataset, finished: RunPaths, tmp_path: Path
 ) -> None:
     jobs = plan(config)
-    assert [each.name for each in measurements(jobs, jobs[0])] == ["snip"]
+    assert "snip" in {each.name for each in measurements(jobs, jobs[0]) if each.untrained}
     with closing(WarmRank(config, digits, WORLD)) as rank:
         alone = train_on(rank, jobs[0], RunPaths(tmp_path))
     measured = JobResult.load(finished.job("00"))

@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 from distlth.methods import Source
 from distlth.methods.regroup import Regroup
 from distlth.prune.algorithm3 import Thresholds, algorithm3_blocks
-from distlth.prune.blocks import Block, row_order
-from distlth.prune.columns import budget_pairs, dense_prefix, group_sums
+from distlth.prune.blocks import Block, block_mask, row_order
+from distlth.prune.columns import budget_pairs, group_sums
 from distlth.prune.exchange import exchange_rows
 from distlth.prune.mask import Mask
 from distlth.prune.partition import partition_rows
+from distlth.prune.reference import reference_blocks
 from distlth.prune.regroup import (
     COLUMN_CHOICES,
     group_sizes,
@@ -120,31 +121,50 @@ def test_budget_pairs_against_one_pair_at_a_time(
     assert np.array_equal(budget_pairs(magnitudes, counts, sizes, budget), expected)
 
 
+def as_the_authors_wrote_it(kept: npt.NDArray[np.bool_]) -> list[int]:
+    """The columns of a group by the rule in their code, in its loops; none where it ends without any."""
+    num_rows, num_columns = kept.shape
+    by_count = sorted(range(num_columns), key=lambda column: int(kept[:, column].sum()), reverse=True)
+    left = [int(row.sum()) for row in kept]
+    for length in range(1, num_columns):
+        for row in range(num_rows):
+            left[row] -= int(kept[row, length])  # not kept[row, by_count[length]]
+            if length <= 1.5 * left[row]:
+                break
+        else:
+            return sorted(by_count[:length])
+    return []
+
+
 @settings(deadline=None)
-@given(st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.5, 1.0, 1.5, 3.0]), st.integers(0, 2**32))
-def test_dense_prefix_against_the_rule_spelled_out(rows: int, columns: int, t1: float, seed: int) -> None:
-    kept = np.random.default_rng(seed).random((rows, columns)) < 0.5
-    order = sorted(range(columns), key=lambda column: (-int(kept[:, column].sum()), column))
-    for i in range(1, columns + 1):
-        leftovers = [sum(bool(row[column]) for column in order[i:]) for row in kept]
-        if all(i > t1 * leftover for leftover in leftovers):
-            break
-    assert dense_prefix(kept, t1).tolist() == sorted(order[:i])
+@given(st.sampled_from([0.1, 0.3, 0.6, 1.0]), st.integers(1, 3), st.integers(2, 40), st.integers(0, 2**32))
+def test_reference_blocks_are_those_of_the_authors_rule(
+    density: float, times: int, columns: int, seed: int
+) -> None:
+    kept = np.random.default_rng(seed).random((100 * times, columns)) < density
+    expected, heights = np.zeros_like(kept), set()
+    labels = partition_rows(kept, 8, imbalance=0.1)
+    for rows in (np.flatnonzero(labels == group) for group in range(8)):
+        if len(rows) > 16 and (chosen := as_the_authors_wrote_it(kept[rows])):
+            expected[np.ix_(rows, np.array(chosen))] = True
+            heights |= {len(rows) // 32 * 32, len(rows) % 32}
+    blocks = reference_blocks(kept)
+    found = block_mask(blocks, torch.Size(kept.shape)).numpy()
+    assert np.array_equal(found, expected)
+    assert {len(block.rows) for block in blocks} <= heights
 
 
-def test_prefix_blocks_follow_from_the_partition() -> None:
-    weight, mask = layer_of((400, 8, 3, 3), 0.3, seed=1)
-    kept = mask.numpy().reshape(400, -1)
-    labels = partition_rows(kept, 8)
-    expected, heights = np.zeros_like(kept), []
-    for group in range(8):
-        rows = np.flatnonzero(labels == group)
-        heights += [32, len(rows) - 32]
-        expected[np.ix_(rows, dense_prefix(kept[rows], 1.5))] = True
-    result = regroup_layer(weight, mask, columns="prefix")
-    assert np.array_equal(result.mask.numpy().reshape(400, -1), expected)
-    assert [len(block.rows) for block in result.blocks] == heights
-    assert regroup_layer(weight, mask, columns="prefix", t1=0.5).mask.sum() < result.mask.sum()
+def test_the_reference_leaves_what_it_cannot_group() -> None:
+    dense = layer_of((256, 32, 1, 1), 0.9, seed=0)  # 1.5 x what a row keeps is more than its columns
+    small = layer_of((64, 32, 3, 3), 0.2, seed=0)  # groups of 8 rows
+    for weight, mask in (dense, small):
+        result = regroup_layer(weight, mask, columns="reference")
+        assert torch.equal(result.mask, mask)
+        assert result.reason == "the authors' code finds no block in it"
+    weight, mask = layer_of((256, 32, 3, 3), 0.2, seed=0)
+    result = regroup_layer(weight, mask, columns="reference")
+    assert result.reason is None
+    assert {len(block.rows) for block in result.blocks} <= {32, *range(1, 32)}
 
 
 # Rows 0 and 1 share four columns, and so do 2 and 3; across, rows 1 and 2 share three, and so do 0 and 3.
@@ -269,8 +289,7 @@ def test_small_layers_are_grouped_too() -> None:
     heights = {}
     for num_rows in (16, 32, 64, 128):
         weight, mask = layer_of((num_rows, 16, 3, 3), 0.3, seed=0)
-        for columns in ("budget", "prefix"):
-            assert regroup_layer(weight, mask, columns=columns).reason is None
+        assert regroup_layer(weight, mask).reason is None
         heights[num_rows] = {len(block.rows) for block in regroup_layer(weight, mask).blocks}
     assert heights == {16: {8}, 32: {16}, 64: {16}, 128: {32}}
 
@@ -281,7 +300,7 @@ def test_small_layers_are_grouped_too() -> None:
         ((64, 1, 3, 3), 0.5, "budget", "depthwise"),
         ((64, 8, 3, 3), 0.0, "budget", "keeps no weights"),
         ((7, 8, 3, 3), 0.5, "budget", "only 7 rows keep any weights, a group needs 8"),
-        ((15, 8, 3, 3), 0.9, "prefix", "only 15 rows keep any weights, a group needs 16"),
+        ((15, 8, 3, 3), 0.9, "algorithm3", "only 15 rows keep any weights, a group needs 16"),
     ],
 )
 def test_layers_that_cannot_be_grouped_say_why(
@@ -319,7 +338,12 @@ def digests(threads: int) -> list[str]:
                 for name in layers
             }
         ).digest()
-        for columns, layers in (("budget", "abc"), ("prefix", "abc"), ("algorithm3", "ab"), ("budget", "abc"))
+        for columns, layers in (
+            ("budget", "abc"),
+            ("reference", "abc"),
+            ("algorithm3", "ab"),
+            ("budget", "abc"),
+        )
     ]
 
 
@@ -363,10 +387,8 @@ def test_blocks_of_unclean_indices_are_refused(indices: list[float]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"columns": "rows"}, "unknown column choice 'rows'; known: budget, algorithm3, prefix"),
+        ({"columns": "rows"}, "unknown column choice 'rows'; known: budget, algorithm3, reference"),
         ({"min_rows": 1}, "min_rows must be at least 2"),
-        ({"t1": 0.0}, "t1 must be positive"),
-        ({"t1": float("inf")}, "t1 must be positive and finite"),
         ({"threads": 0}, "threads must be at least 1"),
     ],
 )

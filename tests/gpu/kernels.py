@@ -1,0 +1,473 @@
+"""What tickets of a ResNet-50 save on the card: dense blocks by Triton, slim networks, 2:4; against cuDNN."""
+
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distlth.bench.regroup import MIN_ROWS, resnet50_weights
+from distlth.cores import num_cores
+from distlth.models import anatomy, build, prunable
+from distlth.prune.blocks import Block
+from distlth.prune.magnitude import prune_magnitude
+from distlth.prune.mask import Mask
+from distlth.prune.refill import refill
+from distlth.prune.regroup import regroup_layer
+from distlth.slim import slim
+from distlth.ticket import Ticket
+from distlth.train.masking import Masking, parameter_masks
+from tests.gpu.lines import FailedError, Options, check, expect, main, say
+
+if TYPE_CHECKING:
+    from distlth.execute.triton import Grouped
+
+DENSITY = 0.42
+EACH, ALL = "of each layer", "of all weights"
+SECONDS = 100  # after these, what is left is skipped
+PAPER = 0.6023  # of the time of all convolutions, ResNet-50 with 42% of its weights
+PAPER_INPUT = (64, 64, 64)  # images, height, width: of every layer
+
+Weights = Mapping[str, Tensor]
+Masks = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """What a network computes in, and how far its largest logit or a layer's largest output may be off."""
+
+    name: str
+    dtype: torch.dtype
+    tf32: bool
+    layer: float
+    logits: float
+
+
+IEEE = Precision("fp32", torch.float32, False, 1e-5, 1e-4)
+TF32 = Precision("tf32", torch.float32, True, 3e-3, 3e-2)
+BF16 = Precision("bf16", torch.bfloat16, False, 1e-2, 1e-1)
+FP16 = Precision("fp16", torch.float16, False, 2e-3, 3e-2)
+TIMED = (IEEE, TF32, BF16)
+
+
+@dataclass(frozen=True)
+class Work:
+    """The section's network and its sizes, and the seconds that it began at."""
+
+    options: Options
+    weights: Weights
+    started: float
+
+    @property
+    def resolution(self) -> int:
+        """The images' height and width."""
+        return self.options.size(224, 16)
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """The batches that networks are timed with."""
+        return (2,) if self.options.quick else (64, 1, 256)
+
+    def images(self, batch: int) -> Tensor:
+        """Return noise on the device."""
+        return torch.randn(batch, 3, self.resolution, self.resolution, device=self.options.device)
+
+    def network(self) -> nn.Module:
+        """Return the network with its weights, on the CPU."""
+        model = build("resnet20" if self.options.quick else "resnet50", 1000, seed=0).eval()
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                model.get_parameter(f"{name}.weight").copy_(weight)
+        return model
+
+    def over(self, name: str) -> bool:
+        """Return whether the time is over, and say that a part is skipped for that."""
+        if time.monotonic() - self.started <= SECONDS:
+            return False
+        say("skip", name, f"{SECONDS} s are over")
+        return True
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of masks."""
+        return (EACH,) if self.options.quick else (EACH, ALL)
+
+
+def kernels(options: Options) -> None:
+    """Regroup on the CPU's cores while the parts that need no blocks run; then those that do."""
+    weights = _weights(options)
+    work = Work(options, weights, time.monotonic())
+    torch.manual_seed(0)
+    torch.backends.cudnn.benchmark = True
+    with ProcessPoolExecutor(num_cores(), mp_context=multiprocessing.get_context("spawn")) as pool:
+        found = {kind: regrouping(pool, kind, weights) for kind in work.kinds}
+        slim_networks(work)
+        masks = {
+            kind: {name: torch.from_numpy(done.result()) for name, done in each.items()}
+            for kind, each in found.items()
+        }
+    say(
+        "figure", "regrouped", f"{num_cores()} cores, {time.monotonic() - work.started:.0f} s after the start"
+    )
+    correct(work, masks[EACH])
+    whole_networks(work, masks)
+    papers_measure(work, masks[EACH])
+    two_of_four(work)
+    say("figure", "seconds", f"{time.monotonic() - work.started:.0f}")
+
+
+def _weights(options: Options) -> Weights:
+    if options.quick:
+        model = build("resnet20", 1000, seed=0)
+        return {name: m.weight.detach() for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    return resnet50_weights(structured=True)
+
+
+# --- masks ---
+
+
+def regrouping(
+    pool: ProcessPoolExecutor, kind: str, weights: Weights
+) -> dict[str, Future[npt.NDArray[np.bool_]]]:
+    """Start regroup of a network at 42%, of each layer or over all, the largest layers first."""
+    dense = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if kind == ALL:
+        mask = prune_magnitude(dict(weights), Mask.dense(dense), 1 - DENSITY)
+        layers = {name: mask[name] for name in weights}
+    else:
+        layers = {
+            name: prune_magnitude({name: weight}, Mask.dense({name: dense[name]}), 1 - DENSITY)[name]
+            for name, weight in weights.items()
+        }
+    order = sorted(weights, key=lambda name: -weights[name].numel())
+    return {name: pool.submit(regrouped, weights[name].numpy(), layers[name].numpy()) for name in order}
+
+
+def regrouped(weight: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Return a layer's mask as dense blocks."""
+    torch.set_num_threads(1)
+    return regroup_layer(torch.from_numpy(weight), torch.from_numpy(mask), min_rows=MIN_ROWS).mask.numpy()
+
+
+def masked(work: Work, masks: Masks) -> nn.Module:
+    """Return the network with a mask, its BatchNorms' statistics those of noise: values stay in range."""
+    model = work.network().to(work.options.device)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(f"{name}.weight").mul_(mask.to(work.options.device))
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        model.train()(work.images(8))
+    return model.eval()
+
+
+# --- 2:4 ---
+
+
+def two_of_four(work: Work) -> None:
+    """Time 1x1 convolutions as products with 2:4 weights, against cuBLAS and cuDNN."""
+    if not work.options.on_gpu:
+        say("skip", "2:4", "needs a GPU")
+        return
+    for dtype in (torch.bfloat16, torch.float16):
+        with check(f"2:4, {str(dtype)[6:]}, batch 64") as said:
+            said.append("ms as cuDNN's convolution, cuBLAS, 2:4:")
+            for rows, columns, side in (
+                (256, 64, 56),
+                (512, 128, 28),
+                (1024, 256, 14),
+                (2048, 512, 7),
+                (512, 2048, 7),
+            ):
+                said.append(_two_of_four(rows, columns, 64, side, dtype))
+
+
+def _two_of_four(rows: int, columns: int, batch: int, side: int, dtype: torch.dtype) -> str:
+    from distlth.execute.triton.measure import seconds
+
+    device = torch.device("cuda")
+    weight = torch.randn(rows, columns, device=device, dtype=dtype)
+    best = weight.abs().view(rows, -1, 4).topk(2, dim=2).indices
+    weight = weight * torch.zeros(rows, columns // 4, 4, device=device).scatter_(2, best, 1).view_as(
+        weight
+    ).to(dtype)
+    x = torch.randn(batch * side * side, columns, device=device, dtype=dtype) / columns**0.5
+    maps = x.view(batch, side, side, columns).permute(0, 3, 1, 2)
+    sparse = torch.sparse.to_sparse_semi_structured(weight)
+    with torch.no_grad():
+        want, got = F.linear(x, weight), F.linear(x, sparse)
+    error = float((got - want).abs().max() / want.abs().max())
+    expect(error <= 1e-2, f"2:4 {rows}x{columns} is off by {error:.1e}")
+    kernel = weight.view(rows, columns, 1, 1).contiguous(memory_format=torch.channels_last)
+    times = [
+        seconds(call, device)
+        for call in (lambda: F.conv2d(maps, kernel), lambda: F.linear(x, weight), lambda: F.linear(x, sparse))
+    ]
+    return f"{rows}x{columns} " + ", ".join(f"{1e3 * each:.3f}" for each in times)
+
+
+# --- slim ---
+
+
+def slim_networks(work: Work) -> None:
+    """Time the slim network of a refilled one (multiples of 8) against the dense one, whole."""
+    with check("slim network") as said:
+        dense, small, saved = refilled(work)
+        said.append(f"{saved:.1%} of MACs saved")
+        precisions = (BF16, TF32) if work.options.on_gpu else (BF16,)
+        for precision in precisions:
+            set_tf32(precision.tf32)
+            both = [_cast(network, precision, work) for network in (dense, small)]
+            for batch in work.batches:
+                images = work.images(batch).to(precision.dtype, memory_format=torch.channels_last)
+                compare(work, f"slim, {precision.name}, batch {batch}", both[0], both[1], images)
+
+
+def refilled(work: Work) -> tuple[nn.Module, nn.Module, float]:
+    """Return the dense network, the slim one of its refill ticket, and the share of MACs that it saves."""
+    from distlth.export.export import macs
+
+    dense = work.network()
+    body = anatomy(dense, work.resolution)
+    whole = Mask.dense({layer.name: layer.weight_shape for layer in prunable(body, "all")})
+    mask = refill(prune_magnitude(dict(work.weights), whole, 1 - DENSITY), dict(work.weights), multiple=8)
+    model = work.network()
+    ticket = Ticket(mask, {}, remove_channels=True)
+    Masking(model, parameter_masks(ticket, body, dict(model.named_parameters())))
+    small = slim(model, work.resolution, "zeros").network
+    images = torch.randn(2, 3, work.resolution, work.resolution)
+    with torch.no_grad():
+        want, got = model(images), small(images)
+    expect(float((got - want).abs().max() / want.abs().max()) <= 1e-4, "slim and masked logits differ")
+    return dense, small, 1 - macs(small, work.resolution) / macs(dense, work.resolution)
+
+
+def _cast(network: nn.Module, precision: Precision, work: Work) -> nn.Module:
+    return network.to(work.options.device, precision.dtype).to(memory_format=torch.channels_last)
+
+
+# --- grouped ---
+
+
+def correct(work: Work, masks: Masks) -> None:
+    """Compare each kind of layer, and the whole network, with what torch computes."""
+    from distlth.execute.triton import grouped
+
+    model = masked(work, masks)
+    images = work.images(work.options.size(8, 2))
+    for precision in (IEEE, TF32, BF16, FP16) if work.options.on_gpu else (IEEE, BF16):
+        set_tf32(False)
+        with check(f"grouped layers are right, {precision.name}") as said:
+            worst, checked = layer_errors(model, precision)
+            said.append(f"{checked} kinds of layer, off by {worst:.1e} of the largest output at most")
+            expect(worst <= precision.layer, f"expected {precision.layer:.0e}")
+        with check(f"grouped network is right, {precision.name}") as said:
+            network = grouped(model, images, dtype=precision.dtype, tf32=precision.tf32, choice="all")
+            with torch.no_grad():
+                want, got = model(images), network.network(images.to(precision.dtype)).float()
+            error = float((got - want).abs().max() / want.abs().max())
+            said.append(f"{len(network.layers)} layers as blocks, logits off by {error:.1e}")
+            expect(error <= precision.logits, f"expected {precision.logits:.0e}")
+
+
+def layer_errors(model: nn.Module, precision: Precision) -> tuple[float, int]:
+    """Return the largest error of any kind of the network's layers, and how many kinds were tried."""
+    from distlth.execute.triton import GroupedConv2d
+    from distlth.execute.triton.conv import blocks_of
+    from distlth.execute.triton.measure import MIN_ROWS as JOINED
+
+    worst, tried = 0.0, set()
+    for name, conv in model.named_modules():
+        if not isinstance(conv, nn.Conv2d) or (kind := (conv.weight.shape, conv.stride)) in tried:
+            continue
+        tried.add(kind)
+        x = torch.randn(3, conv.in_channels, 13, 15, device=conv.weight.device).to(precision.dtype)
+        cast = nn.Conv2d(
+            conv.in_channels,
+            conv.out_channels,
+            conv.kernel_size,  # type: ignore[arg-type]
+            conv.stride,  # type: ignore[arg-type]
+            conv.padding,  # type: ignore[arg-type]
+            bias=False,
+            device=x.device,
+            dtype=precision.dtype,
+        )
+        cast.weight.data.copy_(conv.weight)
+        with torch.no_grad():
+            want = F.conv2d(x.double(), cast.weight.double(), None, conv.stride, conv.padding)
+            added = torch.randn_like(want).to(precision.dtype)
+            want = (want + added).relu()
+            for rows in JOINED[: 1 if x.device.type == "cpu" else None]:
+                form = GroupedConv2d(cast, blocks_of(conv), min_rows=rows, relu=True, tf32=precision.tf32)
+                error = float((form(x, added) - want).abs().max() / want.abs().max())
+                if not error <= worst:
+                    worst = error
+                if not error <= precision.layer:
+                    raise FailedError(f"{name}, blocks of {rows} rows or more: off by {error:.1e}")
+    return worst, len(tried)
+
+
+def whole_networks(work: Work, masks: Mapping[str, Masks]) -> None:
+    """Time networks that run as blocks where that is faster, whole and by layer, against the dense one."""
+    from distlth.execute.triton import network_blocks
+    from distlth.execute.triton.sites import folded
+
+    for kind in work.kinds:
+        model = masked(work, masks[kind])
+        blocks = network_blocks(model)
+        cells = sum(block.num_cells for each in blocks.values() for block in each)
+        total = sum(weight.numel() for weight in work.weights.values())
+        say("figure", f"blocks, 42% {kind}", f"{len(blocks)} layers, {cells / total:.1%} of the weights")
+        plain = folded(model)
+        for batch in work.batches if kind == EACH else work.batches[:1]:
+            for precision in TIMED if work.options.on_gpu else TIMED[:1]:
+                name = f"42% {kind}, {precision.name}, batch {batch}"
+                if work.over(name):
+                    continue
+                with check(name) as said:
+                    said.append(whole_network(work, model, plain, blocks, precision, batch, f"{kind}, "))
+
+
+def whole_network(
+    work: Work,
+    model: nn.Module,
+    plain: nn.Module,
+    blocks: Mapping[str, Sequence[Block]],
+    precision: Precision,
+    batch: int,
+    kind: str,
+) -> str:
+    """Time a network, print its layers' times, and return what was chosen."""
+    from distlth.execute.triton import grouped
+
+    set_tf32(precision.tf32)
+    images = work.images(batch).to(precision.dtype, memory_format=torch.channels_last)
+    start = time.monotonic()
+    found = grouped(model, images, blocks=blocks, dtype=precision.dtype, tf32=precision.tf32)
+    took = time.monotonic() - start
+    for line in layer_lines(found, f"{precision.name} b{batch}"):
+        if kind.startswith(EACH) and batch == work.batches[0]:
+            say("figure", *line)
+        keep(kind + " ".join(line))
+    dense = sum(each.dense for each in found.times.values())
+    best = sum(min(each.dense, each.grouped) for each in found.times.values())
+    blocks_alone = sum(each.grouped for each in found.times.values())
+    network = _cast(copy.deepcopy(plain), precision, work)
+    compare(work, f"grouped, {kind}{precision.name}, batch {batch}", network, found.network, images)
+    return (
+        f"{len(found.layers)} of {len(found.times)} layers as blocks, built in {took:.1f} s; sum of layers: "
+        f"dense {1e3 * dense:.2f} ms, all as blocks {1 - blocks_alone / dense:.1%}, the faster of each "
+        f"{1 - best / dense:.1%} saved"
+    )
+
+
+def layer_lines(found: Grouped, form: str) -> Iterator[tuple[str, str]]:
+    """Iterate over the layers that were measured: name, and microseconds dense and as blocks."""
+    shown: set[tuple[float, float]] = set()
+    for name, each in found.times.items():
+        if (each.dense, each.grouped) not in shown:  # else it is like a layer before it
+            shown.add((each.dense, each.grouped))
+            times = (
+                f"{1e6 * each.dense:8.1f} -> {1e6 * each.grouped:8.1f} us {each.grouped / each.dense:5.2f}"
+            )
+            mark = "blocks" if name in found.layers else "dense"
+            yield f"{form} {name}", f"{each.alike:2}x {each.density:4.0%} {times} {mark}"
+
+
+def keep(line: str) -> None:
+    """Append a line to kernels.txt in the folder that the variable OUT names, if there is one."""
+    if folder := os.environ.get("OUT"):
+        with Path(folder, "kernels.txt").open("a") as file:
+            file.write(f"{line}\n")
+
+
+def compare(work: Work, name: str, dense: nn.Module, other: nn.Module, images: Tensor) -> None:
+    """Print the times of two networks, eager and as CUDA graphs."""
+    from distlth.execute.triton.measure import captured
+
+    def timed(calls: Sequence[Callable[[], object]]) -> list[float]:
+        rounds = [[_clock(call, images.device) for call in calls] for _ in range(work.options.size(7, 1))]
+        return [median(times) for times in zip(*rounds, strict=True)]
+
+    with torch.no_grad():
+        calls = [partial(dense, images), partial(other, images)]
+        for call in calls * 2:
+            call()
+        said = [_saved("eager", timed(calls))]
+        if work.options.on_gpu:
+            graphs = [captured(call) for call in calls]
+            replays: list[Callable[[], object]] = [graph.replay for graph in graphs]
+            said.append(_saved("graphed", timed(replays)))
+    say("figure", name, "; ".join(said))
+
+
+def _saved(how: str, times: Sequence[float]) -> str:
+    return f"{how} {1e3 * times[0]:.2f} -> {1e3 * times[1]:.2f} ms ({1 - times[1] / times[0]:.1%} saved)"
+
+
+def _clock(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def papers_measure(work: Work, masks: Masks) -> None:
+    """Time the sum of convolutions alone, each on an input of the paper's size."""
+    from distlth.execute.triton.conv import blocks_of
+    from distlth.execute.triton.measure import Measured, Trial, candidates, compile_all, measure
+
+    size = PAPER_INPUT if work.options.on_gpu else (1, 4, 4)
+    model = masked(work, masks)
+    for precision in TIMED if work.options.on_gpu else TIMED[:1]:
+        name = f"the paper's measure, {precision.name}"
+        if work.over(name):
+            continue
+        with check(name) as said:
+            cast = _cast(copy.deepcopy(model), precision, work)
+            trials: dict[tuple[object, ...], Trial] = {}
+            alike: dict[tuple[object, ...], int] = {}
+            for module in cast.modules():
+                if isinstance(module, nn.Conv2d):
+                    trial = Trial(
+                        module, (size[0], module.in_channels, *size[1:]), None, False, precision.tf32
+                    )
+                    trials.setdefault(trial.kind, trial)
+                    alike[trial.kind] = alike.get(trial.kind, 0) + 1
+            forms = {kind: candidates(trial, blocks_of(trial.conv)) for kind, trial in trials.items()}
+            compile_all([(trials[kind], forms[kind].values()) for kind in trials])
+            times: dict[tuple[object, ...], Measured] = {k: measure(trials[k], forms[k]) for k in trials}
+            dense = sum(alike[k] * each.dense for k, each in times.items())
+            best = sum(alike[k] * min(each.dense, each.grouped) for k, each in times.items())
+            blocks = sum(alike[k] * each.grouped for k, each in times.items())
+            said.append(
+                f"dense {1e3 * dense:.1f} ms, as blocks {1 - blocks / dense:.1%}, the faster of each "
+                f"{1 - best / dense:.1%} saved; the paper's card {PAPER:.1%}"
+            )
+
+
+def set_tf32(on: bool) -> None:
+    """Let cuDNN and cuBLAS round float32 to TF32, or not."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = on
+
+
+if __name__ == "__main__":
+    main(kernels)
