@@ -49,9 +49,10 @@ def reference() -> str:
 
 def _sections(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, type[BaseModel]]]:
     for key, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield f"{prefix}{key}", f"{prefix}{key}.", field.annotation
-            yield from _sections(field.annotation, f"{prefix}{key}.")
+        for part in (field.annotation, *typing.get_args(field.annotation)):  # a section, or one or nothing
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield f"{prefix}{key}", f"{prefix}{key}.", part
+                yield from _sections(part, f"{prefix}{key}.")
 
 
 def _method(name: str, model: type[Method]) -> str:
@@ -86,6 +87,8 @@ def _type(annotation: Any) -> str:
         return "mapping"
     if parts:
         return " or ".join(_type(part) for part in parts if part is not NoneType)
+    if issubclass(annotation, BaseModel):
+        return "section"
     return PLAIN_TYPES[annotation]
 
 

@@ -119,6 +119,14 @@ class ScheduleSection(Section):
         return self
 
 
+class ProfileSection(Section):
+    """A trace of some steps of each job, in the run's `profile/`: for Perfetto, or TensorBoard's profiler."""
+
+    first: int = Field(20, ge=0, description="steps of a job before the first one that is traced")
+    steps: int = Field(10, ge=1, description="steps to trace")
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), description="ranks of a lane that trace")
+
+
 class TrainSection(Section):
     """How one job trains. `batch_size` is global: over all ranks of a lane."""
 
@@ -152,6 +160,8 @@ class TrainSection(Section):
     eval_batch_size: int | None = Field(
         None, ge=1, description="per rank; default: the training batch of a rank"
     )
+
+    profile: ProfileSection | None = Field(None, description="trace some steps of each job, see below")
 
     @model_validator(mode="after")
     def _combinations(self) -> TrainSection:
@@ -353,6 +363,17 @@ class RunConfig(Section):
                 f"train.batch_size: {batch} is global and leaves some of cluster.workers = {workers} ranks "
                 f"without an image; use at most {batch} ranks, or a larger batch"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _ranks_that_trace_are_there(self) -> RunConfig:
+        workers = self.cluster.workers
+        for rank in self.train.profile.ranks if self.train.profile else ():
+            if rank >= workers:
+                raise ValueError(
+                    f"train.profile.ranks: there is no rank {rank}; the {workers} of cluster.workers are "
+                    f"0 to {workers - 1}"
+                )
         return self
 
     @model_validator(mode="after")

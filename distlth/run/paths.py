@@ -183,6 +183,10 @@ class RunPaths:
         """The files of the run's report."""
         return ReportPaths(self.root / "report")
 
+    def trace(self, job_id: str, rank: int) -> Path:
+        """Return the file of the trace of a job's steps on one rank."""
+        return self.root / "profile" / f"{path_component(job_id)}-rank{rank}.json.gz"
+
     @property
     def all_seeds(self) -> Path:
         """The folder of all seeds' weights."""

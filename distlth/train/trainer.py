@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -27,6 +28,7 @@ from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.recorder import EventSink, OpenCurves, Recorder
 from distlth.train.schedule import learning_rate
 from distlth.train.step import StepState, train_step
+from distlth.train.tracer import Tracer
 from distlth.train.warm import WarmRank
 
 
@@ -53,7 +55,12 @@ def train_job(
     """
     keep = rank.config.checkpoint.keep
     recorder = Recorder(run, job, note, open_curves, keep=keep, is_main=rank.world.is_main)
-    return Trainer(rank, job, ticket, recorder, needed, pulse or Pulse()).run()
+    section = rank.config.train.profile
+    tracer = None
+    if section is not None and rank.world.rank in section.ranks:
+        failed = partial(note, "trace-failed", job=job.id)
+        tracer = Tracer(section, run.trace(job.id, rank.world.rank), lambda message: failed(message=message))
+    return Trainer(rank, job, ticket, recorder, needed, pulse or Pulse(), tracer).run()
 
 
 class Trainer:
@@ -67,10 +74,11 @@ class Trainer:
         recorder: Recorder,
         needed: tuple[Measurement, ...],
         pulse: Pulse,
+        tracer: Tracer | None = None,
     ) -> None:
         self.executable = rank.executable(job)
         self.job, self.ticket, self.recorder = job, ticket, recorder
-        self.needed, self.pulse = needed, pulse
+        self.needed, self.pulse, self.tracer = needed, pulse, tracer
         self.config, self.world = rank.config, rank.world
         self.steps_per_epoch = self.executable.loader.steps_per_epoch
         self.step = self.first_step
@@ -103,6 +111,8 @@ class Trainer:
             return self.finish(evaluation or self.evaluate())
         finally:
             self.pulse.rest()
+            if self.tracer is not None:
+                self.tracer.close()
             self.recorder.close()
 
     # -- beginning ------------------------------------------------------------------------------------
@@ -151,6 +161,8 @@ class Trainer:
         batches = self.executable.loader.epoch(epoch, first)
         try:
             for _ in range(first, self.steps_per_epoch):
+                if self.tracer is not None:
+                    self.tracer.before_step(self.step - self.first_step)
                 self.take_step(*self.meter.next_batch(batches))
                 self.after_step()
         finally:
