@@ -19,7 +19,7 @@ from jobs.cli import parse
 from jobs.request import requested
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def commands() -> list[str]:
@@ -113,6 +113,10 @@ def test_every_command_has_an_example_or_is_named() -> None:
         "compare",
         "report",
         "export",
+        "plan",
+        "recipes",
+        "data build",
+        "data adopt",
     ):
         assert f"distlth {command}" in shown
 

@@ -64,9 +64,10 @@ def test_the_plan_has_each_kept_cell_once() -> None:
     for (first, count), rows in zip(found.tiles.tolist(), found.rows, strict=True):
         for step in range(first, first + count):
             y, x = found.taps[step].tolist()
+            channels = found.channels[step].long()
             for row, cells in zip(rows.tolist(), found.weight[step], strict=True):
                 if row >= 0:
-                    again[row, :, y, x].index_add_(0, found.channels[step].long(), cells)
+                    again[row, :, y, x].index_add_(0, channels[channels >= 0], cells[channels >= 0])
     assert torch.equal(again, weight)
     assert sorted(found.rows[found.rows >= 0].tolist()) == list(range(44))
 
@@ -99,7 +100,7 @@ def test_mistakes_are_one_line() -> None:
     layer = GroupedConv2d(nn.Conv2d(4, 16, 1))
     with pytest.raises(UserError, match="needs a GPU, not cpu"):
         layer(torch.randn(1, 4, 2, 2))
-    with pytest.raises(UserError, match="float32, bfloat16 and float16, not torch.float64"):
+    with pytest.raises(UserError, match="float32, bfloat16 and float16, not"):
         GroupedConv2d(nn.Conv2d(4, 16, 1).double())
     with pytest.raises(UserError, match="zero padding in pixels, not 'same'"):
         GroupedConv2d(nn.Conv2d(4, 16, 3, padding="same"))

@@ -1,4 +1,4 @@
-"""Run by tests/execute/test_triton.py where Triton interprets its kernels: they equal torch's convolutions."""
+"""Interpreted kernels equal torch's convolutions: tests/execute/test_triton.py runs these."""
 
 from __future__ import annotations
 

@@ -14,7 +14,12 @@ except ImportError as error:
     ) from error
 
 
-@triton.jit  # type: ignore[untyped-decorator]
+# Only the two that say how maps are aligned are worth a kernel of their own.
+SIZES = ["num_tiles", "height", "width", "out_height", "out_width", "stride_y", "stride_x", "padding_y"]
+SIZES += ["padding_x", "has_residual"]
+
+
+@triton.jit(do_not_specialize=SIZES)  # type: ignore[untyped-decorator]
 def blocks_kernel(
     x,  # input, [C_in, N, H, W]
     weight,  # [steps, ROWS, COLUMNS]
@@ -23,7 +28,7 @@ def blocks_kernel(
     out,  # [C_out, N, OH, OW]
     tiles,  # int32 [tiles, 2]: first step, number of steps
     taps,  # int32 [steps, 2]: rows and columns of pixels that a step's input lies away
-    channels,  # int32 [steps, COLUMNS]: input channels
+    channels,  # int32 [steps, COLUMNS]: input channels, -1 for none
     rows,  # int32 [tiles, ROWS]: output channels, -1 for none
     num_tiles,
     num_pixels,  # N * OH * OW
@@ -68,9 +73,10 @@ def blocks_kernel(
     total = tl.zeros((PIXELS, ROWS), dtype=tl.float32)
     for step in range(first, first + count):
         channel = tl.load(channels + step * COLUMNS + column_index)
+        used = channel >= 0
         start = x + channel.to(tl.int64) * plane
         if POINTWISE:
-            values = tl.load(start[:, None] + pixel[None, :], mask=inside[None, :], other=0.0)
+            values = tl.load(start[:, None] + pixel[None, :], mask=used[:, None] & inside[None, :], other=0.0)
         else:
             down = tl.load(taps + 2 * step)
             right = tl.load(taps + 2 * step + 1)
@@ -78,7 +84,7 @@ def blocks_kernel(
             z = left + right
             valid = inside & (y >= 0) & (y < height) & (z >= 0) & (z < width)
             source = origin + down * width + right
-            values = tl.load(start[:, None] + source[None, :], mask=valid[None, :], other=0.0)
+            values = tl.load(start[:, None] + source[None, :], mask=used[:, None] & valid[None, :], other=0.0)
         cells = tl.load(
             weight + step * (ROWS * COLUMNS) + row_index[None, :] * COLUMNS + column_index[:, None]
         )

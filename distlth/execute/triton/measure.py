@@ -22,9 +22,10 @@ from distlth.prune.blocks import Block
 
 MIN_ROWS = (1, 64, 128)  # blocks as they are, or joined: more products, fewer loads
 MANY_PIXELS = 4096
-MANY_SUMS = 128 * 128  # they, or addresses of single values, do not fit into the registers of four warps
-LAUNCHES = (Launch(64, 4, 4), Launch(128, 4, 3), Launch(256, 8, 3))
-FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 4), Launch(128, 4, 3))
+MANY_SUMS = 128 * 128  # they do not fit into the registers of four warps
+LAUNCHES = (Launch(128, 4, 3), Launch(256, 8, 3))
+SEVERAL_TAPS_LAUNCHES = (Launch(64, 4, 3), Launch(128, 8, 3))
+FEW_PIXELS_LAUNCHES = (Launch(32, 2, 4), Launch(64, 4, 3))
 CALLS, REPLAYS = 10, 3
 LONG = 1e-3  # seconds; a launch takes less than a tenth of it
 
@@ -82,18 +83,16 @@ def launches(trial: Trial, form: GroupedConv2d) -> Sequence[Launch]:
     height, width = form.geometry.output(*trial.input_shape[2:])
     if INTERPRETED:
         return LAUNCHES[:1]
-    found = LAUNCHES if trial.input_shape[0] * height * width >= MANY_PIXELS else FEW_PIXELS_LAUNCHES
     rows = form.get_buffer("weight").shape[1]
-    return [
-        replace(each, warps=8)
-        if each.pixels * rows >= MANY_SUMS or (each.pixels >= 128 and not form.geometry.pointwise)
-        else each
-        for each in found
-    ]
+    if trial.input_shape[0] * height * width < MANY_PIXELS:
+        return FEW_PIXELS_LAUNCHES
+    if not form.geometry.pointwise:
+        return SEVERAL_TAPS_LAUNCHES
+    return [replace(each, warps=8) if each.pixels * rows >= MANY_SUMS else each for each in LAUNCHES]
 
 
 def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None:
-    """Compile the kernels of all forms and launches on all cores; what does not compile fails when it runs."""
+    """Compile the kernels of all forms and launches on all cores; what does not compile fails later."""
     if INTERPRETED:
         return
     wanted: dict[tuple[object, ...], tuple[Trial, GroupedConv2d, Launch]] = {}
@@ -103,7 +102,7 @@ def compile_all(trials: Sequence[tuple[Trial, Iterable[GroupedConv2d]]]) -> None
                 tile = tuple(form.get_buffer("weight").shape[1:])
                 aligned = [size % 16 == 0 for size in _pixels(trial, form)]
                 key = (trial.conv.weight.dtype, trial.tf32, form.geometry.pointwise, tile, *aligned)
-                wanted[(*key, *_specialised(trial, form), *astuple(launch))] = (trial, form, launch)
+                wanted[(*key, *astuple(launch))] = (trial, form, launch)
     with ThreadPoolExecutor(num_cores()) as pool:
         for done in [pool.submit(_compile, *each) for each in wanted.values()]:
             with suppress(Exception):  # measuring it fails in the same way, and leaves it out
@@ -114,17 +113,6 @@ def _pixels(trial: Trial, form: GroupedConv2d) -> tuple[int, int]:
     images, _, height, width = trial.input_shape
     out_height, out_width = form.geometry.output(height, width)
     return images * height * width, images * out_height * out_width
-
-
-def _specialised(trial: Trial, form: GroupedConv2d) -> tuple[object, ...]:
-    """Return the small integers that Triton compiles in where they are 1 or multiples of 16."""
-    values = (
-        *trial.input_shape[2:],
-        len(form.get_buffer("tiles")),
-        *form.geometry.stride,
-        *form.geometry.padding,
-    )
-    return (*((value == 1, value % 16 == 0) for value in values), trial.sum_shape is None)
 
 
 def _compile(trial: Trial, form: GroupedConv2d, launch: Launch) -> None:

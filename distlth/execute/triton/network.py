@@ -109,9 +109,11 @@ def _measured(
 ) -> Grouped:
     kinds: dict[tuple[object, ...], list[Site]] = {}
     for site in blocky:
-        kinds.setdefault((*_trial(site, tf32).kind, round(_density(site, blocky[site]), 1)), []).append(site)
+        kinds.setdefault((*trial_of(site, tf32).kind, round(_density(site, blocky[site]), 1)), []).append(
+            site
+        )
     first = {key: alike[0] for key, alike in kinds.items()}
-    trials = {key: _trial(site, tf32) for key, site in first.items()}
+    trials = {key: trial_of(site, tf32) for key, site in first.items()}
     forms = {key: candidates(trials[key], blocky[site]) for key, site in first.items()}
     compile_all([(trials[key], forms[key].values()) for key in kinds])
     times = {key: measure(trials[key], forms[key]) for key in kinds}
@@ -140,7 +142,8 @@ def _density(site: Site, blocks: Sequence[Block]) -> float:
     return sum(block.num_cells for block in blocks) / site.conv.weight.numel()
 
 
-def _trial(site: Site, tf32: bool) -> Trial:
+def trial_of(site: Site, tf32: bool) -> Trial:
+    """Return what is measured for a convolution of a traced network."""
     target = shape_of(site.last) if site.sum else None
     return Trial(site.conv, shape_of(site.source), target, site.relu, tf32)
 

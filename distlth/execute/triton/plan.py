@@ -28,7 +28,7 @@ class Plan:
     Tiles are up to ROWS output channels of one block, the longest first; a tile's steps are COLUMNS input
     channels of one tap each. `weight` has the layer's dtype and the shape steps x ROWS x COLUMNS, zeros where
     a tile or a step is not full; `channels` (steps x COLUMNS), `taps` (steps x 2, in pixels), `tiles`
-    (tiles x 2: first step, number of steps) and `rows` (tiles x ROWS, -1 where not full) are int32.
+    (tiles x 2: first step, number of steps) and `rows` (tiles x ROWS) are int32, -1 where not full.
     """
 
     weight: Tensor
@@ -107,7 +107,7 @@ def plan(
     flat = weight.detach().reshape(weight.shape[0], -1)
     return Plan(
         weight=torch.cat([_cells(flat, *tile, rows, groups) for tile in tiles]).contiguous(),
-        channels=_int32(np.maximum(steps, 0) // taps, flat),
+        channels=_int32(steps // taps, flat),  # -1 stays -1
         taps=_int32(places, flat),
         tiles=_int32(np.stack([np.cumsum(counts) - counts, counts], axis=1), flat),
         rows=_int32(np.stack([_padded(tile_rows, rows) for tile_rows, _ in tiles]), flat),
