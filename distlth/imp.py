@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distlth.errors import RunError
-from distlth.methods import Map, Source
+from distlth.methods import CountAlive, Map, Source
 from distlth.plan import Job
 from distlth.prune.magnitude import planned_kept, prune_magnitude
 from distlth.prune.mask import Mask
@@ -23,10 +23,16 @@ def magnitude_mask(job: Job, parent: Trained, rate: float) -> Mask:
     return prune_magnitude(parent.weights, parent.mask, rate) if job.is_trunk else parent.mask
 
 
-def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Structured:
+def next_mask(
+    job: Job,
+    parent: Trained,
+    rate: float,
+    run_map: Map = map,
+    count_alive: CountAlive | None = None,
+) -> Structured:
     """Return the mask of a job: its magnitude mask, made structured where the job's method does.
 
-    `run_map` does a method's work on many layers. A pure function.
+    `run_map` does a method's work on many layers, `count_alive` says what a mask costs. A pure function.
 
     Raises:
         RunError: the mask would keep no weight at all.
@@ -35,7 +41,7 @@ def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Str
     made = Structured(mask)
     if job.structure is not None:
         kept = planned_kept(mask.total, rate, job.round)[-1]
-        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map, job.density))
+        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map, job.density, count_alive))
     if not made.mask.kept:
         raise RunError(
             f"job {job.id}: pruning leaves none of {made.mask.total:,} weights; use fewer prune.rounds"

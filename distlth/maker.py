@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -13,6 +14,7 @@ from distlth.files import await_file, exists, load_tensors, retry_until_written,
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
 from distlth.models import build, returning
+from distlth.models.alive import count_alive
 from distlth.plan import Job
 from distlth.preflight import Preflight
 from distlth.prune.mask import Mask, empty_layers
@@ -64,7 +66,9 @@ class TicketMaker:
         made = load_structured(self._run.job(job.id))
         if made is None:
             rate = self._config.prune.rate
-            made = next_mask(job, parent, rate, self._run_map) if parent else Structured(self._found.dense)
+            count = partial(count_alive, self._found.anatomy.graph)
+            dense = Structured(self._found.dense)
+            made = next_mask(job, parent, rate, self._run_map, count) if parent else dense
             self._save(job, made)
         return made, parent.mask if parent else None
 

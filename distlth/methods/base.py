@@ -64,6 +64,25 @@ class Measurement:
     untrained: bool = False
 
 
+class Costs(Protocol):
+    """What a mask costs: its alive weights, and the multiply-accumulates of an image that these take."""
+
+    @property
+    def weights(self) -> int:
+        """Kept weights whose input can be non-zero and whose output is used."""
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image, other layers' included."""
+
+
+class CountAlive(Protocol):
+    """Counts the costs of a mask; with `removed`, channels that keep nothing put out zeros."""
+
+    def __call__(self, kept: Mapping[str, Tensor], *, removed: bool) -> Costs:
+        """Return the costs of the kept weights of each layer."""
+
+
 @dataclass(frozen=True)
 class Source:
     """What a method makes its mask from.
@@ -71,7 +90,7 @@ class Source:
     `mask` is that of the network that the ticket is made from: the round's, unstructured, or dense. `trained`
     is that network (with its initial weights where the method is `made_from` the untrained one), `kept` the
     weights that the ticket's round keeps by plan, `run_map` a `map` for work on many layers, `density` the
-    planned one, a fraction.
+    planned one, a fraction, `count_alive` what a mask costs in this network (None where nobody knows it).
     """
 
     mask: Mask
@@ -80,6 +99,7 @@ class Source:
     seed: int
     run_map: Map = map
     density: float = 1.0
+    count_alive: CountAlive | None = None
 
     def measured(self, name: str) -> Mapping[str, Tensor]:
         """Return what was measured on the network under a name: layer -> tensor.

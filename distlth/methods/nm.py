@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import re
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, field_validator
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from distlth.prune.mask import Mask
     from distlth.ticket import Structured
 
-Pattern = Annotated[str, Field(pattern=r"^[1-9][0-9]?:[1-9][0-9]?$")]
+PATTERN = re.compile(r"([1-9][0-9]?):([1-9][0-9]?)", re.ASCII)
 
 
 class Nm(Removing):
@@ -29,7 +30,7 @@ class Nm(Removing):
     """
 
     method: Literal["nm"] = Field(description="N of every M weights")
-    pattern: Pattern = Field("2:4", description="N:M, along the columns of each row; a GPU runs 2:4")
+    pattern: str = Field("2:4", description="N:M, along the columns of each row; a GPU runs 2:4")
     within: Literal["none", "refill", "regroup"] = Field(
         "none",
         description="of which weights: of all, in every round N / M; or of those that `refill` or `regroup` "
@@ -39,9 +40,9 @@ class Nm(Removing):
     @field_validator("pattern")
     @classmethod
     def _some_of_them(cls, value: str) -> str:
-        n, m = map(int, value.split(":"))
-        if n >= m:
-            raise ValueError(f"N:M keeps N of M weights, N below M, not {value}")
+        found = PATTERN.fullmatch(value)
+        if not found or int(found[1]) >= int(found[2]):
+            raise ValueError(f"expected N:M with N below M, such as 2:4, got {value!r}")
         return value
 
     @property

@@ -23,6 +23,7 @@ class RandomChannels(Channels):
         from distlth.prune.draw import generator, random_channels
         from distlth.ticket import Structured
 
-        counts = self.counts(self.source_mask(source), source.kept)
-        rng = generator(source.seed, source.kept)
-        return Structured(random_channels(counts, source.mask.shapes, rng))
+        mask, seed = self.source_mask(source), (source.seed, source.kept)
+        return Structured(
+            self.fill(source, mask, lambda counts: random_channels(counts, mask.shapes, generator(*seed)))
+        )

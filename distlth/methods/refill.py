@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
@@ -59,4 +60,5 @@ class Refill(Channels):
         mask, trained = self.source_mask(source), source.trained
         measured = trained.measured.get(self.criterion)
         scores = channel_scores(self.criterion, mask, trained.weights, measured)
-        return Structured(best_channels(mask, trained.weights, scores, self.counts(mask, source.kept)))
+        choose = partial(best_channels, mask, trained.weights, scores)
+        return Structured(self.fill(source, mask, choose))

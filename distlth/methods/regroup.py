@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from distlth.methods.base import Source
 from distlth.methods.blocks import Blocks, regroup_layers, structured
@@ -36,6 +37,20 @@ class Regroup(Blocks):
                 f"{value!r} is gone: it was a rule of ours; the paper's is algorithm3, its code's reference"
             )
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stored_runs_say_t1(cls, values: Any) -> Any:
+        """Drop a key of a rule that is gone, which the job.yaml of older runs has at its default."""
+        if isinstance(values, Mapping) and values.get("t1") == 1.5:
+            return {key: value for key, value in values.items() if key != "t1"}
+        return values
+
+    @property
+    def default_label(self) -> str:
+        """`regroup`, with its source and the authors' code where these are not the defaults."""
+        label = super().default_label
+        return f"{label}-reference" if self.columns == "reference" else label
 
     def make(self, source: Source) -> Structured:
         """Return the mask as dense blocks; a layer that cannot be grouped keeps its mask and says why."""

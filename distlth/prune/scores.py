@@ -44,14 +44,15 @@ def keep_best_channels(scores: Mapping[str, Tensor], shapes: Mapping[str, Sequen
 
     `scores` has C_out entries for each layer. Channels are removed worst first, among equal scores the
     earlier layer's, then that of the lower index, until no more than `count` weights are left. The last
-    channel of a layer stays.
+    channel of a layer stays, and so do those of infinite score.
     """
     kept = {name: torch.ones(len(values), dtype=torch.bool) for name, values in scores.items()}
     left = {name: len(values) for name, values in scores.items()}
     total = sum(map(prod, shapes.values()))
     channels = [(name, index) for name, values in scores.items() for index in range(len(values))]
-    order = np.argsort(np.concatenate([values.numpy() for values in scores.values()]), kind="stable")
-    for name, index in (channels[place] for place in order):
+    values = np.concatenate([layer.numpy() for layer in scores.values()])
+    order = np.argsort(values, kind="stable")
+    for name, index in (channels[place] for place in order if np.isfinite(values[place])):
         if total <= count:
             break
         if left[name] > 1:

@@ -67,10 +67,18 @@ def _ungrouped_lines(ungrouped: Mapping[str, Mapping[str, str]]) -> list[str]:
     if not ungrouped:
         return []
     lines = [
-        f"- {job}: " + "; ".join(f"{layer} ({reason})" for layer, reason in reasons.items())
+        f"- {job}: {len(layers)} x {reason}: {', '.join(layers)}"
         for job, reasons in ungrouped.items()
+        for reason, layers in _by_reason(reasons).items()
     ]
     return ["", "Layers that could not be grouped:", "", *lines]
+
+
+def _by_reason(reasons: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
+    """Return the layers of each reason."""
+    return {
+        reason: [layer for layer, other in reasons.items() if other == reason] for reason in reasons.values()
+    }
 
 
 def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 from distlth.config.schema import RunConfig
 from distlth.methods import Method, Source
+from distlth.models import anatomy, build
+from distlth.models.alive import count_alive
 from distlth.plan import Job, plan
 from distlth.prune.mask import Mask
+from distlth.prune.scores import keep_best
 from distlth.ticket import Structured, Trained
 from tests.tiny_run import MINIMAL
 
@@ -98,7 +102,7 @@ def test_n_of_m_is_the_same_in_every_round_or_meets_the_plan_inside_channels_and
 
 def test_a_pattern_that_is_none_is_one_line() -> None:
     for pattern in ("4:2", "2:2", "24", "0:4"):
-        with pytest.raises(ValueError, match=r"N below M|pattern"):
+        with pytest.raises(ValueError, match="expected N:M with N below M, such as 2:4, got"):
             method("nm", pattern=pattern)
 
 
@@ -114,6 +118,34 @@ def test_a_source_gives_the_mask_that_is_made_structured() -> None:
     ]
     with pytest.raises(ValueError, match="criterion: l1 is measured on a trained network"):
         method("refill", source="snip", criterion="l1")
+
+
+@pytest.mark.parametrize("name", ["refill", "random-channels"])
+@pytest.mark.parametrize("budget", ["alive", "macs"])
+def test_channels_meet_the_unstructured_mask_in_what_is_alive(name: str, budget: str) -> None:
+    graph = anatomy(build("resnet20", 10, seed=0), 8).graph
+    count = partial(count_alive, graph)
+    generator = torch.Generator().manual_seed(0)
+    shapes = {layer.name: layer.shape for layer in graph.layers if layer.name not in graph.logits}
+    weights = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    dense = Mask.dense(shapes)
+    mask = keep_best({name: weight.abs() for name, weight in weights.items()}, dense, dense.total // 4)
+    given = Source(mask, Trained(mask, weights), mask.kept, 0, count_alive=count)
+    made = method(name, budget=budget, count="exact").make(given).mask
+    before, after = count(mask.layers, removed=False), count(made.layers, removed=True)
+    goal, found = (before.weights, after.weights) if budget == "alive" else (before.macs, after.macs)
+    assert 0.97 * goal < found <= goal
+    assert made.kept > 1.3 * mask.kept
+
+
+def test_branches_are_called_by_what_they_are() -> None:
+    labels = {
+        "regroup-reference": method("regroup", columns="reference"),
+        "regroup-snip": method("regroup", source="snip", t1=1.5),  # as runs of before have stored it
+        "refill+-one-shot": method("refill", source="one-shot", extra=0.2),
+        "nm-regroup": method("nm", within="regroup"),
+    }
+    assert [each.label for each in labels.values()] == list(labels)
 
 
 def jobs(**prune: Any) -> dict[str, Job]:

@@ -114,7 +114,7 @@ def test_channels_go_by_the_scale_behind_them() -> None:
     assert found["last"].tolist() == [torch.inf, torch.inf]
     dense = Mask.dense({"first": (3, 1, 1, 1), "last": (2, 3, 1, 1)})
     slimming = Slimming(method="slimming")
-    for kept, channels in ((8, [True, False, True]), (7, [True, False, False])):
+    for kept, channels in ((8, [True, False, True]), (7, [True, False, False]), (2, [True, False, False])):
         made = slimming.make(Source(dense, Trained(dense, {}, {"slimming": found}), kept, seed=0))
         assert made.mask["first"].flatten().tolist() == channels
         assert made.mask["last"].all()

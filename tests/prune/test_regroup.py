@@ -136,7 +136,7 @@ def as_the_authors_wrote_it(kept: npt.NDArray[np.bool_]) -> list[int]:
     return []
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=12)
 @given(st.sampled_from([0.1, 0.3, 0.6, 1.0]), st.integers(1, 3), st.integers(2, 40), st.integers(0, 2**32))
 def test_reference_blocks_are_those_of_the_authors_rule(
     density: float, times: int, columns: int, seed: int

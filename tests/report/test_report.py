@@ -181,4 +181,4 @@ def test_report_is_written(run: RunPaths) -> None:
     assert all(path.read_bytes().startswith(PNG_SIGNATURE) for path in written[4:])
     table = written[1].read_text()
     assert "| 1 | refill | 80.00% | – | – | 88.50% | -1.50 | 99.00% | 10 s |" in table
-    assert "- 01/refill: conv1 (too few rows)" in table
+    assert "- 01/refill: 1 x too few rows: conv1" in table
