@@ -288,7 +288,7 @@ def refilled(work: Work) -> tuple[nn.Module, nn.Module, float]:
     model = work.network()
     ticket = Ticket(mask, {}, remove_channels=True)
     Masking(model, parameter_masks(ticket, body, dict(model.named_parameters())))
-    small = slim(model, work.resolution, "zeros").network
+    small = slim(model, work.resolution, "zeros", multiple=8).network
     images = torch.randn(2, 3, work.resolution, work.resolution)
     with torch.no_grad():
         want, got = model(images), small(images)
