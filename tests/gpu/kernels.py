@@ -177,10 +177,8 @@ def write_masks() -> None:
     """Write the masks to the file that the section reads: python -m tests.gpu.kernels --write-masks."""
     work = Work(Options(torch.device("cpu"), False), resnet50_weights(structured=True), 0.0)
     masks = all_masks(work)
-    np.savez_compressed(
-        MASKS,
-        **{f"{kind}/{name}": np.packbits(m.numpy()) for kind in masks for name, m in masks[kind].items()},
-    )
+    packed = {f"{kind}/{name}": np.packbits(m.numpy()) for kind in masks for name, m in masks[kind].items()}
+    np.savez_compressed(MASKS, **packed)  # type: ignore[arg-type]
 
 
 def regrouping(
