@@ -14,13 +14,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_sections_run_on_a_cpu_in_their_small_forms() -> None:
-    sections = [word for name in ("parity", "feeding") for word in ("--section", name)]
+    sections = [word for name in ("parity", "feeding", "kernels") for word in ("--section", name)]
     command = ["bash", "tests/gpu.sh", "--device", "cpu", "--quick", *sections]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     lines = [line for line in ended.stdout.splitlines() if line.startswith("pass")]
     assert len([line for line in lines if "resnet20" in line]) == 4
-    assert lines[-1].split()[:4] == ["pass", "all", "5", "passed,"]
+    assert lines[-1].split()[:4] == ["pass", "all", "12", "passed,"]
 
 
 def test_a_check_that_fails_or_breaks_is_a_line_and_the_next_one_runs(

@@ -75,8 +75,8 @@ def network() -> nn.Module:
     model = build("resnet20", 10, seed=0).eval()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_()  # type: ignore[union-attr, operator]
-            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+            module.running_mean.normal_()  # type: ignore[union-attr]
+            module.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
         if isinstance(module, nn.Conv2d) and module.in_channels > 3:
             module.weight.data *= block_mask(module.weight.shape, 16, spare=0)
     return model

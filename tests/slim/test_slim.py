@@ -41,6 +41,16 @@ def test_classifiers_compute_the_same(name: str) -> None:
     assert {name for name, _ in slimmed.named_parameters()} <= {name for name, _ in masked.named_parameters()}
 
 
+@pytest.mark.parametrize("name", ["resnet20", "shufflenet_v2_x0_5"])
+def test_counts_can_be_multiples(name: str) -> None:
+    masked = ticket_of(name, 32)
+    slimmed = slim(masked, 32, multiple=8).network
+    assert largest_difference(masked, slimmed, 32) <= TOLERANCE
+    whole = dict(masked.named_parameters())
+    for key, parameter in slimmed.named_parameters():
+        assert len(parameter) % 8 == 0 or len(parameter) == len(whole[key])
+
+
 def test_the_table_has_what_the_documents_promise() -> None:
     """At least 60 of torchvision's classifiers are equal up to 1e-5, or up to two of their own roundings."""
     table = {name: row for name, row in rows(DOCUMENT.read_text()).items() if name != "resnet20"}
