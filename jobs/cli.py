@@ -16,6 +16,7 @@ from jobs.commands import (
     data,
     export,
     logs,
+    predict,
     report,
     resume,
     run,
@@ -36,6 +37,7 @@ COMMANDS = (
     report,
     compare,
     export,
+    predict,
     data,
     bench,
 )

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from distlth.slim.channels import Channels
 from distlth.slim.follow import Follower, Sums
+from distlth.slim.parts import Part
 from distlth.slim.program import constant_of, graph_module, program
 from distlth.slim.steps import Product
 
@@ -29,10 +30,11 @@ class Slim:
     """A slim network, and what stayed that a smaller one would not have.
 
     `network` takes images of the resolution that it was made for, any number at a time. Its parameters have
-    the names of those that they are parts of.
+    the names of those that they are parts of; what has no entry in `parts` is whole.
     """
 
     network: nn.Module
+    parts: Mapping[str, Part]  # of parameters and buffers
     removed: Mapping[str, int]  # channels, by layer
     whole: Sequence[Whole]
 
@@ -54,7 +56,8 @@ def slim(model: nn.Module, resolution: int, sums: Sums = "zeros") -> Slim:
     _Usage(followed).run()
     _complete(followed)
     report = _report(followed)
-    return Slim(_Editor(module, followed).run(), *report)
+    editor = _Editor(module, followed)
+    return Slim(editor.run(), editor.parts, *report)
 
 
 class _Usage:
@@ -115,6 +118,7 @@ class _Editor:
     def __init__(self, module: fx.GraphModule, followed: Follower) -> None:
         self.graph, self.slots = module.graph, followed.slots
         self._module, self._steps = module, followed.steps
+        self.parts: dict[str, Part] = {}
         self._fetched: dict[str, Tensor] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
 
@@ -125,12 +129,14 @@ class _Editor:
         whole.graph.eliminate_dead_code()
         return fx.GraphModule(self._attributes(whole.graph), whole.graph, "Slim")
 
-    def fetch(self, before: fx.Node, name: str, tensor: Tensor) -> fx.Node:
+    def fetch(self, before: fx.Node, name: str, tensor: Tensor, cells: Tensor | None = None) -> fx.Node:
         """Return a new node that fetches a tensor, under another name where this one has another value."""
         free = name
         while free in self._fetched and not _same(self._fetched[free], tensor):
             free = f"{free}_"
         self._fetched[free] = tensor
+        if cells is not None:
+            self.parts[free] = Part(name, cells, tuple(tensor.shape))
         with self.graph.inserting_before(before):
             return self.graph.create_node("get_attr", free)
 
