@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +14,9 @@ from distlth.slim.follow import Follower, Sums
 from distlth.slim.parts import Part
 from distlth.slim.program import constant_of, graph_module, program
 from distlth.slim.steps import Product
+
+# What becomes of a channel that varies and that nobody uses.
+Unused = Literal["remove", "keep"]
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,22 @@ class Slim:
     whole: Sequence[Whole]
 
 
-def slim(model: nn.Module, resolution: int, sums: Sums = "zeros") -> Slim:
+def slim(model: nn.Module, resolution: int, sums: Sums = "zeros", *, unused: Unused = "remove") -> Slim:
     """Return a dense network that computes what `model` does in eval mode, without its dead channels.
 
     A channel is dead that is constant, or that nobody uses: found from the exact zeros among the weights
     themselves. Channels that elementwise operators combine are kept or removed together, so that a residual
     stream keeps each channel that any block writes. With `sums` "zeros" the layers that write less have rows
     of zeros; with "scatter" they have fewer rows, and their sum is an index_add.
-    A constant that is not zero goes into the bias of the layer that reads it. `model` is left as it was.
+    A constant that is not zero goes into the bias of the layer that reads it. With `unused` "keep" channels
+    that nobody uses stay where they are no constants. `model` is left as it was.
 
     Raises:
         SlimError: the forward pass cannot be traced.
     """
     module = graph_module(program(model, resolution))
     followed = Follower(module, sums).run()
-    _Usage(followed).run()
+    _Usage(followed, unused == "keep").run()
     _complete(followed)
     report = _report(followed)
     editor = _Editor(module, followed)
@@ -61,18 +65,19 @@ def slim(model: nn.Module, resolution: int, sums: Sums = "zeros") -> Slim:
 
 
 class _Usage:
-    """Who uses which channels, found from the logits backwards."""
+    """Who uses which channels, found from the logits backwards; with `keeps_all` all are used."""
 
-    def __init__(self, followed: Follower) -> None:
+    def __init__(self, followed: Follower, keeps_all: bool) -> None:
         self.slots = followed.slots
-        self._followed = followed
+        self._followed, self._keeps_all = followed, keeps_all
         self._used: dict[fx.Node, Tensor] = {}
 
     def run(self) -> None:
         for _, read in self._followed.whole:
             self.read(read, torch.ones(len(self._channels(read)), dtype=torch.bool))
         for step in reversed(self._followed.steps):
-            used = self._used.get(step.node, torch.zeros(len(step.result), dtype=torch.bool))
+            blank = torch.full((len(step.result),), self._keeps_all)
+            used = blank if self._keeps_all else self._used.get(step.node, blank)
             self.slots.need(step.result.slots[used & step.result.alive])
             step.use(used, self)
 
