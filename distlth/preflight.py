@@ -14,6 +14,8 @@ from distlth.errors import ConfigError
 from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable, trains_on
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
+from distlth.slim.program import SlimError
+from distlth.slim.trainable import trainable
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
@@ -48,8 +50,8 @@ def preflight(config: RunConfig) -> Preflight:
     Raises:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
-            larger than the train split, or too small on a rank; rounds leave next to nothing; or a method
-            cannot run on this machine, or remove this model's channels.
+            larger than the train split, or too small on a rank; rounds leave next to nothing; a method
+            cannot run on this machine, or remove this model's channels; or it cannot train slim.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
@@ -65,6 +67,8 @@ def preflight(config: RunConfig) -> Preflight:
     removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
     if removing:
         _check_removal(config.model.name, removing, body, layers)
+    if config.train.execution == "slim":
+        _check_slim_training(config, model)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
     return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
 
@@ -78,6 +82,16 @@ def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: S
             f"prune.branches: {' and '.join(branches)} cannot remove channels of {len(found)} layers of "
             f"{model} ({named}{more}); set `bn: keep` to let them leak, or choose another model"
         )
+
+
+def _check_slim_training(config: RunConfig, model: nn.Module) -> None:
+    """Raise ConfigError where a network without its removed channels would not train as with them."""
+    try:
+        trainable(model, config.data.resolution, {})
+    except SlimError as error:
+        raise ConfigError(
+            f"train.execution: {config.model.name} cannot train slim: {error}; set train.execution: masked"
+        ) from None
 
 
 def _shapes(layers: Sequence[ConvLayer]) -> dict[str, tuple[int, ...]]:

@@ -18,6 +18,7 @@ from jobs.commands import (
     export,
     logs,
     plan,
+    predict,
     recipes,
     report,
     resume,
@@ -41,6 +42,7 @@ COMMANDS = (
     report,
     compare,
     export,
+    predict,
     data,
     bench,
 )

@@ -117,6 +117,7 @@ def test_every_command_has_an_example_or_is_named() -> None:
         "recipes",
         "data build",
         "data adopt",
+        "predict",
     ):
         assert f"distlth {command}" in shown
 

@@ -91,7 +91,7 @@ def bench(
     shape = replace(shape, resolution=resolution or shape.resolution)
     on_gpu = shape.device.type == "cuda"
     steps = {kind: _step(kind, shape, density) for kind in kinds or (KINDS if on_gpu else KINDS[:-1])}
-    times = _times(steps, rounds, steps_per_round or (5 if on_gpu else 1), shape.device)
+    times = time_steps(steps, rounds, steps_per_round or (5 if on_gpu else 1), shape.device)
     return [_row(name, times, shape.batch) for name in steps]
 
 
@@ -103,7 +103,7 @@ def _step(kind: str, shape: Shape, density: float) -> Step:
     return _ours(shape, None if kind == NO_MASK else density, compiled=kind == COMPILED)
 
 
-def _times(
+def time_steps(
     steps: Mapping[str, Step], rounds: int, steps_per_round: int, device: torch.device
 ) -> dict[str, list[float]]:
     """Return each kind's seconds per step, by round; what compiles or allocates has happened before."""

@@ -154,6 +154,12 @@ class TrainSection(Section):
     compile: bool = Field(
         False, description="training steps through torch.compile, once for all jobs of a lane"
     )
+    execution: Literal["masked", "slim"] = Field(
+        "masked",
+        description="how tickets that remove channels train: as the whole network, with masks, or without "
+        "the removed channels: the same training up to rounding, in less time "
+        "([more](slim.md#training)); all other jobs train masked",
+    )
     eval_every: int = Field(
         1, ge=1, description="epochs between evaluations; the last epoch is always evaluated"
     )
@@ -392,6 +398,15 @@ class RunConfig(Section):
     def _sync_batch_norm_has_gpus(self) -> RunConfig:
         if self.train.sync_batch_norm and self.cluster.device == "cpu":
             raise ValueError(f"train.sync_batch_norm: {SYNC_NEEDS_GPUS}, not on cluster.device: cpu")
+        return self
+
+    @model_validator(mode="after")
+    def _slim_training_has_removed_channels(self) -> RunConfig:
+        if self.train.execution == "slim" and not any(b.removes_channels for b in self.prune.branches):
+            raise ValueError(
+                "train.execution: slim trains tickets without their removed channels, and no branch "
+                "removes any; add a branch of method: refill (with bn: mask), or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from distlth.errors import UserError
 from distlth.export.formats import SUFFIXES, SUMS, WRITERS, Network, check_format, reader
+from distlth.export.parts import pack_parts
 from distlth.export.source import Source, load_source
 from distlth.files import replacing
 from distlth.models import anatomy
 from distlth.models.alive import count_alive
 from distlth.run.paths import RunPaths, path_component
-from distlth.slim import Whole, slim
+from distlth.slim import Slim, Whole, slim
 from distlth.slim.program import SlimError
 
 # The largest difference between logits of two networks that are the same, relative to the largest logit.
@@ -76,7 +78,7 @@ def export(
     difference = largest_difference(source.model, slimmed.network, source.resolution)
     allowed = _allowed(source, difference, TOLERANCE)
     _check(difference, allowed, "the slim network's logits")
-    content = WRITERS[format](slimmed.network, source.resolution, source.about())
+    content = WRITERS[format](slimmed.network, source.resolution, document(source, slimmed, format))
     written = reader(format, content, slimmed.network)
     file_difference = written and largest_difference(source.model, written, source.resolution)
     allowed = _allowed(source, file_difference or 0.0, FILE_TOLERANCES[format])
@@ -95,6 +97,20 @@ def export(
         difference=difference,
         file_difference=file_difference,
     )
+
+
+def document(source: Source, slimmed: Slim, format: str) -> dict[str, Any]:
+    """Return what a file of a slim network says beside its weights.
+
+    A file of weights alone says in `parts` which of the whole network's they are.
+    """
+    execution = {
+        "form": "slim" if any(slimmed.removed.values()) else "masked",
+        "removed_channels": sum(slimmed.removed.values()),
+        "sums": SUMS[format],
+    }
+    more = {"parts": pack_parts(slimmed.parts)} if format == "safetensors" else {}
+    return {**source.about(), "execution": execution, **more}
 
 
 def largest_difference(masked: nn.Module, other: Network, resolution: int, images: int = IMAGES) -> float:

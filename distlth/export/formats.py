@@ -28,9 +28,9 @@ SUMS: Mapping[str, Sums] = {"torch": "scatter", "safetensors": "zeros", "onnx": 
 Network = Callable[[Tensor], Tensor]
 
 
-def check_format(name: str) -> None:
+def check_format(name: str, needed: Mapping[str, tuple[str, ...]] = NEEDED) -> None:
     """Raise UserError where this machine lacks the libraries of a format."""
-    missing = [library for library in NEEDED.get(name, ()) if find_spec(library) is None]
+    missing = [library for library in needed.get(name, ()) if find_spec(library) is None]
     if missing:
         raise UserError(
             f"format {name} needs {' and '.join(missing)}; install with: pip install 'distlth[export]'"
@@ -86,11 +86,18 @@ def reader(name: str, content: bytes, network: nn.Module) -> Network | None:
 
 
 def _onnx_reader(content: bytes) -> Network | None:
-    if find_spec("onnxruntime") is None:
-        return None
+    return onnx_network(onnx_session(content)) if find_spec("onnxruntime") else None
+
+
+def onnx_session(content: bytes, threads: int = 0) -> Any:
+    """Return an ONNX Runtime session of a model on the CPU; as many threads as it likes by default."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def onnx_network(session: Any) -> Network:
+    """Return what a session computes."""
     return lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0])

@@ -52,6 +52,7 @@ class Source:
                 "classes": list(data.classes) if data else None,
             },
             "preprocessing": {
+                "max_side": data.options.get("max_resolution") if data else None,
                 "resolution": self.resolution,
                 "centre_crop": config.data.eval_ratio or eval_ratio(config.data.crop),
                 "channels": "RGB",

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
 from distlth.slim.channels import Channels
 from distlth.slim.follow import Follower, Sums
+from distlth.slim.parts import Part
 from distlth.slim.program import constant_of, graph_module, program
 from distlth.slim.steps import Product
+
+# What becomes of a channel that varies and that nobody uses.
+Unused = Literal["remove", "keep"]
 
 
 @dataclass(frozen=True)
@@ -29,22 +33,26 @@ class Slim:
     """A slim network, and what stayed that a smaller one would not have.
 
     `network` takes images of the resolution that it was made for, any number at a time. Its parameters have
-    the names of those that they are parts of.
+    the names of those that they are parts of; what has no entry in `parts` is whole.
     """
 
     network: nn.Module
+    parts: Mapping[str, Part]  # of parameters and buffers
     removed: Mapping[str, int]  # channels, by layer
     whole: Sequence[Whole]
 
 
-def slim(model: nn.Module, resolution: int, sums: Sums = "zeros", multiple: int = 1) -> Slim:
+def slim(
+    model: nn.Module, resolution: int, sums: Sums = "zeros", multiple: int = 1, *, unused: Unused = "remove"
+) -> Slim:
     """Return a dense network that computes what `model` does in eval mode, without its dead channels.
 
     A channel is dead that is constant, or that nobody uses: found from the exact zeros among the weights
     themselves. Channels that elementwise operators combine are kept or removed together, so that a residual
     stream keeps each channel that any block writes. With `sums` "zeros" the layers that write less have rows
     of zeros; with "scatter" they have fewer rows, and their sum is an index_add.
-    A constant that is not zero goes into the bias of the layer that reads it. `model` is left as it was.
+    A constant that is not zero goes into the bias of the layer that reads it. With `unused` "keep" channels
+    that nobody uses stay where they are no constants. `model` is left as it was.
     Layers keep dead channels up to a `multiple`: a residual stream of 511 channels, all but one of 512, is
     slower than the whole one on a GPU, which loads 8 at a time.
 
@@ -53,25 +61,27 @@ def slim(model: nn.Module, resolution: int, sums: Sums = "zeros", multiple: int 
     """
     module = graph_module(program(model, resolution))
     followed = Follower(module, sums).run()
-    _Usage(followed).run()
+    _Usage(followed, unused == "keep").run()
     _complete(followed, multiple)
     report = _report(followed)
-    return Slim(_Editor(module, followed).run(), *report)
+    editor = _Editor(module, followed)
+    return Slim(editor.run(), editor.parts, *report)
 
 
 class _Usage:
-    """Who uses which channels, found from the logits backwards."""
+    """Who uses which channels, found from the logits backwards; with `keeps_all` all are used."""
 
-    def __init__(self, followed: Follower) -> None:
+    def __init__(self, followed: Follower, keeps_all: bool) -> None:
         self.slots = followed.slots
-        self._followed = followed
+        self._followed, self._keeps_all = followed, keeps_all
         self._used: dict[fx.Node, Tensor] = {}
 
     def run(self) -> None:
         for _, read in self._followed.whole:
             self.read(read, torch.ones(len(self._channels(read)), dtype=torch.bool))
         for step in reversed(self._followed.steps):
-            used = self._used.get(step.node, torch.zeros(len(step.result), dtype=torch.bool))
+            blank = torch.full((len(step.result),), self._keeps_all)
+            used = blank if self._keeps_all else self._used.get(step.node, blank)
             self.slots.need(step.result.slots[used & step.result.alive])
             step.use(used, self)
 
@@ -121,6 +131,7 @@ class _Editor:
     def __init__(self, module: fx.GraphModule, followed: Follower) -> None:
         self.graph, self.slots = module.graph, followed.slots
         self._module, self._steps = module, followed.steps
+        self.parts: dict[str, Part] = {}
         self._fetched: dict[str, Tensor] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
 
@@ -131,12 +142,14 @@ class _Editor:
         whole.graph.eliminate_dead_code()
         return fx.GraphModule(self._attributes(whole.graph), whole.graph, "Slim")
 
-    def fetch(self, before: fx.Node, name: str, tensor: Tensor) -> fx.Node:
+    def fetch(self, before: fx.Node, name: str, tensor: Tensor, cells: Tensor | None = None) -> fx.Node:
         """Return a new node that fetches a tensor, under another name where this one has another value."""
         free = name
         while free in self._fetched and not _same(self._fetched[free], tensor):
             free = f"{free}_"
         self._fetched[free] = tensor
+        if cells is not None:
+            self.parts[free] = Part(name, cells, tuple(tensor.shape))
         with self.graph.inserting_before(before):
             return self.graph.create_node("get_attr", free)
 

@@ -29,8 +29,8 @@ class Editor(Protocol):
     graph: fx.Graph
     slots: Slots
 
-    def fetch(self, before: fx.Node, name: str, tensor: Tensor) -> fx.Node:
-        """Return a new node that fetches a parameter or buffer of this name."""
+    def fetch(self, before: fx.Node, name: str, tensor: Tensor, cells: Tensor | None = None) -> fx.Node:
+        """Return a new node that fetches a parameter or buffer of this name, the part of it in `cells`."""
 
     def current(self, node: fx.Node) -> fx.Node:
         """Return what took the place of a node, or the node."""
@@ -72,7 +72,9 @@ class Constant:
     def sliced(self, editor: Editor, before: fx.Node, kept: Tensor, dim: int = 0) -> fx.Node:
         """Return a node that fetches the kept part of it along a dimension."""
         part = self.tensor.detach().index_select(dim, kept.nonzero().flatten())
-        return editor.fetch(before, self.name, _like(self.tensor, part))
+        cells = kept.reshape([-1 if axis == dim else 1 for axis in range(dim + 1)])
+        cells = cells.expand(*self.tensor.shape[:dim], len(kept))
+        return editor.fetch(before, self.name, _like(self.tensor, part), cells)
 
 
 def _like(old: Tensor, new: Tensor) -> Tensor:
@@ -141,26 +143,27 @@ class Product(Step):
         """Take the kept rows and columns, and add what dropped constant channels gave to the bias."""
         rows = self.kept(editor)
         weight, groups = self._new_weight(editor, rows)
-        node = editor.fetch(self.node, self.weight.name, _like(self.weight.tensor, weight))
+        cells = self._cells(editor, rows)
+        node = editor.fetch(self.node, self.weight.name, _like(self.weight.tensor, weight), cells)
         self.node.update_arg(1, node)
         if (bias := self._new_bias(editor, rows)) is not None:
             name = self.bias.name if self.bias else f"{self.layer}.bias"
-            _set_argument(self.node, 2, editor.fetch(self.node, name, _like(self.weight.tensor, bias)))
+            _set_argument(self.node, 2, editor.fetch(self.node, name, _like(self.weight.tensor, bias), rows))
         if groups != self.groups:
             self.node.update_arg(6, groups)
 
     def _new_weight(self, editor: Editor, rows: Tensor) -> tuple[Tensor, int]:
         """Return the kept rows and columns of the weight, and the number of groups left."""
+        weight, cells = self.weight.tensor.detach(), self._cells(editor, rows)
+        left = weight[cells].reshape(int(rows.sum()), -1, *weight.shape[2:])
+        return left, int(rows.reshape(self.groups, -1).any(dim=1).sum())
+
+    def _cells(self, editor: Editor, rows: Tensor) -> Tensor:
+        """Return which pairs of output and input channels are kept: bool, C_out x C_in / groups."""
         columns = torch.ones(self.groups, self.weight.tensor.shape[1], dtype=torch.bool)
         if self.read is not None:
             columns = editor.slots.kept(self.read.slots).reshape(self.groups, -1)
-        by_group = self.weight.tensor.detach().chunk(self.groups)
-        parts = [
-            weight[row][:, column]
-            for weight, row, column in zip(by_group, rows.chunk(self.groups), columns, strict=True)
-            if row.any()
-        ]
-        return torch.cat(parts), len(parts)
+        return rows[:, None] & columns.repeat_interleave(len(rows) // self.groups, dim=0)
 
     def _new_bias(self, editor: Editor, rows: Tensor) -> Tensor | None:
         dropped = self._solid()

@@ -75,16 +75,27 @@ def make_executable(config: RunConfig, splits: Splits, world: World, key: Execut
     """Build, place and wrap the network, take a step of it, and open its loaders. Collective."""
     model = build(key.model, splits["train"].dataset.num_classes, seed=key.seed, stem=key.stem)
     body = anatomy(model, key.resolution)
-    model = _placed(model, config, world.device)
     loader = _train_loader(config, splits, world, key)
     eval_loader = _eval_loader(config, splits["val"], world, key)
+    model, replicas = prepare(config, world, model, loader, key.resolution)
+    calibration = partial(_calibration_loader, config, splits["train"], world, key)
+    return Executable(key, model, replicas, body, loader, eval_loader, calibration)
+
+
+def prepare(
+    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader, resolution: int
+) -> tuple[nn.Module, nn.Module]:
+    """Return a network on its device, and wrapped for DDP and compiled where asked for. Collective.
+
+    It has taken a step without a trace. `loader` has the images that it trains on.
+    """
+    model = _placed(model, config, world.device)
     replicas = world.wrap(model)
     if config.train.compile:  # no shape is dynamic: every batch of a rank has the same size
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
     count = len(loader.batch_indices(0, 0)) if config.train.compile else BATCH
-    rehearse(config, replicas, model, _empty_batch(count, key.resolution, world.device))
-    calibration = partial(_calibration_loader, config, splits["train"], world, key)
-    return Executable(key, model, replicas, body, loader, eval_loader, calibration)
+    rehearse(config, replicas, model, _empty_batch(count, resolution, world.device))
+    return model, replicas
 
 
 def _placed(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:

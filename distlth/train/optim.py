@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,12 +27,15 @@ def decayed(model: nn.Module, *, norm_and_bias: bool) -> set[str]:
     return names
 
 
-def make_optimizer(model: nn.Module, config: TrainSection) -> torch.optim.SGD:
+def make_optimizer(
+    model: nn.Module, config: TrainSection, decay: Collection[str] | None = None
+) -> torch.optim.SGD:
     """Return SGD without momentum yet; its learning rate is set before every step.
 
+    `decay` are the names of the parameters that decay, by default those that `decayed` returns.
     On a GPU it is torch's fused one: fp16's scaler then skips a step on the device, and nothing waits for it.
     """
-    names = decayed(model, norm_and_bias=config.decay_norm_and_bias)
+    names = decayed(model, norm_and_bias=config.decay_norm_and_bias) if decay is None else decay
     parameters = dict(model.named_parameters())
     on_gpu = all(parameter.is_cuda for parameter in parameters.values())
     groups = [

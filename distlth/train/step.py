@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -46,13 +46,17 @@ class StepState:
         config: TrainSection,
         world: World,
         seed: int,
+        decay: Collection[str] | None = None,
     ) -> StepState:
-        """Return the state before the first step: masked weights zeroed in place, no momentum yet."""
+        """Return the state before the first step: masked weights zeroed in place, no momentum yet.
+
+        `decay` are the names of the parameters that decay, by default as `make_optimizer` has it.
+        """
         return cls(
             model,
             replicas,
             Masking(model, masks),
-            make_optimizer(model, config),
+            make_optimizer(model, config, decay),
             torch.amp.GradScaler(world.device.type, enabled=config.amp == "fp16"),
             precision(config.amp, world.device),
             config,

@@ -21,13 +21,12 @@ from distlth.train.agreement import Agreement
 from distlth.train.calibration import measure
 from distlth.train.checkpoint import JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
-from distlth.train.masking import parameter_masks
 from distlth.train.meter import Meter
 from distlth.train.optim import load_momentum, momentum_of
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.recorder import EventSink, OpenCurves, Recorder
 from distlth.train.schedule import learning_rate
-from distlth.train.step import StepState, train_step
+from distlth.train.step import train_step
 from distlth.train.tracer import Tracer
 from distlth.train.warm import WarmRank
 
@@ -76,7 +75,7 @@ class Trainer:
         pulse: Pulse,
         tracer: Tracer | None = None,
     ) -> None:
-        self.executable = rank.executable(job)
+        self.executable, self.form = rank.executable(job), rank.form(job, ticket)
         self.job, self.ticket, self.recorder = job, ticket, recorder
         self.needed, self.pulse, self.tracer = needed, pulse, tracer
         self.config, self.world = rank.config, rank.world
@@ -88,7 +87,7 @@ class Trainer:
     @property
     def model(self) -> nn.Module:
         """The network that trains."""
-        return self.executable.model
+        return self.form.model
 
     @property
     def first_step(self) -> int:
@@ -121,8 +120,10 @@ class Trainer:
         """Load the ticket's weights, or the newest checkpoint in their place."""
         found = self.recorder.newest_state(self.step)
         self.check_mask(found)
-        self.model.load_state_dict(dict(found.model if found else self.ticket.weights))
-        self.state = self.fresh_state()
+        self.form.start()
+        if found is not None:
+            self.model.load_state_dict(dict(found.model))
+        self.state = self.form.fresh_state(self.config.train, self.world, self.job.seed)
         if found is not None:
             self.restore(found)
         self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
@@ -136,12 +137,6 @@ class Trainer:
         digest = self.ticket.mask.digest()
         if found is not None and found.mask_digest != digest:
             raise RuntimeError(f"{self.job.id}: the checkpoint's mask {found.mask_digest} is not {digest}")
-
-    def fresh_state(self) -> StepState:
-        """Return what the job's steps work on, from the model's weights of now."""
-        masks = parameter_masks(self.ticket, self.executable.anatomy, dict(self.model.named_parameters()))
-        replicas, section, seed = self.executable.replicas, self.config.train, self.job.seed
-        return StepState.fresh(self.model, replicas, masks, section, self.world, seed)
 
     def restore(self, found: JobState) -> None:
         """Resume from a checkpoint whose weights are loaded."""
@@ -284,7 +279,7 @@ class Trainer:
         """Check the zeros, measure what is needed, and write the weights and, last, the result."""
         self.state.masking.check_zeros()
         self.world.share_buffers(self.model)
-        weights = snapshot(self.model.state_dict())
+        weights = snapshot(self.form.whole())
         digest = tensors_digest(weights)
         self.world.agree(f"trained weights {digest}")
         measured = self.measure(untrained=False)
@@ -295,6 +290,8 @@ class Trainer:
     def measure(self, *, untrained: bool) -> Measured:
         """Return what is needed of the network before its first step, or after its last."""
         needed = [each for each in self.needed if each.untrained == untrained]
+        if needed and self.model is not self.executable.model:
+            self.executable.model.load_state_dict(self.form.whole())
         return measure(needed, self.executable, list(self.ticket.mask), self.world, self.pulse)
 
     def result(self, evaluation: Evaluation, digest: str) -> JobResult:

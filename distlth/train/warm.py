@@ -9,7 +9,9 @@ import torch
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.plan import Job
+from distlth.ticket import Ticket
 from distlth.train.executable import Executable, ExecutableKey, make_executable, open_splits
+from distlth.train.form import Form, Masked, slimmed
 from distlth.train.world import World
 
 
@@ -29,6 +31,14 @@ class WarmRank:
             self._last = None  # first, or both would be on the device at once
             self._last = make_executable(self.config, self._splits, self.world, key)
         return self._last
+
+    def form(self, job: Job, ticket: Ticket) -> Form:
+        """Return the form in which a job trains its ticket. Collective."""
+        executable = self.executable(job)
+        if self.config.train.execution == "slim" and ticket.remove_channels:
+            num_classes = self._splits["train"].dataset.num_classes
+            return slimmed(self.config, self.world, executable, ticket, num_classes)
+        return Masked(executable, ticket)
 
     def close(self) -> None:
         """End the decoding threads and release the mappings."""

@@ -44,6 +44,9 @@ BENCHES: Mapping[str, Bench] = {
     ),
     "loader": Bench("distlth.bench.loader", {"seconds": 1.0, "resolution": 32, "num_images": 64}),
     "regroup": Bench("distlth.bench.regroup", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
+    "slim-training": Bench(
+        "distlth.bench.slim_training", {"resolution": 32, "densities": (0.41,), "rounds": 2}
+    ),
     "step": Bench("distlth.bench.step", {"resolution": 32, "rounds": 2}),
 }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import pytest
 import torch
 from torch import nn
 
+from distlth.data.dataset import Dataset
 from distlth.export.export import TOLERANCE, largest_difference
 from distlth.export.formats import safetensors_file
 from distlth.export.source import load_source
-from distlth.files import load_tensors
+from distlth.files import load_tensors, serialize_tensors
 from distlth.run.paths import RunPaths
 from distlth.slim import slim
 from jobs.cli import main
@@ -56,6 +58,83 @@ def test_the_files_compute_what_the_ticket_does_and_say_what_it_is(
     assert export(run, "--format", "onnx", "--out", "digits.onnx") == 0
     assert "of the file" in capsys.readouterr().out
     runs_as_shown("onnxruntime")
+
+
+@pytest.fixture(scope="module")
+def files(run: RunPaths, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The ticket in every format that can be written here."""
+    folder = tmp_path_factory.mktemp("files")
+    found = {"torch": folder / "ticket.pt2", "safetensors": folder / "ticket.safetensors"}
+    if find_spec("onnxscript") and find_spec("onnxruntime"):
+        found["onnx"] = folder / "ticket.onnx"
+    for name, path in found.items():
+        assert export(run, "--format", name, "--out", str(path)) == 0
+    return found
+
+
+def test_predictions_are_those_of_the_evaluation(
+    run: RunPaths, files: dict[str, Path], digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the files that the validation split was packed from, by a file of each format."""
+    capsys.readouterr()
+    top1 = load_source(run, TICKET).result.top1
+    for file in files.values():
+        found = predict(file, digits.path.parent / "images" / "val", capsys)
+        assert len(found) == digits.split("val").count
+        best = [Path(each["image"]).parent.name == each["top"][0][0] for each in found]
+        assert sum(best) / len(best) == pytest.approx(top1, abs=1e-9)
+        assert all(len(each["top"]) == 5 for each in found)
+
+
+def predict(file: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    assert main(["predict", str(file), str(images), "--json"]) == 0
+    found: list[dict[str, Any]] = json.loads(capsys.readouterr().out)
+    return found
+
+
+def test_one_image_is_a_line(
+    files: dict[str, Path], digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = next((digits.path.parent / "images" / "val" / "7").iterdir())
+    for file in files.values():
+        assert main(["predict", str(file), str(image), "--top", "2"]) == 0
+    assert capsys.readouterr().out.count("%") == 2 * len(files)
+
+
+def test_what_cannot_be_predicted_is_one_line(
+    files: dict[str, Path],
+    digits: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    image, other = digits.path.parent / "images" / "val" / "7", tmp_path / "other"
+    other.mkdir()
+    (text := tmp_path / "text.png").write_text("no image")
+    plain, broken = tmp_path / "plain.pt2", tmp_path / "broken.safetensors"
+    torch.save(torch.zeros(3), plain)
+    broken.write_bytes(files["safetensors"].read_bytes()[:-7])
+    (foreign := tmp_path / "foreign.safetensors").write_bytes(serialize_tensors({"a": torch.zeros(1)}))
+    file = files["torch"]
+    cases: list[tuple[list[Path | str], str]] = [
+        ([file, text], f"{text}: not an image of a kind that Pillow reads"),
+        ([file, other], f"{other}: has no image"),
+        ([file, tmp_path / "none.png"], "No such file"),
+        ([plain, image], f"{plain}: not a file that `distlth export` wrote (torch: "),
+        ([text, image], f"{text}: not a file that `distlth export` wrote (onnx: "),
+        ([broken, image], f"{broken}: not a file that `distlth export` wrote (damaged"),
+        ([foreign, image], f"{foreign}: not a file that `distlth export` wrote (it says nothing"),
+        ([tmp_path / "none.pt2", image], "cannot be read (No such file or directory)"),
+        ([file, image, "--top", "0"], "--top 0: expected at least 1"),
+    ]
+    for arguments, expected in cases:
+        assert main(["predict", *map(str, arguments)]) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert (len(lines), expected in lines[0]) == (1, True), lines
+    monkeypatch.setattr("distlth.export.formats.find_spec", lambda name: None)
+    if "onnx" in files:
+        assert main(["predict", str(files["onnx"]), str(image)]) == 2
+        assert "needs onnxruntime; install with" in capsys.readouterr().err
 
 
 def test_a_ticket_without_removed_channels_is_written_with_its_zeros(

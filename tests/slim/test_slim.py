@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from distlth.export.export import TOLERANCE, largest_difference
+from distlth.export.formats import safetensors_file
+from distlth.export.parts import pack_parts
+from distlth.export.saved import load_saved
 from distlth.models import names
 from distlth.slim import Slim, Sums, slim
 from tests.slim.table import DOCUMENT, rows
@@ -32,10 +36,16 @@ CLASSIFIERS = {
 
 
 @pytest.mark.parametrize("name", CLASSIFIERS)
-def test_classifiers_compute_the_same(name: str) -> None:
+def test_classifiers_compute_the_same(name: str, tmp_path: Path) -> None:
+    """And the whole network does with the slim one's weights in their places, as read from a file."""
     size = 64 if name in ("alexnet", "squeezenet1_1") else 32
     masked = ticket_of(name, size)
-    slimmed = slim(masked, size).network
+    found = slim(masked, size)
+    slimmed, file = found.network, tmp_path / "ticket.safetensors"
+    model = {"name": name, "stem": "imagenet", "num_classes": 10}
+    about = {"model": model, "parts": pack_parts(found.parts)}
+    file.write_bytes(safetensors_file(slimmed, size, about))
+    assert largest_difference(masked, load_saved(file).network, size) <= TOLERANCE
     assert largest_difference(masked, slimmed, size) <= TOLERANCE
     assert _parameters(slimmed) <= CLASSIFIERS[name] * _parameters(masked)
     assert {name for name, _ in slimmed.named_parameters()} <= {name for name, _ in masked.named_parameters()}

@@ -6,6 +6,7 @@ from distlth.report.console.exported import exported_view
 from distlth.report.console.live import RunView
 from distlth.report.console.overview import overview_table, watch_rows
 from distlth.report.console.plan import forecast_table, layers_table, plan_table, recipes_table
+from distlth.report.console.predictions import predictions_table
 from distlth.report.console.results import digests_table, points_table, results_table
 from distlth.report.console.status import print_status, status_table, watch_status
 from distlth.report.console.terminal import output_console, show
@@ -23,6 +24,7 @@ __all__ = [
     "overview_table",
     "plan_table",
     "points_table",
+    "predictions_table",
     "print_status",
     "recipes_table",
     "results_table",
