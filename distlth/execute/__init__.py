@@ -1,0 +1,1 @@
+"""Tickets that run as what they keep: networks executed by their dense blocks."""
