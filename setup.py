@@ -1,4 +1,4 @@
-"""Build the CPU engine, a shared library of C++ without Python's interface; pyproject.toml has all the rest."""
+"""Build the CPU engine: C++ behind a C interface, a shared library. pyproject.toml has all the rest."""
 
 from __future__ import annotations
 
@@ -38,7 +38,8 @@ class BuildEngine(build_ext):
         try:
             super().build_extensions()
         except CompileError as error:
-            raise SystemExit(f"distlth's CPU engine needs a C++20 compiler (g++ 11 or later): {error}") from error
+            line = f"distlth's CPU engine needs a C++20 compiler (g++ 11 or later): {error}"
+            raise SystemExit(line) from error
 
 
 setup(
@@ -48,7 +49,7 @@ setup(
             sources=sorted(str(path) for path in ENGINE.glob("*.cpp")),
             depends=sorted(str(path) for path in ENGINE.glob("*.h")),
             language="c++",
-            extra_compile_args=["-std=c++20", "-O3", "-g0", "-Wall", "-fvisibility-inlines-hidden", "-pthread"],
+            extra_compile_args=["-std=c++20", "-O3", "-g0", "-Wall", "-pthread"],
             extra_link_args=["-pthread"],
         )
     ],

@@ -31,6 +31,7 @@ _ARGUMENTS = {
     "pool": (_HANDLE, _INT, _INT, _POINTER),
     "mean": (_HANDLE, _INT, _INT, _INT),
     "concatenation": (_HANDLE, _POINTER, _INT),
+    "pad": (_HANDLE, _INT, _INT, _INT),
     "flatten": (_HANDLE, _INT),
     "size": (_HANDLE, _POINTER, _POINTER),
     "run": (_HANDLE, _POINTER, _INT, _POINTER, _POINTER, _INT),
@@ -159,9 +160,7 @@ class Network:
             *bounds,
         )
 
-    def block(
-        self, convolution: int, rows: Indices, columns: Indices, weights: Floats, bias: Floats
-    ) -> None:
+    def block(self, convolution: int, rows: Indices, columns: Indices, weights: Floats, bias: Floats) -> None:
         """Add a dense block: `weights` (rows x columns), `bias` (rows) of these output channels.
 
         Columns count as in the weight: input channel, then place in the window.
@@ -207,6 +206,10 @@ class Network:
     def concatenation(self, sources: Sequence[int]) -> int:
         """Add a concatenation of channels."""
         return call("concatenation", self.handle, np.array(sources, np.int32), len(sources))
+
+    def pad(self, source: int, before: int, after: int) -> int:
+        """Add channels of zeros before and after those of the source."""
+        return call("pad", self.handle, source, before, after)
 
     def flatten(self, source: int) -> int:
         """Add what makes every pixel of every channel a channel of its own."""

@@ -91,6 +91,10 @@ int distlth_concatenation(void* handle, const int32_t* inputs, int count, char* 
     return guarded(error, [&] { return network(handle).add(concatenation({inputs, inputs + count})); });
 }
 
+int distlth_pad(void* handle, int in, int before, int after, char* error) {
+    return guarded(error, [&] { return network(handle).add(pad(in, before, after)); });
+}
+
 int distlth_flatten(void* handle, int in, char* error) {
     return guarded(error, [&] { return network(handle).add(flatten(in)); });
 }

@@ -120,6 +120,32 @@ class Concatenation : public Operator {
     }
 };
 
+// Channels of zeros before and after those of the input.
+class Padded : public Operator {
+   public:
+    Padded(int in, int before, int after) : Operator({in}), before_(before), after_(after) {}
+    Size size(const Isa&, const std::vector<Size>& read) const override {
+        return {before_ + read[0].channels + after_, read[0].height, read[0].width};
+    }
+    void draft(const Isa& isa, Drafts& drafts, const std::vector<int>& read, int out) const override {
+        const Size size = drafts.values[read[0]];
+        const int channels = size.channels;
+        const auto part = [&](int first, int count, Shift shift) {
+            if (!count) return;
+            drafts.add({read[0]}, out, [=, &isa, in = read[0]](const std::vector<Tensor>& at, int images) {
+                return distlth::copy(isa, {shift}, 1, 1, at[in], at[out].part(first, count), images);
+            });
+        };
+        const Shift outside{size.height, size.width};
+        part(0, before_, outside);
+        part(before_, channels, {0, 0});
+        part(before_ + channels, after_, outside);
+    }
+
+   private:
+    int before_, after_;
+};
+
 class FlattenOperator : public Operator {
    public:
     using Operator::Operator;
@@ -374,6 +400,10 @@ std::unique_ptr<Operator> mean(int in, int height, int width) {
 
 std::unique_ptr<Operator> concatenation(std::vector<int> inputs) {
     return std::make_unique<Concatenation>(std::move(inputs));
+}
+
+std::unique_ptr<Operator> pad(int in, int before, int after) {
+    return std::make_unique<Padded>(in, before, after);
 }
 
 std::unique_ptr<Operator> flatten(int in) {

@@ -104,6 +104,7 @@ std::unique_ptr<Operator> affine(int in, int add, std::vector<float> scale, std:
 std::unique_ptr<Operator> pool(int in, Pooling kind, Window window);
 std::unique_ptr<Operator> mean(int in, int height, int width);
 std::unique_ptr<Operator> concatenation(std::vector<int> inputs);
+std::unique_ptr<Operator> pad(int in, int before, int after);
 std::unique_ptr<Operator> flatten(int in);
 
 }  // namespace distlth
