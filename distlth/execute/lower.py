@@ -225,6 +225,8 @@ class Lowering:
         if not all(self._is_image(read) for read in reads):
             raise Unsupported("a sum with what is no image")
         first, second = sorted(reads, key=self._can_add, reverse=True)
+        if self._can_add(first):  # both operands' last layers next to each other
+            self.number(self._pending[first].source)
         number = self.number(second)
         self._pending[node] = replace(self._grown(node, first, self._can_add(first)), add=number)
 

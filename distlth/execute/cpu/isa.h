@@ -9,6 +9,7 @@ namespace distlth {
 
 constexpr int MAX_ROWS = 14;  // rows of a tile, in any instruction set
 constexpr int VECTORS = 2;    // vectors of pixels of a tile
+constexpr int FEW = 4;        // pixels for which vectors along the rows are faster
 
 // Columns that read the same place of the kernel's window.
 struct Run {
@@ -18,6 +19,7 @@ struct Run {
 
 // One tile of a convolution: rows x pixels, summed over the columns of a block.
 struct Tile {
+    int rows;
     const float* weights;     // columns x rows
     const float* bias;        // rows
     const int32_t* channels;  // rows: the output channel of each
@@ -43,6 +45,8 @@ struct Isa {
     int max_rows;
     // [rows - 1][0: narrow vector, 1: one vector, 2: two vectors]
     TileFunction tiles[MAX_ROWS][VECTORS + 1];
+    // [pixels - 1], for a convolution of so few pixels, and without masks
+    TileFunction few[FEW];
     // out[i] = clamp(scale * in[i] + shift + add[i]); add may be null
     void (*affine)(float* out, const float* in, const float* add, float scale, float shift, float low,
                    float high, int64_t count);

@@ -69,6 +69,36 @@ void tile(const Tile& t) {
     }
 }
 
+// The same for N pixels, few, with vectors along the rows of the tile, which fit into one.
+template <class V, int N>
+void few(const Tile& t) {
+    constexpr int PARTS = 4;  // sums that do not wait for each other
+    typename V::type sums[PARTS][N];
+    UNROLLED for (int p = 0; p < PARTS; ++p) UNROLLED for (int n = 0; n < N; ++n) sums[p][n] = V::set(0);
+    const auto rows = V::mask((1u << t.rows) - 1);
+    const auto product = [&](int part, int k) {
+        const auto weights = V::load(t.weights + int64_t(k) * t.rows, rows);
+        const float* in = t.in + t.offsets[k];
+        UNROLLED for (int n = 0; n < N; ++n) sums[part][n] = V::fma(V::set(in[n]), weights, sums[part][n]);
+    };
+    int k = 0;
+    for (; k + PARTS <= t.columns; k += PARTS)
+        UNROLLED for (int p = 0; p < PARTS; ++p) product(p, k + p);
+    for (; k < t.columns; ++k) product(0, k);
+    const auto bias = V::load(t.bias, rows);
+    UNROLLED for (int n = 0; n < N; ++n) {
+        auto sum = bias;
+        UNROLLED for (int p = 0; p < PARTS; ++p) sum = V::add(sum, sums[p][n]);
+        float at[V::lanes];
+        V::store(at, rows, sum);
+        for (int r = 0; r < t.rows; ++r) {
+            float x = at[r] + (t.add ? t.add[t.channels[r] * t.add_stride + n] : 0.0f);
+            x = x < t.low ? t.low : x;
+            t.out[t.channels[r] * t.out_stride + n] = x > t.high ? t.high : x;
+        }
+    }
+}
+
 void affine(float* out, const float* in, const float* add, float scale, float shift, float low, float high,
             int64_t count) {
     for (int64_t i = 0; i < count; ++i) {
@@ -80,7 +110,7 @@ void affine(float* out, const float* in, const float* add, float scale, float sh
 }
 
 void max(float* out, const float* in, int64_t stride, int64_t count) {
-    const auto larger = [](float a, float b) { return b > a || b != b ? b : a; };
+    const auto larger = [](float a, float b) { return (b > a) | (b != b) ? b : a; };
     if (stride == 1)
         for (int64_t i = 0; i < count; ++i) out[i] = larger(out[i], in[i]);
     else if (stride == 2)
@@ -144,6 +174,11 @@ Isa described(const char* name) {
     isa.copy = copy;
     isa.total = total;
     Tiles<V, Narrow, R>::fill(isa);
+    static_assert(R <= V::lanes);
+    isa.few[0] = few<V, 1>;
+    isa.few[1] = few<V, 2>;
+    isa.few[2] = few<V, 3>;
+    isa.few[3] = few<V, 4>;
     return isa;
 }
 

@@ -242,10 +242,13 @@ void Convolution::draft(const Isa& isa, Drafts& drafts, const std::vector<int>& 
     }
     std::vector<int> reads = read;
     reads[0] = in;
-    drafts.add(reads, out, [&isa, this, grid, reads, out](const std::vector<Tensor>& at, int images) {
+    const auto make = [&isa, this, grid, reads, out](const std::vector<Tensor>& at, int images) {
         const Tensor* add = reads.size() > 1 ? &at[reads[1]] : nullptr;
         return convolution(isa, blocks_, grid, at[reads[0]], add, at[out], range_, images);
-    });
+    };
+    const bool is_pixelwise = window_.taps() == 1 && grid.taps[0].dy == 0 && grid.taps[0].dx == 0;
+    const bool is_free = reads.size() > 1 && reads[1] != reads[0];  // what is added is read at its pixel alone
+    drafts.add(reads, out, make, is_pixelwise, is_free ? reads[1] : -1);
 }
 
 bool Convolution::in_place(Size in, Size out) const {

@@ -28,8 +28,8 @@ class Drafts {
         return int(values.size()) - 1;
     }
     template <class Make>
-    void add(std::vector<int> reads, int writes, Make make) {
-        drafts.push_back({std::move(reads), writes, std::move(make)});
+    void add(std::vector<int> reads, int writes, Make make, bool is_pixelwise = false, int over = -1) {
+        drafts.push_back({std::move(reads), writes, is_pixelwise, over, std::move(make)});
     }
 };
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <numeric>
 #include <system_error>
 #include <thread>
 
@@ -29,19 +30,78 @@ int64_t spread(int64_t floats) {
     return 16 * (lines | 1);
 }
 
+// Values larger than this leave a core's cache before the next step reads them. Steps by pixel are computed
+// together then, strip by strip, if there are strips enough for many threads.
+constexpr int64_t LARGE_VALUE = 1 << 20, FEWEST_PIXELS = 2048;
+constexpr int64_t STRIP_BYTES = 256 << 10;
+
+// When a value is first written and last read, as indices of drafts.
 struct Life {
     int first = -1, last = -1;
     bool whole = false;
 };
 
+// Several steps by pixel, computed strip by strip.
+class Together : public Step {
+   public:
+    Together(std::vector<std::unique_ptr<PixelStep>> steps, int strips) : steps_(std::move(steps)) {
+        const int tiles = steps_.front()->tiles();
+        strip_ = (tiles + strips - 1) / strips;
+        strips_ = (tiles + strip_ - 1) / strip_;
+    }
+    int tasks() const override { return strips_; }
+    void run(int task, const Call& call) const override {
+        const int first = task * strip_;
+        for (const auto& step : steps_)
+            step->run_tiles(first, std::min(first + strip_, step->tiles()), call);
+    }
+
+   private:
+    std::vector<std::unique_ptr<PixelStep>> steps_;
+    int strip_, strips_;
+};
+
+std::unique_ptr<PixelStep> by_pixel(std::unique_ptr<Step> step) {
+    return std::unique_ptr<PixelStep>(&dynamic_cast<PixelStep&>(*step.release()));
+}
+
 }  // namespace
 
 Plan::Plan(const std::vector<Size>& values, const std::vector<Draft>& drafts, int images) : images_(images) {
     divide(values, drafts);
+    join(values, drafts);
     const std::vector<Tensor> tensors = place(values, drafts);
-    for (Phase& phase : phases_)
-        for (int i = phase.first; i < phase.last; ++i)
-            phase.steps.push_back(drafts[i].make(tensors, phase.chunk));
+    for (Phase& phase : phases_) {
+        for (int i = phase.first; i < phase.last; i = ends_[i]) {
+            if (ends_[i] == i + 1) {
+                phase.steps.push_back(drafts[i].make(tensors, phase.chunk));
+                continue;
+            }
+            std::vector<std::unique_ptr<PixelStep>> steps;
+            int64_t channels = 0;
+            for (int j = i; j < ends_[i]; ++j) {
+                steps.push_back(by_pixel(drafts[j].make(tensors, phase.chunk)));
+                channels += values[drafts[j].writes].channels + values[drafts[j].reads[0]].channels;
+            }
+            const int64_t bytes = 4 * channels * values[drafts[i].writes].pixels() * phase.chunk;
+            phase.steps.push_back(std::make_unique<Together>(std::move(steps), int(bytes / STRIP_BYTES) + 1));
+        }
+    }
+}
+
+// Find steps by pixel that follow each other, on values too large to stay in a core's cache.
+void Plan::join(const std::vector<Size>& values, const std::vector<Draft>& drafts) {
+    ends_.resize(drafts.size());
+    for (const Phase& phase : phases_) {
+        for (int i = phase.last; i-- > phase.first;) {
+            ends_[i] = i + 1;
+            if (i + 1 == phase.last || !drafts[i].is_pixelwise || !drafts[i + 1].is_pixelwise) continue;
+            const Size size = values[drafts[i].writes], next = values[drafts[i + 1].writes];
+            if (size.height != next.height || size.width != next.width) continue;
+            const bool is_large = 4 * phase.chunk * size.entries() >= LARGE_VALUE;
+            if (is_large && phase.chunk * size.pixels() >= FEWEST_PIXELS) ends_[i] = ends_[i + 1];
+        }
+    }
 }
 
 // Early steps, whose values are large, take few images at a time, later ones more.
@@ -61,15 +121,18 @@ void Plan::divide(const std::vector<Size>& values, const std::vector<Draft>& dra
 
 std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vector<Draft>& drafts) {
     std::vector<Life> lives(values.size());
+    std::vector<int> homes(values.size());  // the value whose place each takes
+    std::iota(homes.begin(), homes.end(), 0);
     for (const Phase& phase : phases_) {
-        for (int i = phase.first; i < phase.last; ++i) {
+        for (int i = phase.first, begin = i; i < phase.last; ++i) {
+            if (i == ends_[begin]) begin = i;
             const auto touch = [&](int value) {
                 Life& life = lives[value];
                 if (life.first < 0)
-                    life.first = i;
+                    life.first = begin;
                 else
                     life.whole |= life.first < phase.first;
-                life.last = i;
+                life.last = ends_[begin] - 1;
             };
             for (int read : drafts[i].reads) touch(read);
             touch(drafts[i].writes);
@@ -81,6 +144,16 @@ std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vect
             if (phase.first <= life.first && life.first < phase.last) life.first = phase.first;
             if (phase.first <= life.last && life.last < phase.last) life.last = phase.last - 1;
         }
+    }
+    std::vector<int> last_reader(values.size(), -1);
+    for (int i = 0; i < int(drafts.size()); ++i)
+        for (int read : drafts[i].reads) last_reader[read] = i;
+    for (int i = 0; i < int(drafts.size()); ++i) {
+        const int over = drafts[i].over, out = drafts[i].writes;
+        if (over <= OUTPUT || out <= OUTPUT || last_reader[over] != i) continue;
+        if (lives[over].whole || lives[out].whole) continue;
+        homes[out] = homes[over];
+        lives[homes[over]].last = std::max(lives[homes[over]].last, lives[out].last);
     }
     std::vector<Tensor> tensors;
     std::vector<int64_t> ends(values.size(), 0);
@@ -101,7 +174,7 @@ std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vect
     }
     std::vector<int> placed;
     for (int v = OUTPUT + 1; v < int(values.size()); ++v) {
-        if (lives[v].first < 0) continue;
+        if (lives[v].first < 0 || homes[v] != v) continue;
         const int64_t floats = tensors[v].channel_stride * values[v].channels + GUARD;
         std::sort(placed.begin(), placed.end(),
                   [&](int a, int b) { return tensors[a].offset < tensors[b].offset; });
@@ -116,6 +189,7 @@ std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vect
         arena_floats_ = std::max(arena_floats_, ends[v]);
         placed.push_back(v);
     }
+    for (int v = OUTPUT + 1; v < int(values.size()); ++v) tensors[v].offset = tensors[homes[v]].offset;
     return tensors;
 }
 

@@ -59,12 +59,21 @@ class Step {
     virtual void run(int task, const Call& call) const = 0;
 };
 
+// A step whose result at a pixel depends on that pixel alone; it computes tiles of pixels one by one.
+class PixelStep : public Step {
+   public:
+    virtual int tiles() const = 0;
+    virtual void run_tiles(int first, int last, const Call& call) const = 0;
+};
+
 constexpr int INPUT = 0, OUTPUT = 1;  // the values that are not in the arena
 
 // A step before it is known where its values lie.
 struct Draft {
     std::vector<int> reads;
     int writes;
+    bool is_pixelwise;  // it makes a PixelStep
+    int over;           // the value whose place the result may take, entry by entry; -1: none
     // Makes the step from where values lie, and the number of images of a chunk.
     std::function<std::unique_ptr<Step>(const std::vector<Tensor>&, int images)> make;
 };
@@ -80,16 +89,18 @@ class Plan {
 
    private:
     struct Phase {
-        int chunk;  // images at a time
-        int first, last;
+        int chunk;        // images at a time
+        int first, last;  // drafts
         std::vector<std::unique_ptr<Step>> steps;
     };
     void divide(const std::vector<Size>& values, const std::vector<Draft>& drafts);
+    void join(const std::vector<Size>& values, const std::vector<Draft>& drafts);
     std::vector<Tensor> place(const std::vector<Size>& values, const std::vector<Draft>& drafts);
 
     int images_;
     int64_t arena_floats_ = 0;
     std::vector<Phase> phases_;
+    std::vector<int> ends_;  // of each draft: the first one behind those that it is computed together with
 };
 
 }  // namespace distlth

@@ -22,7 +22,7 @@ std::pair<int, int> inside(int count, int stride, int shift, int size) {
 // it; more where the weights themselves do not stay there, since they pass once for every strip.
 constexpr int64_t STRIP_BYTES = 256 << 10, LONG_STRIP_BYTES = 1 << 20, RESIDENT_WEIGHTS = 512 << 10;
 
-class Convolution : public Step {
+class Convolution : public PixelStep {
    public:
     Convolution(const Isa& isa, const std::vector<Block>& blocks, const Grid& grid, Tensor in,
                 const Tensor* add, Tensor out, Range range, int images)
@@ -43,7 +43,18 @@ class Convolution : public Step {
     int tasks() const override { return strips_ * int(blocks_.size()); }
 
     void run(int task, const Call& call) const override {
-        const int index = task % blocks_.size(), first = task / int(blocks_.size()) * strip_;
+        const int first = task / int(blocks_.size()) * strip_;
+        run_block(task % int(blocks_.size()), first, std::min(first + strip_, tiles_), call);
+    }
+
+    int tiles() const override { return tiles_; }
+
+    void run_tiles(int first, int last, const Call& call) const override {
+        for (int index = 0; index < int(blocks_.size()); ++index) run_block(index, first, last, call);
+    }
+
+   private:
+    void run_block(int index, int first, int last, const Call& call) const {
         const Block& block = blocks_[index];
         Tile tile{};
         tile.offsets = offsets_[index].data();
@@ -53,7 +64,8 @@ class Convolution : public Step {
         tile.add_stride = add_.channel_stride;
         tile.low = range_.low;
         tile.high = range_.high;
-        for (int t = first; t < std::min(first + strip_, tiles_); ++t) {
+        const bool is_few = pixels_ <= FEW && masks_.empty();
+        for (int t = first; t < last; ++t) {
             const int64_t pixel = int64_t(t) * tile_pixels_;
             const int left = int(std::min<int64_t>(pixels_ - pixel, tile_pixels_));
             const int vectors = left > isa_.lanes ? 2 : left > isa_.half_lanes ? 1 : 0;
@@ -67,12 +79,12 @@ class Convolution : public Step {
                 tile.weights = rows.weights.data();
                 tile.bias = block.bias.data() + rows.first;
                 tile.channels = block.rows.data() + rows.first;
-                isa_.tiles[rows.count - 1][vectors](tile);
+                tile.rows = rows.count;
+                is_few ? isa_.few[left - 1](tile) : isa_.tiles[rows.count - 1][vectors](tile);
             }
         }
     }
 
-   private:
     std::vector<int32_t> offsets_of(const Block& block, const Grid& grid) const {
         std::vector<int32_t> offsets;
         for (size_t k = 0; k < block.channels.size(); ++k) {
@@ -226,25 +238,33 @@ class Pool : public ByChannel {
     void compute(int channel, const Call& call) const override {
         const float* from = in_.read(call) + channel * in_.channel_stride;
         float* to = out_.write(call) + channel * out_.channel_stride;
+        std::vector<float> gathered(in_.size.width);
         for (int n = 0; n < images_; ++n, from += in_.image_stride)
-            for (int y = 0; y < out_.size.height; ++y, to += out_.size.width) row(from, to, y);
+            for (int y = 0; y < out_.size.height; ++y, to += out_.size.width) row(from, to, y, gathered);
     }
 
-    void row(const float* from, float* to, int y) const {
-        const int width = out_.size.width;
-        std::fill(to, to + width, kind_ == Pooling::MAX ? -std::numeric_limits<float>::infinity() : 0.0f);
-        for (int tap = 0; tap < window_.taps(); ++tap) {
-            const int source = y * window_.stride_y + window_.tap_y(tap), shift = window_.tap_x(tap);
-            if (source < 0 || source >= in_.size.height) continue;
-            const auto [x0, x1] = inside(width, window_.stride_x, shift, in_.size.width);
-            const auto gather = kind_ == Pooling::MAX ? isa_.max : isa_.sum;
-            gather(to + x0, from + int64_t(source) * in_.size.width + x0 * window_.stride_x + shift,
-                   window_.stride_x, x1 - x0);
+    // One row of the result: gather the rows of the window, then its columns.
+    void row(const float* from, float* to, int y, std::vector<float>& gathered) const {
+        const auto gather = kind_ == Pooling::MAX ? isa_.max : isa_.sum;
+        const float none = kind_ == Pooling::MAX ? -std::numeric_limits<float>::infinity() : 0.0f;
+        const int width = out_.size.width, in_width = in_.size.width;
+        std::fill(gathered.begin(), gathered.end(), none);
+        for (int i = 0; i < window_.height; ++i) {
+            const int source = y * window_.stride_y + i * window_.dilation_y - window_.pad_y;
+            if (source >= 0 && source < in_.size.height)
+                gather(gathered.data(), from + int64_t(source) * in_width, 1, in_width);
+        }
+        std::fill(to, to + width, none);
+        for (int j = 0; j < window_.width; ++j) {
+            const int shift = j * window_.dilation_x - window_.pad_x;
+            const auto [x0, x1] = inside(width, window_.stride_x, shift, in_width);
+            if (x0 < x1)
+                gather(to + x0, gathered.data() + x0 * window_.stride_x + shift, window_.stride_x, x1 - x0);
         }
         if (kind_ == Pooling::MAX) return;
         const int rows = length(y, window_.stride_y, window_.pad_y, window_.height, in_.size.height);
         for (int x = 0; x < width; ++x)
-            to[x] /= rows * length(x, window_.stride_x, window_.pad_x, window_.width, in_.size.width);
+            to[x] /= rows * length(x, window_.stride_x, window_.pad_x, window_.width, in_width);
     }
 
     // How many pixels of the window at `place` count, along one dimension.
