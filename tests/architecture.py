@@ -26,6 +26,7 @@ ROOMS = (
     "distlth.imp",
     "distlth.models",
     "distlth.slim",
+    "distlth.execute",
     "distlth.data",
     "distlth.run",
     "distlth.preflight",

@@ -51,7 +51,7 @@ def dense_blocks(mask: Tensor) -> tuple[Block, ...]:
     kept = mask.numpy().reshape(mask.shape[0], -1)
     rows = np.flatnonzero(kept.any(axis=1))
     groups: dict[bytes, list[int]] = {}
-    for row, pattern in zip(rows, np.packbits(kept[rows], axis=1), strict=True):
+    for row, pattern in zip(rows.tolist(), np.packbits(kept[rows], axis=1), strict=True):
         groups.setdefault(pattern.tobytes(), []).append(row)
     blocks = [Block(np.array(group), np.flatnonzero(kept[group[0]])) for group in groups.values()]
     return tuple(sorted(blocks, key=lambda block: (-block.num_cells, block.rows[0])))

@@ -147,8 +147,8 @@ class Network:
     ) -> int:
         """Add a convolution from one number of `channels` to the other; its blocks follow, by `block`.
 
-        The result of operator `add` is added to the sums, before both are clamped to `bounds`. An output
-        channel that is in no block is not computed.
+        The result of operator `add` is added to the sums, before both are clamped to `bounds`. Each output
+        channel must be in one block.
         """
         return call(
             "convolution",

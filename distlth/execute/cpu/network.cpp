@@ -169,11 +169,22 @@ Convolution::Convolution(std::vector<int> inputs, int in_channels, int out_chann
       in_channels_(in_channels),
       out_channels_(out_channels),
       window_(window),
-      range_(range) {}
+      range_(range),
+      has_row_(std::max(0, out_channels), false) {
+    if (window.stride_y < 1 || window.stride_x < 1 || window.taps() < 1) throw Mistake("an empty window");
+}
 
 void Convolution::block(const Isa& isa, const int32_t* rows, int num_rows, const int32_t* columns,
                         int num_columns, const float* weights, const float* bias) {
     const int taps = window_.taps();
+    for (int i = 0; i < num_rows; ++i) {
+        if (rows[i] < 0 || rows[i] >= out_channels_ || has_row_[rows[i]])
+            throw Mistake("a block has an output channel that is not there, or in another block");
+        has_row_[rows[i]] = true;
+    }
+    for (int k = 0; k < num_columns; ++k)
+        if (columns[k] < 0 || columns[k] / taps >= in_channels_)
+            throw Mistake("a block has a column that is not there");
     std::vector<int> order(num_columns);  // by tap, then by channel
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
@@ -208,6 +219,8 @@ void Convolution::block(const Isa& isa, const int32_t* rows, int num_rows, const
 Size Convolution::size(const Isa&, const std::vector<Size>& read) const {
     if (read[0].channels != in_channels_)
         throw Mistake("a layer for " + std::to_string(in_channels_) + " channels is given " + text(read[0]));
+    if (std::find(has_row_.begin(), has_row_.end(), false) != has_row_.end())
+        throw Mistake("an output channel is in no block");
     const Size out = window_.over(read[0], out_channels_);
     if (out.height < 1 || out.width < 1) throw Mistake("a window larger than its image, " + text(read[0]));
     if (read.size() > 1 && text(read[1]) != text(out))

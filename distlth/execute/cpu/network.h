@@ -12,11 +12,6 @@
 
 namespace distlth {
 
-// What a caller did wrong, in a line.
-struct Mistake : std::runtime_error {
-    using std::runtime_error::runtime_error;
-};
-
 // The values and drafts of a plan that is being made.
 class Drafts {
    public:
@@ -64,6 +59,7 @@ class Convolution : public Operator {
     int in_channels_, out_channels_;
     Window window_;
     Range range_;
+    std::vector<bool> has_row_;
     std::vector<Block> blocks_;
 };
 

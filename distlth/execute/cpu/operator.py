@@ -22,21 +22,22 @@ def run(images: Tensor, network: Network, threads: int | None = None) -> Tensor:
     return result
 
 
-@torch.library.custom_op("distlth::grouped", mutates_args=(), device_types="cpu")
-def grouped(images: Tensor, handle: int, threads: int) -> Tensor:
+def _grouped(images: Tensor, handle: int, threads: int) -> Tensor:
     """Run the network behind `handle`, which the caller keeps alive."""
     _check(images)
     contiguous = images.contiguous()
-    result = images.new_empty(_shape(images, handle))
+    result = _empty(images, handle)
     size = np.array(contiguous.shape[1:], np.int32)
     if len(images):
         call("run", handle, contiguous.data_ptr(), len(images), size, result.data_ptr(), threads)
     return result
 
 
-@grouped.register_fake
-def _(images: Tensor, handle: int, threads: int) -> Tensor:
-    return images.new_empty(_shape(images, handle))
+def _empty(images: Tensor, handle: int, threads: int = 0) -> Tensor:
+    """Return a result without values: what the operator gives where only shapes are asked for."""
+    size, found = np.array(images.shape[1:], np.int32), np.zeros(3, np.int32)
+    call("size", handle, size, found)
+    return images.new_empty(len(images), *found.tolist())
 
 
 def _check(images: Tensor) -> None:
@@ -46,8 +47,7 @@ def _check(images: Tensor) -> None:
         )
 
 
-def _shape(images: Tensor, handle: int) -> tuple[int, int, int, int]:
-    size, found = np.array(images.shape[1:], np.int32), np.zeros(3, np.int32)
-    call("size", handle, size, found)
-    channels, height, width = found.tolist()
-    return len(images), channels, height, width
+LIBRARY = torch.library.Library("distlth", "FRAGMENT")
+LIBRARY.define("grouped(Tensor images, int handle, int threads) -> Tensor")
+LIBRARY.impl("grouped", _grouped, "CPU")
+LIBRARY.impl("grouped", _empty, "Meta")

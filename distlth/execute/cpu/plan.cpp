@@ -170,6 +170,8 @@ std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vect
             if (!lives[v].whole && phase.first <= lives[v].first && lives[v].first < phase.last)
                 chunk = phase.chunk;
         const int64_t stride = spread(chunk * pixels);
+        if (stride * size.channels > INT32_MAX)  // offsets have 32 bits
+            throw Mistake("images of this size take more memory than the engine can address");
         tensors.push_back({Tensor::Place::ARENA, size, 0, stride, pixels, lives[v].whole});
     }
     std::vector<int> placed;

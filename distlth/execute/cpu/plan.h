@@ -5,11 +5,17 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <stdexcept>
 #include <vector>
 
 #include "isa.h"
 
 namespace distlth {
+
+// What a caller did wrong, in a line.
+struct Mistake : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
 
 struct Size {
     int channels, height, width;
