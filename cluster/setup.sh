@@ -21,19 +21,23 @@ SPEAKER=setup
 . "$ROOT/cluster/apt.sh"
 
 main() {
-    is_set_up && { say "already set up in $VENV"; return; }
+    is_set_up && has_engine && { say "already set up in $VENV"; return; }
     ensure_packages missing_packages stop_without
     mkdir -p "$VENV"
     exec 9>"$VENV/setup.lock" && flock 9 # several at once, on a shared file system: one works, the rest wait
-    is_set_up && { say "already set up in $VENV"; return; }
     : >"$LOG"
+    is_set_up || make_environment
+    has_engine || step "CPU engine, compiled here" compile_engine
+    say "done; log: $LOG"
+}
+
+make_environment() {
     step "virtual environment in $VENV" make_venv
     step "pip and setuptools" pip_install pip setuptools
     step "Python packages (minutes: torch alone is 3 GB with its CUDA libraries)" install_distlth
     step "FFCV, compiled here" install_ffcv
     step "trial import" trial_import
     fingerprint >"$STAMP"
-    say "done; log: $LOG"
 }
 
 # step NAME COMMAND...: runs it into the log, says how long it took, shows the log's tail if it fails.
@@ -60,6 +64,20 @@ fingerprint() (
 is_set_up() {
     [[ -f $STAMP && $(<"$STAMP") == "$(fingerprint)" ]] && "$VENV/bin/python" -c '' 2>/dev/null
 }
+
+# The engine is a part of the checkout: it is compiled again when its sources change. An environment that is made
+# before the code is there needs none.
+has_engine() {
+    local sources=("$ROOT"/setup.py "$ROOT"/distlth/execute/cpu/*.{cpp,h}) engine
+    [[ -e $ROOT/setup.py ]] || return 0
+    engine=$(find "$ROOT/distlth/execute/cpu" -name '_engine*.so' -print -quit)
+    [[ -n $engine && -z $(find "${sources[@]}" -newer "$engine" -print -quit) ]]
+}
+
+compile_engine() (
+    cd "$ROOT"
+    "$VENV/bin/python" setup.py --quiet build_ext --inplace --force
+)
 
 # --- system packages: found by what they give, since not every machine is a Debian ---
 

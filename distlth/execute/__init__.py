@@ -1,1 +1,5 @@
-"""Execution of tickets: engines that run a regrouped network as its dense blocks."""
+"""Tickets that run as what they keep: networks executed by their dense blocks."""
+
+from distlth.execute.grouped import Grouped, InTorch, grouped
+
+__all__ = ["Grouped", "InTorch", "grouped"]

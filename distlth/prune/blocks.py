@@ -50,11 +50,10 @@ def dense_blocks(mask: Tensor) -> tuple[Block, ...]:
     """
     kept = mask.numpy().reshape(mask.shape[0], -1)
     rows = np.flatnonzero(kept.any(axis=1))
-    patterns, group = np.unique(kept[rows], axis=0, return_inverse=True)
-    blocks = [
-        Block(rows[group.ravel() == number], np.flatnonzero(pattern))
-        for number, pattern in enumerate(patterns)
-    ]
+    groups: dict[bytes, list[int]] = {}
+    for row, pattern in zip(rows.tolist(), np.packbits(kept[rows], axis=1), strict=True):
+        groups.setdefault(pattern.tobytes(), []).append(row)
+    blocks = [Block(np.array(group), np.flatnonzero(kept[group[0]])) for group in groups.values()]
     return tuple(sorted(blocks, key=lambda block: (-block.num_cells, block.rows[0])))
 
 
