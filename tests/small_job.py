@@ -11,7 +11,7 @@ import torch
 
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
-from distlth.models import prunable
+from distlth.models import build, prunable
 from distlth.plan import Job, plan
 from distlth.prune.mask import Mask
 from distlth.run.curves import JobBoard
@@ -30,11 +30,12 @@ def ignore(event: str, **details: Any) -> None:
 
 
 def dense_ticket(rank: WarmRank, job: Job) -> Ticket:
-    """All weights of a job's network, as they were initialised; the job must be its executable's first."""
-    executable = rank.executable(job)
+    """All weights of a job's network, as its seed initialises them."""
+    executable, model = rank.executable(job), rank.config.model
     layers = prunable(executable.anatomy, rank.config.prune.scope)
+    fresh = build(model.name, rank.num_classes, seed=job.seed, stem=model.stem)
     mask = Mask.dense({layer.name: layer.weight_shape for layer in layers})
-    return Ticket(mask, {name: tensor.clone() for name, tensor in executable.model.state_dict().items()})
+    return Ticket(mask, fresh.state_dict())
 
 
 def train(

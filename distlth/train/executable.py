@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -18,27 +18,10 @@ from distlth.data.load.order import epoch_order, part
 from distlth.data.load.packed import PackedSplit
 from distlth.models import Anatomy, anatomy, build
 from distlth.models.anatomy import BATCH
-from distlth.models.zoo import Stem
-from distlth.plan import Job
 from distlth.train.rehearsal import rehearse
 from distlth.train.world import World
 
 Splits = Mapping[str, PackedSplit]
-
-
-@dataclass(frozen=True)
-class ExecutableKey:
-    """What jobs must have in common to train on one executable. `resolution` is in pixels."""
-
-    model: str
-    stem: Stem
-    resolution: int
-    seed: int
-
-    @classmethod
-    def of(cls, config: RunConfig, job: Job) -> ExecutableKey:
-        """Return the key of a job."""
-        return cls(config.model.name, config.model.stem, config.data.resolution, job.seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +29,11 @@ class Executable:
     """A network on its device, with loaders of its images.
 
     `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that. A job loads its
-    weights into `model`. `open_calibration` returns a loader of the calibration images: the first of a seeded
-    order, unaugmented.
+    weights into `model`. The loader gives the images in the order of `seed`. `open_calibration` returns a
+    loader of the calibration images: the first of a seeded order, unaugmented.
     """
 
-    key: ExecutableKey
+    seed: int
     model: nn.Module
     replicas: nn.Module
     anatomy: Anatomy
@@ -71,15 +54,26 @@ def num_loader_threads(config: RunConfig, device: torch.device) -> int:
     return config.data.threads or loader_threads(share, device.type)
 
 
-def make_executable(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> Executable:
+def make_executable(config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
     """Build, place and wrap the network, take a step of it, and open its loaders. Collective."""
-    model = build(key.model, splits["train"].dataset.num_classes, seed=key.seed, stem=key.stem)
-    body = anatomy(model, key.resolution)
-    loader = _train_loader(config, splits, world, key)
-    eval_loader = _eval_loader(config, splits["val"], world, key)
-    model, replicas = prepare(config, world, model, loader, key.resolution)
-    calibration = partial(_calibration_loader, config, splits["train"], world, key)
-    return Executable(key, model, replicas, body, loader, eval_loader, calibration)
+    classes, resolution = splits["train"].dataset.num_classes, config.data.resolution
+    model = build(config.model.name, classes, seed=seed, stem=config.model.stem)
+    body = anatomy(model, resolution)
+    loader = _train_loader(config, splits, world, seed)
+    eval_loader = _eval_loader(config, splits["val"], world)
+    model, replicas = prepare(config, world, model, loader, resolution)
+    calibration = partial(_calibration_loader, config, splits["train"], world, seed)
+    return Executable(seed, model, replicas, body, loader, eval_loader, calibration)
+
+
+def reseed(executable: Executable, config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
+    """Return the same network with the images in another seed's order; nothing is built or compiled again."""
+    return replace(
+        executable,
+        seed=seed,
+        loader=_train_loader(config, splits, world, seed),
+        open_calibration=partial(_calibration_loader, config, splits["train"], world, seed),
+    )
 
 
 def prepare(
@@ -121,7 +115,7 @@ def _empty_batch(count: int, resolution: int, device: torch.device) -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _train_loader(config: RunConfig, splits: Splits, world: World, key: ExecutableKey) -> TrainLoader:
+def _train_loader(config: RunConfig, splits: Splits, world: World, seed: int) -> TrainLoader:
     packed = splits["train"]
     return TrainLoader(
         packed.dataset,
@@ -129,13 +123,13 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, key: Executab
         batch_size=config.train.batch_size,
         rank=world.rank,
         world_size=world.size,
-        resolution=key.resolution,
+        resolution=config.data.resolution,
         crop=config.data.crop,
         flip=config.data.flip,
         pad=config.data.pad,
         fill=config.data.pad_fill,
         rotate=config.data.rotate,
-        seed=key.seed,
+        seed=seed,
         device=world.device,
     )
 
@@ -144,7 +138,6 @@ def _eval_loader(
     config: RunConfig,
     packed: PackedSplit,
     world: World,
-    key: ExecutableKey,
     indices: Sequence[int] | None = None,
 ) -> EvalLoader:
     data, train = config.data, config.train
@@ -156,15 +149,13 @@ def _eval_loader(
         batch_size=train.eval_batch_size or len(part(train.batch_size, world.rank, world.size)),
         rank=world.rank,
         world_size=world.size,
-        resolution=key.resolution,
+        resolution=config.data.resolution,
         ratio=data.eval_ratio or eval_ratio(data.crop),
         device=world.device,
     )
 
 
-def _calibration_loader(
-    config: RunConfig, packed: PackedSplit, world: World, key: ExecutableKey
-) -> EvalLoader:
-    order = epoch_order(packed.dataset.split("train").count, key.seed, epoch=0)
+def _calibration_loader(config: RunConfig, packed: PackedSplit, world: World, seed: int) -> EvalLoader:
+    order = epoch_order(packed.dataset.split("train").count, seed, epoch=0)
     indices = sorted(order[: config.prune.calibration_images].tolist())
-    return _eval_loader(config, packed, world, key, indices)
+    return _eval_loader(config, packed, world, indices)

@@ -143,12 +143,12 @@ def slimmed(
     Raises:
         SlimError: the network has no slim form that trains; `preflight` has said so before.
     """
-    key, whole = executable.key, executable.model
-    blank = build(key.model, num_classes, seed=key.seed, stem=key.stem)
+    whole, resolution = executable.model, config.data.resolution
+    blank = build(config.model.name, num_classes, seed=executable.seed, stem=config.model.stem)
     masks = parameter_masks(ticket, executable.anatomy, dict(blank.named_parameters()))
-    found = trainable(blank, key.resolution, masks)
+    found = trainable(blank, resolution, masks)
     found.network.register_parameter(IDLE, nn.Parameter(torch.ones(()), requires_grad=False))
-    model, replicas = prepare(config, world, found.network, executable.loader, key.resolution)
+    model, replicas = prepare(config, world, found.network, executable.loader, resolution)
     found = replace(found, network=model)
     decay = decayed(whole, norm_and_bias=config.train.decay_norm_and_bias)
     return Slimmed(_momenta(whole), ticket, masks, found, replicas, decay)

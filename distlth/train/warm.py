@@ -10,39 +10,43 @@ from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.plan import Job
 from distlth.ticket import Ticket
-from distlth.train.executable import Executable, ExecutableKey, make_executable, open_splits
+from distlth.train.executable import Executable, make_executable, open_splits, reseed
 from distlth.train.form import Form, Masked, slimmed
 from distlth.train.world import World
 
 
 class WarmRank:
-    """One rank of a lane: process group, opened splits, torch's settings, and the last job's executable."""
+    """One rank of a lane: process group, opened splits, torch's settings, and the network."""
 
     def __init__(self, config: RunConfig, dataset: Dataset, world: World) -> None:
         set_determinism(config.train.deterministic)
         self.config, self.world = config, world
         self._splits = open_splits(config, dataset, world.device)
-        self._last: Executable | None = None
+        self._made: Executable | None = None
 
     def executable(self, job: Job) -> Executable:
-        """Return what a job trains on: the last one where it can share that, else a new one. Collective."""
-        key = ExecutableKey.of(self.config, job)
-        if self._last is None or self._last.key != key:
-            self._last = None  # first, or both would be on the device at once
-            self._last = make_executable(self.config, self._splits, self.world, key)
-        return self._last
+        """Return what a job trains on: the network of the jobs before it, in its seed's order. Collective."""
+        if self._made is None:
+            self._made = make_executable(self.config, self._splits, self.world, job.seed)
+        elif self._made.seed != job.seed:
+            self._made = reseed(self._made, self.config, self._splits, self.world, job.seed)
+        return self._made
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes of the data set."""
+        return self._splits["train"].dataset.num_classes
 
     def form(self, job: Job, ticket: Ticket) -> Form:
         """Return the form in which a job trains its ticket. Collective."""
         executable = self.executable(job)
         if self.config.train.execution == "slim" and ticket.remove_channels:
-            num_classes = self._splits["train"].dataset.num_classes
-            return slimmed(self.config, self.world, executable, ticket, num_classes)
+            return slimmed(self.config, self.world, executable, ticket, self.num_classes)
         return Masked(executable, ticket)
 
     def close(self) -> None:
         """End the decoding threads and release the mappings."""
-        self._last = None
+        self._made = None
         for split in self._splits.values():
             split.close()
 
