@@ -75,7 +75,7 @@ _ALL = (
     # Once per job that has a parent, when the parent is done.
     Point("mid-prune", "distlth.imp:prune_magnitude", "mask", "after"),
     Point("mid-refill", "distlth.prune.refill:refill", "mask"),
-    Point("mid-regroup", "distlth.methods.regroup:_regroup_layer", "mask"),
+    Point("mid-regroup", "distlth.methods.blocks:_regroup_layer", "mask"),
     Point("mask made, not written", "distlth.maker:next_mask", "mask", "after"),
     Point("mid-write of mask", WRITE, "mask", path=".mask.safetensors.", torn=True),
     Point("mask written, not offered", "distlth.run.tickets:save_structured", "mask", "after"),
