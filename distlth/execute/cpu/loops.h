@@ -11,6 +11,8 @@
 namespace distlth {
 namespace {
 
+constexpr int AHEAD = 32;  // columns: how far ahead weights, which pass once, are fetched
+
 #define UNROLLED _Pragma("GCC unroll 16")
 
 // The sums of R rows x N vectors of pixels stay in registers while the columns pass: a column costs N loads
@@ -27,6 +29,7 @@ void tile(const Tile& t) {
     const int32_t* const end = offset + t.columns;
     if (!t.masks) {
         for (; offset != end; ++offset, weights += R) {
+            __builtin_prefetch(weights + AHEAD * R);
             typename V::type pixels[N];
             UNROLLED for (int n = 0; n < N; ++n) pixels[n] = V::load(t.in + *offset + n * V::lanes);
             UNROLLED for (int r = 0; r < R; ++r) {
@@ -45,6 +48,7 @@ void tile(const Tile& t) {
                 offset = last;
             }
             for (; offset != last; ++offset, weights += R) {
+                __builtin_prefetch(weights + AHEAD * R);
                 typename V::type pixels[N];
                 UNROLLED for (int n = 0; n < N; ++n)
                     pixels[n] = V::load(t.in + *offset + n * V::lanes, masks[n]);
