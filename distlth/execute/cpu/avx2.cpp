@@ -21,6 +21,7 @@ struct Eight {
     }
     static type load(const float* p) { return _mm256_loadu_ps(p); }
     static type load(const float* p, mask_type m) { return _mm256_maskload_ps(p, m); }
+    static void store(float* p, type x) { _mm256_storeu_ps(p, x); }
     static void store(float* p, mask_type m, type x) { _mm256_maskstore_ps(p, m, x); }
     static type fma(type a, type b, type c) { return _mm256_fmadd_ps(a, b, c); }
     static type add(type a, type b) { return _mm256_add_ps(a, b); }

@@ -18,6 +18,7 @@ struct Sixteen {
     static mask_type mask(unsigned bits) { return mask_type(bits); }
     static type load(const float* p) { return _mm512_loadu_ps(p); }
     static type load(const float* p, mask_type m) { return _mm512_maskz_loadu_ps(m, p); }
+    static void store(float* p, type x) { _mm512_storeu_ps(p, x); }
     static void store(float* p, mask_type m, type x) { _mm512_mask_storeu_ps(p, m, x); }
     static type fma(type a, type b, type c) { return _mm512_fmadd_ps(a, b, c); }
     static type add(type a, type b) { return _mm512_add_ps(a, b); }
@@ -34,6 +35,7 @@ struct Eight {
     static mask_type mask(unsigned bits) { return mask_type(bits); }
     static type load(const float* p) { return _mm256_loadu_ps(p); }
     static type load(const float* p, mask_type m) { return _mm256_maskz_loadu_ps(m, p); }
+    static void store(float* p, type x) { _mm256_storeu_ps(p, x); }
     static void store(float* p, mask_type m, type x) { _mm256_mask_storeu_ps(p, m, x); }
     static type fma(type a, type b, type c) { return _mm256_fmadd_ps(a, b, c); }
     static type add(type a, type b) { return _mm256_add_ps(a, b); }

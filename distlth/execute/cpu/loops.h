@@ -1,7 +1,7 @@
 // The inner loops, for the vectors of one instruction set. Include it after <immintrin.h> and the like; what
 // it defines belongs to the file that includes it (see isa.h).
 //
-// A vector type V has: `type`, `mask_type`, `lanes`, load(p), load(p, mask), store(p, mask, x), set(float),
+// A vector type V has: `type`, `mask_type`, `lanes`, load(p), load(p, mask), store(p, x), store(p, mask, x), set(float),
 // mask(bits), fma(a, b, c), add, max, min. max and min return the second operand where one is no number.
 #pragma once
 #include <cstdint>
@@ -11,7 +11,30 @@
 namespace distlth {
 namespace {
 
+constexpr int AHEAD = 32;  // columns: how far ahead weights, which pass once, are fetched
+
 #define UNROLLED _Pragma("GCC unroll 16")
+
+// Add, clamp and store the sums of a tile, all of whose pixels exist or not: stores by lane are slow.
+template <class V, int R, int N, bool IS_FULL>
+inline __attribute__((always_inline)) void finish(const Tile& t, typename V::type (&sums)[R][N]) {
+    const auto low = V::set(t.low), high = V::set(t.high);
+    UNROLLED for (int r = 0; r < R; ++r) {
+        float* out = t.out + t.channels[r] * t.out_stride;
+        const float* add = t.add + (t.add ? t.channels[r] * t.add_stride : 0);
+        UNROLLED for (int n = 0; n < N; ++n) {
+            auto sum = sums[r][n];
+            if (IS_FULL) {
+                if (t.add) sum = V::add(sum, V::load(add + n * V::lanes));
+                V::store(out + n * V::lanes, V::min(high, V::max(low, sum)));
+            } else {
+                const auto stored = V::mask(t.stored[n]);
+                if (t.add) sum = V::add(sum, V::load(add + n * V::lanes, stored));
+                V::store(out + n * V::lanes, stored, V::min(high, V::max(low, sum)));
+            }
+        }
+    }
+}
 
 // The sums of R rows x N vectors of pixels stay in registers while the columns pass: a column costs N loads
 // of pixels, R of weights, and R x N products.
@@ -27,6 +50,7 @@ void tile(const Tile& t) {
     const int32_t* const end = offset + t.columns;
     if (!t.masks) {
         for (; offset != end; ++offset, weights += R) {
+            __builtin_prefetch(weights + AHEAD * R);
             typename V::type pixels[N];
             UNROLLED for (int n = 0; n < N; ++n) pixels[n] = V::load(t.in + *offset + n * V::lanes);
             UNROLLED for (int r = 0; r < R; ++r) {
@@ -45,6 +69,7 @@ void tile(const Tile& t) {
                 offset = last;
             }
             for (; offset != last; ++offset, weights += R) {
+                __builtin_prefetch(weights + AHEAD * R);
                 typename V::type pixels[N];
                 UNROLLED for (int n = 0; n < N; ++n)
                     pixels[n] = V::load(t.in + *offset + n * V::lanes, masks[n]);
@@ -55,18 +80,10 @@ void tile(const Tile& t) {
             }
         }
     }
-    const auto low = V::set(t.low), high = V::set(t.high);
-    typename V::mask_type stored[N];
-    UNROLLED for (int n = 0; n < N; ++n) stored[n] = V::mask(t.stored[n]);
-    UNROLLED for (int r = 0; r < R; ++r) {
-        float* out = t.out + t.channels[r] * t.out_stride;
-        const float* add = t.add + (t.add ? t.channels[r] * t.add_stride : 0);
-        UNROLLED for (int n = 0; n < N; ++n) {
-            auto sum = sums[r][n];
-            if (t.add) sum = V::add(sum, V::load(add + n * V::lanes, stored[n]));
-            V::store(out + n * V::lanes, stored[n], V::min(high, V::max(low, sum)));
-        }
-    }
+    if (t.stored[N - 1] == (1u << V::lanes) - 1)
+        finish<V, R, N, true>(t, sums);
+    else
+        finish<V, R, N, false>(t, sums);
 }
 
 // The same for N pixels, few, with vectors along the rows of the tile, which fit into one.

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
-#include <numeric>
 #include <system_error>
 #include <thread>
 
@@ -35,12 +34,6 @@ int64_t spread(int64_t floats) {
 constexpr int64_t LARGE_VALUE = 1 << 20, FEWEST_PIXELS = 2048;
 constexpr int64_t STRIP_BYTES = 256 << 10;
 
-// When a value is first written and last read, as indices of drafts.
-struct Life {
-    int first = -1, last = -1;
-    bool whole = false;
-};
-
 // Several steps by pixel, computed strip by strip.
 class Together : public Step {
    public:
@@ -71,22 +64,22 @@ Plan::Plan(const std::vector<Size>& values, const std::vector<Draft>& drafts, in
     divide(values, drafts);
     join(values, drafts);
     const std::vector<Tensor> tensors = place(values, drafts);
-    for (Phase& phase : phases_) {
-        for (int i = phase.first; i < phase.last; i = ends_[i]) {
-            if (ends_[i] == i + 1) {
-                phase.steps.push_back(drafts[i].make(tensors, phase.chunk));
-                continue;
-            }
-            std::vector<std::unique_ptr<PixelStep>> steps;
-            int64_t channels = 0;
-            for (int j = i; j < ends_[i]; ++j) {
-                steps.push_back(by_pixel(drafts[j].make(tensors, phase.chunk)));
-                channels += values[drafts[j].writes].channels + values[drafts[j].reads[0]].channels;
-            }
-            const int64_t bytes = 4 * channels * values[drafts[i].writes].pixels() * phase.chunk;
-            phase.steps.push_back(std::make_unique<Together>(std::move(steps), int(bytes / STRIP_BYTES) + 1));
-        }
+    for (Phase& phase : phases_)
+        for (int i = phase.first; i < phase.last; i = ends_[i])
+            phase.steps.push_back(ends_[i] == i + 1 ? drafts[i].make(tensors, phase.chunk)
+                                                    : together(drafts, tensors, i, phase.chunk));
+}
+
+std::unique_ptr<Step> Plan::together(const std::vector<Draft>& drafts, const std::vector<Tensor>& tensors,
+                                     int first, int chunk) const {
+    std::vector<std::unique_ptr<PixelStep>> steps;
+    int64_t channels = 0;
+    for (int i = first; i < ends_[first]; ++i) {
+        steps.push_back(by_pixel(drafts[i].make(tensors, chunk)));
+        channels += tensors[drafts[i].writes].size.channels + tensors[drafts[i].reads[0]].size.channels;
     }
+    const int64_t bytes = 4 * channels * tensors[drafts[first].writes].size.pixels() * chunk;
+    return std::make_unique<Together>(std::move(steps), int(bytes / STRIP_BYTES) + 1);
 }
 
 // Find steps by pixel that follow each other, on values too large to stay in a core's cache.
@@ -119,80 +112,90 @@ void Plan::divide(const std::vector<Size>& values, const std::vector<Draft>& dra
     }
 }
 
-std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vector<Draft>& drafts) {
-    std::vector<Life> lives(values.size());
-    std::vector<int> homes(values.size());  // the value whose place each takes
-    std::iota(homes.begin(), homes.end(), 0);
+std::vector<Plan::Life> Plan::lives(const std::vector<Draft>& drafts, int num_values) const {
+    std::vector<Life> found(num_values);
+    for (int v = 0; v < num_values; ++v) found[v].home = v;
     for (const Phase& phase : phases_) {
         for (int i = phase.first, begin = i; i < phase.last; ++i) {
             if (i == ends_[begin]) begin = i;
             const auto touch = [&](int value) {
-                Life& life = lives[value];
-                if (life.first < 0)
+                Life& life = found[value];
+                if (life.first < 0) {
                     life.first = begin;
-                else
-                    life.whole |= life.first < phase.first;
+                    life.chunk = phase.chunk;
+                } else if (life.first < phase.first) {
+                    life.chunk = images_;
+                }
                 life.last = ends_[begin] - 1;
             };
-            for (int read : drafts[i].reads) touch(read);
+            for (const int read : drafts[i].reads) touch(read);
             touch(drafts[i].writes);
         }
     }
-    for (Life& life : lives) {  // what later phases read must last while a phase goes through all images
-        if (!life.whole) continue;
+    for (Life& life : found) {
         for (const Phase& phase : phases_) {
+            if (life.chunk == phase.chunk) continue;
+            // What a later phase reads must last while a phase goes through all images.
             if (phase.first <= life.first && life.first < phase.last) life.first = phase.first;
             if (phase.first <= life.last && life.last < phase.last) life.last = phase.last - 1;
         }
     }
-    std::vector<int> last_reader(values.size(), -1);
+    return found;
+}
+
+// Let results take the place of what they overwrite, where nobody reads that later.
+void Plan::share(const std::vector<Draft>& drafts, std::vector<Life>& lives) const {
+    std::vector<int> last_reader(lives.size(), -1);
     for (int i = 0; i < int(drafts.size()); ++i)
-        for (int read : drafts[i].reads) last_reader[read] = i;
+        for (const int read : drafts[i].reads) last_reader[read] = i;
     for (int i = 0; i < int(drafts.size()); ++i) {
         const int over = drafts[i].over, out = drafts[i].writes;
         if (over <= OUTPUT || out <= OUTPUT || last_reader[over] != i) continue;
-        if (lives[over].whole || lives[out].whole) continue;
-        homes[out] = homes[over];
-        lives[homes[over]].last = std::max(lives[homes[over]].last, lives[out].last);
+        if (lives[over].chunk != lives[out].chunk) continue;
+        Life& home = lives[lives[out].home = lives[over].home];
+        home.last = std::max(home.last, lives[out].last);
     }
+}
+
+std::vector<Tensor> Plan::place(const std::vector<Size>& values, const std::vector<Draft>& drafts) {
+    std::vector<Life> lives = this->lives(drafts, int(values.size()));
+    share(drafts, lives);
     std::vector<Tensor> tensors;
-    std::vector<int64_t> ends(values.size(), 0);
     for (int v = 0; v < int(values.size()); ++v) {
         const Size size = values[v];
-        const int64_t pixels = size.pixels();
+        const int64_t pixels = size.pixels(), stride = spread(lives[v].chunk * pixels);
         if (v == INPUT || v == OUTPUT) {
             const auto place = v == INPUT ? Tensor::Place::INPUT : Tensor::Place::OUTPUT;
             tensors.push_back({place, size, 0, pixels, size.entries(), true});
             continue;
         }
-        int chunk = images_;
-        for (const Phase& phase : phases_)
-            if (!lives[v].whole && phase.first <= lives[v].first && lives[v].first < phase.last)
-                chunk = phase.chunk;
-        const int64_t stride = spread(chunk * pixels);
         if (stride * size.channels > INT32_MAX)  // offsets have 32 bits
             throw Mistake("images of this size take more memory than the engine can address");
-        tensors.push_back({Tensor::Place::ARENA, size, 0, stride, pixels, lives[v].whole});
+        tensors.push_back({Tensor::Place::ARENA, size, 0, stride, pixels, lives[v].chunk == images_});
     }
-    std::vector<int> placed;
-    for (int v = OUTPUT + 1; v < int(values.size()); ++v) {
-        if (lives[v].first < 0 || homes[v] != v) continue;
-        const int64_t floats = tensors[v].channel_stride * values[v].channels + GUARD;
-        std::sort(placed.begin(), placed.end(),
-                  [&](int a, int b) { return tensors[a].offset < tensors[b].offset; });
-        int64_t offset = 0;
-        for (int other : placed) {  // the lowest gap among those that live at the same time
-            if (lives[other].last < lives[v].first || lives[v].last < lives[other].first) continue;
-            if (tensors[other].offset >= offset + floats) break;
-            offset = std::max(offset, ends[other]);
-        }
-        tensors[v].offset = offset;
-        ends[v] = offset + floats;
-        arena_floats_ = std::max(arena_floats_, ends[v]);
-        placed.push_back(v);
-    }
-    for (int v = OUTPUT + 1; v < int(values.size()); ++v) tensors[v].offset = tensors[homes[v]].offset;
+    allocate(lives, tensors);
     return tensors;
+}
+
+// Give each value the lowest gap among those that live at the same time.
+void Plan::allocate(const std::vector<Life>& lives, std::vector<Tensor>& tensors) {
+    const auto end = [&](int v) {
+        return tensors[v].offset + tensors[v].channel_stride * tensors[v].size.channels + GUARD;
+    };
+    std::vector<int> placed;  // by offset
+    for (int v = OUTPUT + 1; v < int(tensors.size()); ++v) {
+        if (lives[v].first < 0 || lives[v].home != v) continue;
+        tensors[v].offset = 0;
+        for (const int other : placed) {
+            if (lives[other].last < lives[v].first || lives[v].last < lives[other].first) continue;
+            if (end(v) <= tensors[other].offset) break;
+            tensors[v].offset = std::max(tensors[v].offset, end(other));
+        }
+        arena_floats_ = std::max(arena_floats_, end(v));
+        const auto later = [&](int other) { return tensors[other].offset > tensors[v].offset; };
+        placed.insert(std::find_if(placed.begin(), placed.end(), later), v);
+    }
+    for (int v = OUTPUT + 1; v < int(tensors.size()); ++v) tensors[v].offset = tensors[lives[v].home].offset;
 }
 
 void Plan::run(const float* in, float* out, float* arena, int threads) const {

@@ -99,9 +99,20 @@ class Plan {
         int first, last;  // drafts
         std::vector<std::unique_ptr<Step>> steps;
     };
+    // When a value is first written and last read, as indices of drafts.
+    struct Life {
+        int first = -1, last = -1;
+        int chunk = 0;  // images that it holds
+        int home = -1;  // the value whose place it takes, or itself
+    };
     void divide(const std::vector<Size>& values, const std::vector<Draft>& drafts);
     void join(const std::vector<Size>& values, const std::vector<Draft>& drafts);
     std::vector<Tensor> place(const std::vector<Size>& values, const std::vector<Draft>& drafts);
+    std::vector<Life> lives(const std::vector<Draft>& drafts, int num_values) const;
+    void share(const std::vector<Draft>& drafts, std::vector<Life>& lives) const;
+    void allocate(const std::vector<Life>& lives, std::vector<Tensor>& tensors);
+    std::unique_ptr<Step> together(const std::vector<Draft>& drafts, const std::vector<Tensor>& tensors,
+                                   int first, int chunk) const;
 
     int images_;
     int64_t arena_floats_ = 0;

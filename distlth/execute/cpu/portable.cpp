@@ -21,6 +21,7 @@ struct Four {
     static type load(const float* p, mask_type m) {
         return each([&](int i) { return m >> i & 1 ? p[i] : 0.0f; });
     }
+    static void store(float* p, type x) { __builtin_memcpy(p, x.at, sizeof x.at); }
     static void store(float* p, mask_type m, type x) {
         for (int i = 0; i < lanes; ++i)
             if (m >> i & 1) p[i] = x.at[i];

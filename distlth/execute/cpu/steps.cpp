@@ -22,9 +22,9 @@ std::pair<int, int> inside(int count, int stride, int shift, int size) {
 // it; more where the weights themselves do not stay there, since they pass once for every strip.
 constexpr int64_t STRIP_BYTES = 256 << 10, LONG_STRIP_BYTES = 1 << 20, RESIDENT_WEIGHTS = 512 << 10;
 
-class Convolution : public PixelStep {
+class ConvolutionStep : public PixelStep {
    public:
-    Convolution(const Isa& isa, const std::vector<Block>& blocks, const Grid& grid, Tensor in,
+    ConvolutionStep(const Isa& isa, const std::vector<Block>& blocks, const Grid& grid, Tensor in,
                 const Tensor* add, Tensor out, Range range, int images)
         : isa_(isa), blocks_(blocks), in_(in), add_(add ? *add : out), adds_(add), out_(out), range_(range) {
         pixels_ = out.size.pixels() * images;
@@ -351,7 +351,7 @@ Size Window::over(Size size, int channels) const {
 
 std::unique_ptr<Step> convolution(const Isa& isa, const std::vector<Block>& blocks, const Grid& grid,
                                   Tensor in, const Tensor* add, Tensor out, Range range, int images) {
-    return std::make_unique<Convolution>(isa, blocks, grid, in, add, out, range, images);
+    return std::make_unique<ConvolutionStep>(isa, blocks, grid, in, add, out, range, images);
 }
 
 std::unique_ptr<Step> copy(const Isa& isa, std::vector<Shift> shifts, int stride_y, int stride_x, Tensor in,
