@@ -338,7 +338,8 @@ def correct(work: Work, model: nn.Module, precision: Precision, batch: int) -> N
         said.append(
             f"{len(network.layers)} layers as blocks, logits off by {error:.1e}, dense ones by {own:.1e}"
         )
-        expect(error <= OFF * own + 1e-5, f"expected at most {OFF} times the dense network's")
+        times = OFF if work.options.on_gpu else 2 * OFF  # the interpreter cuts bits off, it does not round
+        expect(error <= times * own + 1e-5, f"expected at most {times} times the dense network's")
 
 
 def largest(values: Tensor) -> float:
