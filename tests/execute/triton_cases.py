@@ -95,11 +95,11 @@ def test_a_network_equals_the_masked_one(network: nn.Module) -> None:
         assert error(found.network(other), network(other)) <= 1e-5
 
 
-def test_layers_that_are_slower_stay_dense(network: nn.Module) -> None:
+def test_measured_layers_are_no_slower(network: nn.Module) -> None:
     images = torch.randn(1, 3, 8, 8)
     found = grouped(network, images)
-    assert found.layers == ()  # the interpreter is slow
-    assert all(each.grouped > each.dense for each in found.times.values())
+    assert len(found.times) >= 18
+    assert all(found.times[layer].grouped < found.times[layer].dense for layer in found.layers)
     with torch.no_grad():
         assert error(found.network(images), network(images)) <= 1e-5
 

@@ -33,7 +33,8 @@ def planes(maps: Tensor) -> Tensor:
     images, channels, height, width = maps.shape
     if maps.is_contiguous(memory_format=torch.channels_last):
         matrix = maps.permute(0, 2, 3, 1).reshape(-1, channels)
-        return transposed(matrix).view(channels, images, height, width).transpose(0, 1)
+        found: Tensor = transposed(matrix)
+        return found.view(channels, images, height, width).transpose(0, 1)
     return maps.transpose(0, 1).contiguous().transpose(0, 1)
 
 
@@ -41,6 +42,6 @@ def channels_last(maps: Tensor) -> Tensor:
     """Return feature maps (N x C x H x W) stored pixel by pixel."""
     images, channels, height, width = maps.shape
     if maps.transpose(0, 1).is_contiguous() and not maps.is_contiguous(memory_format=torch.channels_last):
-        matrix = transposed(maps.transpose(0, 1).reshape(channels, -1))
+        matrix: Tensor = transposed(maps.transpose(0, 1).reshape(channels, -1))
         return matrix.view(images, height, width, channels).permute(0, 3, 1, 2)
     return maps.contiguous(memory_format=torch.channels_last)
