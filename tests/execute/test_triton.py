@@ -16,7 +16,7 @@ pytest.importorskip("triton")
 
 from distlth.errors import UserError
 from distlth.execute.triton import GroupedConv2d, grouped, network_blocks
-from distlth.execute.triton.plan import coarser, grouped_blocks, plan
+from distlth.execute.triton.plan import coarser, for_tf32, grouped_blocks, plan
 from distlth.execute.triton.sites import folded, sites
 from distlth.models import build
 from distlth.prune.blocks import Block, block_mask
@@ -72,6 +72,17 @@ def test_the_plan_has_each_kept_cell_once() -> None:
     assert sorted(found.rows[found.rows >= 0].tolist()) == list(range(44))
 
 
+def test_tf32_loses_nothing_on_average() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(1000, 64), torch.randn(1000, 64)
+    cut = (x.view(torch.int32) & -0x2000).view(torch.float32)
+    rounded = for_tf32(weight)
+    assert torch.equal(rounded.view(torch.int32) & 0x1FFF, torch.zeros(1000, 64, dtype=torch.int32))
+    exact = (weight * x).abs().sum()
+    assert abs(float((rounded * cut).abs().sum() / exact) - 1) < 2e-5
+    assert 1 - float((weight * cut).abs().sum() / exact) > 3e-4
+
+
 def test_joined_blocks_have_the_cells_of_their_parts() -> None:
     blocks = [Block(np.array([row]), np.flatnonzero(np.arange(20) % (row + 2))) for row in range(7)]
     joined = coarser(blocks, 3)
@@ -91,7 +102,7 @@ def test_sums_and_relus_belong_to_the_convolutions_before_them() -> None:
 def test_unstructured_masks_are_no_blocks() -> None:
     model = build("resnet20", 10, seed=0)
     masks = {
-        name: torch.rand(m.weight.shape) < 0.5 for name, m in model.named_modules() if hasattr(m, "stride")
+        name: torch.rand(m.weight.shape) < 0.5 for name, m in model.named_modules() if type(m) is nn.Conv2d
     }
     assert network_blocks(model, masks) == {}
 

@@ -8,7 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distlth.execute.triton import GroupedConv2d, Launch, grouped
+from distlth.execute.triton import network as of_network
 from distlth.execute.triton.conv import blocks_of
+from distlth.execute.triton.layout import channels_last, planes
+from distlth.execute.triton.measure import Measured
 from distlth.models import build
 
 LAUNCH = Launch(pixels=32)
@@ -92,13 +95,48 @@ def test_a_network_equals_the_masked_one(network: nn.Module) -> None:
         assert error(found.network(other), network(other)) <= 1e-5
 
 
-def test_layers_that_are_slower_stay_dense(network: nn.Module) -> None:
+def test_measured_layers_are_no_slower(network: nn.Module) -> None:
     images = torch.randn(1, 3, 8, 8)
     found = grouped(network, images)
-    assert found.layers == ()  # the interpreter is slow
-    assert all(each.grouped > each.dense for each in found.times.values())
+    assert len(found.times) >= 18
+    assert all(found.times[layer].grouped < found.times[layer].dense for layer in found.layers)
     with torch.no_grad():
         assert error(found.network(images), network(images)) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
+def test_layouts_change_and_values_do_not(dtype: torch.dtype) -> None:
+    maps = torch.randn(3, 70, 5, 7).to(dtype)
+    for stored in (maps, maps.contiguous(memory_format=torch.channels_last), planes(maps)):
+        assert torch.equal(planes(stored), maps)
+        assert planes(stored).transpose(0, 1).is_contiguous()
+        assert torch.equal(channels_last(stored), maps)
+        assert channels_last(stored).is_contiguous(memory_format=torch.channels_last)
+
+
+def test_faster_layers_are_chosen_where_layouts_are_cheap(
+    network: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other kind of layer is twice as fast as blocks."""
+    numbers = iter(range(100))
+
+    def measured(*_: object) -> Measured:
+        number = next(numbers)
+        return Measured(10.0, 5.0 if number % 2 else 20.0, LAUNCH, 1)
+
+    monkeypatch.setattr(of_network, "measure", measured)
+    images = torch.randn(1, 3, 8, 8)
+    times = {}
+    for seconds in (0.1, 100.0):
+        monkeypatch.setattr(of_network, "conversion_seconds", lambda *_, seconds=seconds: seconds)
+        numbers = iter(range(100))
+        found = grouped(network, images)
+        times[seconds] = found.layers
+        assert all(found.times[layer].grouped < found.times[layer].dense for layer in found.layers)
+        with torch.no_grad():
+            assert error(found.network(images), network(images)) <= 1e-5
+    assert len(times[0.1]) > 4
+    assert times[100.0] == ()
 
 
 def test_the_operator_is_torchs() -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from distlth.execute.triton.errors import ExecuteError
 from distlth.execute.triton.op import Geometry, Launch, grouped_conv2d
-from distlth.execute.triton.plan import COLUMNS, Plan, coarser, grouped_blocks, plan
+from distlth.execute.triton.plan import COLUMNS, Plan, coarser, for_tf32, grouped_blocks, plan
 from distlth.prune.blocks import Block
 
 
@@ -40,7 +40,8 @@ class GroupedConv2d(nn.Module):
         blocks = blocks_of(conv) if blocks is None else blocks
         if conv.groups == 1 and blocks:
             blocks = coarser(blocks, min_rows)
-        tables = plan(conv.weight, blocks, groups=conv.groups, dilation=self.geometry.dilation)
+        weight = for_tf32(conv.weight) if tf32 and conv.weight.dtype == torch.float32 else conv.weight
+        tables = plan(weight, blocks, groups=conv.groups, dilation=self.geometry.dilation)
         self.macs, self.dense_macs = tables.macs, conv.weight.numel()
         self._keep(tables, conv)
 

@@ -1,4 +1,4 @@
-"""The Triton kernel: one launch computes all dense blocks of a convolution."""
+"""The Triton kernels: one launch computes all dense blocks of a convolution, or transposes a matrix."""
 
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False
 from __future__ import annotations
@@ -101,3 +101,18 @@ def blocks_kernel(
     total += added.to(tl.float32)
     total = tl.where(total < floor, floor, total)
     tl.store(out + target, total.to(out.dtype.element_ty), mask=written)
+
+
+TILE = 64
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def transpose_kernel(x, out, rows, columns, SIZE: tl.constexpr):
+    """Write a tile of a matrix (rows x columns) to its place in the transpose."""
+    across = tl.cdiv(columns, SIZE)
+    row = (tl.program_id(0) // across) * SIZE + tl.arange(0, SIZE)
+    column = (tl.program_id(0) % across) * SIZE + tl.arange(0, SIZE)
+    source = x + row.to(tl.int64)[:, None] * columns + column[None, :]
+    tile = tl.load(source, mask=(row < rows)[:, None] & (column < columns)[None, :], other=0.0)
+    target = out + column.to(tl.int64)[:, None] * rows + row[None, :]
+    tl.store(target, tl.trans(tile), mask=(column < columns)[:, None] & (row < rows)[None, :])

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from distlth.cores import num_cores
 from distlth.execute.triton.conv import GroupedConv2d
 from distlth.execute.triton.kernel import blocks_kernel
-from distlth.execute.triton.op import INTERPRETED, Launch, kernel_call, planes
+from distlth.execute.triton.layout import planes
+from distlth.execute.triton.op import Launch, kernel_call
+from distlth.execute.triton.runs import INTERPRETED
 from distlth.prune.blocks import Block
 
 MIN_ROWS = (1, 64, 128)  # blocks as they are, or joined: more products, fewer loads

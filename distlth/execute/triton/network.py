@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from distlth.execute.triton.conv import GroupedConv2d, blocks_of
 from distlth.execute.triton.errors import ExecuteError
+from distlth.execute.triton.layout import channels_last, planes
 from distlth.execute.triton.measure import (
     Measured,
     Trial,
@@ -65,9 +66,10 @@ def grouped(
     made for; the network takes others too. `blocks` are network_blocks() of it, for who makes several. It
     computes in `dtype`; `tf32` lets float32 round to TF32.
 
-    With `choice` "fastest", each layer is measured on the device, dense by cuDNN and as blocks, and the ways
-    are chosen that make the whole network fastest, changes of the maps' layout included; with "layers" each
-    by its own time; "all" takes blocks wherever they have fewer products, and measures nothing.
+    With `choice` "fastest", each layer is measured on the device, dense by cuDNN and as blocks. Of the layers
+    that are faster as blocks, those run so that make the whole network fastest, changes of the maps' layout
+    included; with "layers" all of them do; "all" takes blocks wherever they have fewer products, and measures
+    nothing.
 
     Raises ExecuteError where the network cannot be traced, or for another dtype than float32, bfloat16 or
     float16.
@@ -81,7 +83,8 @@ def grouped(
     blocky = {site: blocks[site.name] for site in found if site.name in blocks}
     if choice == "all":
         forms = {site: _form(site, given, tf32) for site, given in blocky.items()}
-        return _with(traced, {site: form for site, form in forms.items() if form.macs < form.dense_macs}, {})
+        modules = {site: form for site, form in forms.items() if form.macs < form.dense_macs}
+        return _with(traced, modules, _followed(traced, modules), {})
     return _measured(traced, blocky, tf32, choice)
 
 
@@ -118,10 +121,12 @@ def _measured(
     compile_all([(trials[key], forms[key].values()) for key in kinds])
     times = {key: measure(trials[key], forms[key]) for key in kinds}
     by_site = {site: times[key] for key, alike in kinds.items() for site in alike}
-    taken = _cheapest(traced, by_site) if by_site and choice == "fastest" else _each_faster(by_site)
+    faster = {site: best for site, best in by_site.items() if best.grouped < best.dense}
+    stored = _cheapest(traced, faster) if choice == "fastest" else _followed(traced, faster)
     modules = {}
-    for site in taken:
-        best = by_site[site]
+    for site, best in faster.items():
+        if site.node not in stored:
+            continue
         modules[site] = GroupedConv2d(
             site.conv,
             blocky[site],
@@ -135,7 +140,7 @@ def _measured(
         for key, alike in kinds.items()
         for site in alike
     }
-    return _with(traced, modules, said)
+    return _with(traced, modules, stored, said)
 
 
 def _density(site: Site, blocks: Sequence[Block]) -> float:
@@ -148,37 +153,43 @@ def trial_of(site: Site, tf32: bool) -> Trial:
     return Trial(site.conv, shape_of(site.source), target, site.relu, tf32)
 
 
-def _each_faster(times: Mapping[Site, Measured]) -> list[Site]:
-    return [site for site, best in times.items() if best.grouped < best.dense]
+def _cheapest(traced: fx.GraphModule, faster: Mapping[Site, Measured]) -> set[fx.Node]:
+    """Return the nodes whose maps are stored channel by channel: a minimum cut between the two layouts.
 
-
-def _cheapest(traced: fx.GraphModule, times: Mapping[Site, Measured]) -> list[Site]:
-    """Return the layers to run as blocks: a minimum cut between the two layouts of the maps.
-
-    A layer costs its time on its side, each edge that is cut the time to store its maps in the other layout.
+    A layer that is faster as blocks costs its time on either side, others are cuDNN's, and an edge that is
+    cut costs the time to store its maps in the other layout.
     """
     import networkx  # of torch's own needs
 
-    owner = {node: site for site in times for node in site.chain}
+    owner = {node: site for site in faster for node in site.chain}
     conversions: dict[tuple[int, ...], float] = {}
     graph = networkx.DiGraph()
     graph.add_nodes_from(("blocks", "dense"))
-    for site, best in times.items():
+    for site, best in faster.items():
         graph.add_edge("blocks", site, capacity=best.dense)  # paid where the site is on the dense side
-        graph.add_edge(site, "dense", capacity=min(best.grouped, 1e9))
-    for node, user in _map_edges(traced):
+        graph.add_edge(site, "dense", capacity=best.grouped)
+    for node, user in _map_edges(traced) if faster else ():
         one, other = owner.get(node, node), owner.get(user, user)
         shape = shape_of(node)
         if shape not in conversions:
-            conversions[shape] = conversion_seconds(shape, next(iter(times)).conv.weight)
+            conversions[shape] = conversion_seconds(shape, next(iter(faster)).conv.weight)
         if one is not other:
             graph.add_edge(one, other, capacity=conversions[shape])
             graph.add_edge(other, one, capacity=conversions[shape])
-    for node in traced.graph.nodes:  # other convolutions are cuDNN's
-        if isinstance(module_of(traced, node), nn.Conv2d) and node not in owner and node in graph:
-            graph.add_edge(node, "dense")
+    for node in traced.graph.nodes:
+        if node not in owner and isinstance(module_of(traced, node), nn.Conv2d):
+            graph.add_edge(node, "dense")  # without a capacity: never cut
     _, (side, _) = networkx.minimum_cut(graph, "blocks", "dense")
-    return [site for site in times if site in side]
+    return {node for node in traced.graph.nodes if owner.get(node, node) in side}
+
+
+def _followed(traced: fx.GraphModule, taken: Iterable[Site]) -> set[fx.Node]:
+    """Return the nodes whose maps are stored channel by channel where these layers run as blocks."""
+    found = {node for site in taken for node in site.chain}
+    for node in traced.graph.nodes:
+        if node not in found and not isinstance(module_of(traced, node), nn.Conv2d):
+            found.update([node] if found & set(node.all_input_nodes[:1]) else [])
+    return found
 
 
 def _map_edges(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
@@ -190,11 +201,30 @@ def _map_edges(traced: fx.GraphModule) -> Iterator[tuple[fx.Node, fx.Node]]:
 
 
 def _with(
-    traced: fx.GraphModule, modules: Mapping[Site, GroupedConv2d], times: Mapping[str, LayerTime]
+    traced: fx.GraphModule,
+    modules: Mapping[Site, GroupedConv2d],
+    stored: set[fx.Node],
+    times: Mapping[str, LayerTime],
 ) -> Grouped:
+    """Return the network with layers as blocks, and the maps of the nodes `stored` channel by channel."""
+    _pool_by_planes(traced, stored)
+    _convert(traced, stored)
     replace(traced, modules)
-    _pool_by_planes(traced, {site.name for site in modules})
     return Grouped(traced, tuple(site.name for site in modules), times)
+
+
+def _convert(traced: fx.GraphModule, stored: set[fx.Node]) -> None:
+    """Change the layout of maps once, where they go from one layout to the other."""
+    cut: dict[fx.Node, list[fx.Node]] = {}
+    for node, user in _map_edges(traced):
+        if (node in stored) != (user in stored):
+            cut.setdefault(node, []).append(user)
+    for node, users in cut.items():
+        with traced.graph.inserting_after(node):
+            new = traced.graph.call_function(channels_last if node in stored else planes, (node,))
+        new.meta = dict(node.meta)
+        for user in users:
+            user.replace_input_with(node, new)
 
 
 class PlanePool(nn.Module):
@@ -213,8 +243,8 @@ class PlanePool(nn.Module):
         return pooled
 
 
-def _pool_by_planes(traced: fx.GraphModule, layers: Iterable[str]) -> None:
-    if layers:
-        for name, module in list(traced.named_modules()):
-            if isinstance(module, POOLS):
-                traced.set_submodule(name, PlanePool(module))
+def _pool_by_planes(traced: fx.GraphModule, stored: set[fx.Node]) -> None:
+    for node in traced.graph.nodes:
+        module = module_of(traced, node)
+        if node in stored and isinstance(module, POOLS):
+            traced.set_submodule(str(node.target), PlanePool(module))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +11,8 @@ from torch import Tensor
 
 from distlth.execute.triton.errors import ExecuteError
 from distlth.execute.triton.kernel import blocks_kernel
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+from distlth.execute.triton.layout import planes
+from distlth.execute.triton.runs import INTERPRETED, runs
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,6 @@ class Geometry:
         return cls(words[0], *pairs)
 
 
-def planes(maps: Tensor) -> Tensor:
-    """Return feature maps (N x C x H x W) stored channel by channel: all images of a channel side by side."""
-    return maps.transpose(0, 1).contiguous().transpose(0, 1)
-
-
 @torch.library.custom_op(
     "distlth::grouped_conv2d",
     mutates_args=(),
@@ -90,7 +84,7 @@ def grouped_conv2d(
 
     Raises ExecuteError where `x` is not on a GPU, unless Triton interprets (TRITON_INTERPRET=1).
     """
-    if not (x.is_cuda or INTERPRETED):
+    if not runs(x):
         raise ExecuteError(f"grouped execution by Triton needs a GPU, not {x.device}")
     sizes = Geometry.of(geometry)
     out = _empty(x, geometry)
