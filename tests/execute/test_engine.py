@@ -189,5 +189,5 @@ def test_random_networks_run_clean_under_sanitizers(tmp_path: Path) -> None:
     assert not any(compiler.wait() for compiler in compilers)
     driver = tmp_path / "driver"
     subprocess.run(["g++", *sanitizers, *objects, "-o", driver, "-pthread"], check=True)
-    done = subprocess.run([driver, "25"], capture_output=True, text=True, check=False)
+    done = subprocess.run([driver, "15"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
