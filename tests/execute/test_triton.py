@@ -29,7 +29,6 @@ def test_interpreted_kernels_equal_torchs_convolutions() -> None:
         sys.executable,
         "-m",
         "pytest",
-        "-q",
         "-p",
         "no:cacheprovider",
         "tests/execute/triton_cases.py",
