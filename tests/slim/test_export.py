@@ -205,3 +205,35 @@ def runs_as_shown(word: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(code, names)
     return names
+
+
+def test_a_ticket_is_timed_whole_and_layer_by_layer(
+    run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(*more: str) -> list[dict[str, Any]]:
+        assert main(["bench", "infer", str(run.root), TICKET, "--quick", "--json", *more]) == 0
+        rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["rows"]
+        return rows
+
+    dense, masked, slimmed = measured("--threads", "1", "--batch", "2")
+    assert [row["network"] for row in (dense, masked, slimmed)] == ["dense", "masked", "slim"]
+    assert (dense["batch"], len(dense["cores"]), dense["saved_of_fastest"]) == (2, 1, 0)
+    assert slimmed["parameters"] < masked["parameters"]
+    assert slimmed["file_bytes"] < masked["file_bytes"]
+    assert 0 < slimmed["macs_saved"] < 1
+    layers = measured("--layers", "--picture", str(picture := tmp_path / "roof.png"))
+    assert picture.stat().st_size > 1000
+    assert {row["layer"] for row in layers} >= {"conv1", "layer1.0.conv1"}
+    for name, macs in (("dense", dense["macs"]), ("slim", slimmed["macs"])):
+        flop = sum(row["gflop"] for row in layers if row["network"] == name) * 1e9
+        assert flop == pytest.approx(2 * macs, rel=0.01)
+    dense, slimmed = measured("--paper")
+    assert 0 < slimmed["gflop_saved"] < 1
+    for arguments, expected in (
+        (["infer", "--layers", "--paper"], "--layers and --paper are two measures"),
+        (["infer", "--picture", "x.png"], "--picture draws what --layers measures"),
+        (["infer", "--runtimes", "eager,none"], "--runtimes none: unknown; known: eager, compile, onnx"),
+        (["step", "--batch", "1"], "are of infer"),
+    ):
+        assert main(["bench", *arguments, "--quick"]) == 2
+        assert expected in capsys.readouterr().err
