@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -23,10 +23,13 @@ def magnitude_mask(job: Job, parent: Trained, rate: float) -> Mask:
     return prune_magnitude(parent.weights, parent.mask, rate) if job.is_trunk else parent.mask
 
 
-def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Structured:
+def next_mask(
+    job: Job, parent: Trained, rate: float, run_map: Map = map, streams: Sequence[Mapping[str, Tensor]] = ()
+) -> Structured:
     """Return the mask of a job: its magnitude mask, made structured where the job's method does.
 
-    `run_map` does a method's work on many layers. A pure function.
+    `run_map` does a method's work on many layers, `streams` are what methods need that couple layers. A pure
+    function.
 
     Raises:
         RunError: the mask would keep no weight at all.
@@ -35,7 +38,7 @@ def next_mask(job: Job, parent: Trained, rate: float, run_map: Map = map) -> Str
     made = Structured(mask)
     if job.structure is not None:
         kept = planned_kept(mask.total, rate, job.round)[-1]
-        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map))
+        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map, streams))
     if not made.mask.kept:
         raise RunError(
             f"job {job.id}: pruning leaves none of {made.mask.total:,} weights; use fewer prune.rounds"

@@ -12,6 +12,7 @@ from distlth.files import await_file, exists, load_tensors, retry_until_written,
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
 from distlth.models import build, returning
+from distlth.models.streams import streams
 from distlth.plan import Job
 from distlth.preflight import Preflight
 from distlth.prune.mask import Mask, empty_layers
@@ -53,9 +54,14 @@ class TicketMaker:
         made = load_structured(self._run.job(job.id))
         if made is None:
             rate = self._config.prune.rate
-            made = next_mask(job, parent, rate, self._run_map) if parent else Structured(self._found.dense)
+            made = self._next(job, parent, rate) if parent else Structured(self._found.dense)
             self._save(job, made)
         return made, parent.mask if parent else None
+
+    def _next(self, job: Job, parent: Trained, rate: float) -> Structured:
+        needs = job.structure is not None and job.structure.needs_streams
+        found = streams(self._found.anatomy.graph, parent.mask.names) if needs else ()
+        return next_mask(job, parent, rate, self._run_map, found)
 
     def weights(self, job: Job) -> dict[str, Tensor]:
         """Return the whole state dict that a job trains from; its mask must have been made.
@@ -93,6 +99,8 @@ def remarks(made: Structured, before: Mask | None) -> Iterator[dict[str, str]]:
 
     `before` is the parent's mask: a layer that had no weight there is no news.
     """
+    for event, message in made.costs.items():
+        yield {"event": event, "message": message}
     for layer, reason in made.ungrouped.items():
         yield {"event": "ungrouped", "layer": layer, "reason": reason}
     for layer in empty_layers(made.mask, before):

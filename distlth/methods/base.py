@@ -7,7 +7,7 @@ inside the functions that do.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Protocol
 
@@ -65,7 +65,8 @@ class Source:
 
     `mask` is the unstructured mask to restructure (dense where a method prunes the untrained network),
     `trained` the parent's result, `kept` the weights that the ticket's round keeps by plan, `run_map` a `map`
-    for work on many layers.
+    for work on many layers. `streams` are the residual streams, where the method needs them: for each layer
+    that writes to one the channel (int64) at each place.
     """
 
     mask: Mask
@@ -73,6 +74,7 @@ class Source:
     kept: int
     seed: int
     run_map: Map = map
+    streams: Sequence[Mapping[str, Tensor]] = ()
 
 
 class Method(Section):
@@ -100,6 +102,11 @@ class Method(Section):
     @property
     def removes_channels(self) -> bool:
         """Whether a channel that keeps no weight loses its bias and its BatchNorm's parameters too."""
+        return False
+
+    @property
+    def needs_streams(self) -> bool:
+        """Whether masks are made from the network's residual streams, too."""
         return False
 
     def check_machine(self) -> None:

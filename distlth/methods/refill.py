@@ -9,6 +9,11 @@ from pydantic import Field
 from distlth.methods.base import Measurement, Method, Source
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from distlth.prune.mask import Mask
     from distlth.ticket import Structured
 
 
@@ -32,6 +37,12 @@ class Refill(Method):
     multiple: int = Field(
         1, ge=1, description="round channel counts to multiples of this, under the same total of weights"
     )
+    coupling: Literal["none", "stream"] = Field(
+        "none",
+        description="`stream`: all layers that add into one residual stream keep the same channels, best by "
+        "the sum of their scores, so that the stream gets narrower; costs magnitude "
+        "([more](slim.md#coupling))",
+    )
     bn: Literal["mask", "keep"] = Field(
         "mask",
         description="`mask`: a removed channel is exactly zero up to the layers that read it, without bias "
@@ -48,6 +59,11 @@ class Refill(Method):
         """Whether removed channels put out exact zeros."""
         return self.bn == "mask"
 
+    @property
+    def needs_streams(self) -> bool:
+        """Whether layers that write to one residual stream are coupled."""
+        return self.coupling == "stream"
+
     def measurements(self) -> tuple[Measurement, ...]:
         """Return the channel scores of criteria that look at feature maps."""
         if self.criterion in ("remain", "magnitude"):
@@ -58,20 +74,31 @@ class Refill(Method):
 
     def make(self, source: Source) -> Structured:
         """Return the refilled mask."""
-        from distlth.prune.refill import refill
+        from distlth.prune.refill import kept_magnitude
         from distlth.ticket import Structured
 
+        if self.coupling == "none":
+            return Structured(self._refilled(source))
+        alone, coupled = self._refilled(source), self._refilled(source, source.streams)
+        shares = [kept_magnitude(mask, source.mask, source.trained.weights) for mask in (coupled, alone)]
+        message = (
+            f"{len(source.streams)} streams keep {shares[0]:.1%} of the magnitude; uncoupled {shares[1]:.1%}"
+        )
+        return Structured(coupled, costs={"coupled": message})
+
+    def _refilled(self, source: Source, streams: Sequence[Mapping[str, Tensor]] = ()) -> Mask:
+        from distlth.prune.refill import refill
+
         trained = source.trained
-        return Structured(
-            refill(
-                source.mask,
-                trained.weights,
-                criterion=self.criterion,
-                count=self.count,
-                extra=self.extra,
-                multiple=self.multiple,
-                # The plan's, not the mask's, which inline lacks what earlier rounds rounded away.
-                total=source.kept,
-                activations=trained.measured.get(self.criterion),
-            )
+        return refill(
+            source.mask,
+            trained.weights,
+            criterion=self.criterion,
+            count=self.count,
+            extra=self.extra,
+            multiple=self.multiple,
+            # The plan's, not the mask's, which inline lacks what earlier rounds rounded away.
+            total=source.kept,
+            activations=trained.measured.get(self.criterion),
+            streams=streams,
         )

@@ -149,6 +149,21 @@ def test_a_ticket_without_removed_channels_is_written_with_its_zeros(
     assert all(torch.equal(tensor, trained[name]) for name, tensor in written.items())
 
 
+def test_every_ticket_is_an_onnx_model_of_standard_operators(run: RunPaths, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    forms = {"02": "masked", "02/regroup": "masked", "02/refill+": "slim"}
+    for ticket, form in forms.items():
+        out = tmp_path / "ticket.onnx"
+        assert export(run, "--format", "onnx", "--out", str(out), "--overwrite", ticket=ticket) == 0
+        model = onnx.load(str(out))
+        assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        (about,) = (json.loads(each.value) for each in model.metadata_props if each.key == "distlth")
+        assert about["execution"]["form"] == form
+        assert about["provenance"]["ticket"] == ticket
+
+
 def test_mistakes_are_one_line_each(
     run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
