@@ -149,19 +149,20 @@ def test_a_ticket_without_removed_channels_is_written_with_its_zeros(
     assert all(torch.equal(tensor, trained[name]) for name, tensor in written.items())
 
 
-def test_every_ticket_is_an_onnx_model_of_standard_operators(run: RunPaths, tmp_path: Path) -> None:
+def test_every_ticket_is_an_onnx_model_of_standard_operators(
+    run: RunPaths, files: dict[str, Path], tmp_path: Path
+) -> None:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
-    forms = {"02": "masked", "02/regroup": "masked", "02/refill+": "slim"}
-    for ticket, form in forms.items():
-        out = tmp_path / "ticket.onnx"
-        assert export(run, "--format", "onnx", "--out", str(out), "--overwrite", ticket=ticket) == 0
-        model = onnx.load(str(out))
+    pytest.importorskip("onnxruntime")
+    regrouped = tmp_path / "regroup.onnx"
+    assert export(run, "--format", "onnx", "--out", str(regrouped), ticket="02/regroup") == 0
+    for path, form in ((regrouped, "masked"), (files["onnx"], "slim")):
+        model = onnx.load(str(path))
         assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
         assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
         (about,) = (json.loads(each.value) for each in model.metadata_props if each.key == "distlth")
         assert about["execution"]["form"] == form
-        assert about["provenance"]["ticket"] == ticket
 
 
 def test_mistakes_are_one_line_each(
