@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -29,10 +29,12 @@ def next_mask(
     rate: float,
     run_map: Map = map,
     count_alive: CountAlive | None = None,
+    streams: Sequence[Mapping[str, Tensor]] = (),
 ) -> Structured:
     """Return the mask of a job: its magnitude mask, made structured where the job's method does.
 
-    `run_map` does a method's work on many layers, `count_alive` says what a mask costs. A pure function.
+    `run_map` does a method's work on many layers, `count_alive` says what a mask costs, `streams` are what
+    methods need that couple layers. A pure function.
 
     Raises:
         RunError: the mask would keep no weight at all.
@@ -41,7 +43,8 @@ def next_mask(
     made = Structured(mask)
     if job.structure is not None:
         kept = planned_kept(mask.total, rate, job.round)[-1]
-        made = job.structure.make(Source(mask, parent, kept, job.seed, run_map, job.density, count_alive))
+        source = Source(mask, parent, kept, job.seed, run_map, job.density, count_alive, streams)
+        made = job.structure.make(source)
     if not made.mask.kept:
         raise RunError(
             f"job {job.id}: pruning leaves none of {made.mask.total:,} weights; use fewer prune.rounds"

@@ -15,6 +15,7 @@ from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
 from distlth.models import build, returning
 from distlth.models.alive import count_alive
+from distlth.models.streams import streams
 from distlth.plan import Job
 from distlth.preflight import Preflight
 from distlth.prune.mask import Mask, empty_layers
@@ -66,11 +67,15 @@ class TicketMaker:
         made = load_structured(self._run.job(job.id))
         if made is None:
             rate = self._config.prune.rate
-            count = partial(count_alive, self._found.anatomy.graph)
-            dense = Structured(self._found.dense)
-            made = next_mask(job, parent, rate, self._run_map, count) if parent else dense
+            made = self._next(job, parent, rate) if parent else Structured(self._found.dense)
             self._save(job, made)
         return made, parent.mask if parent else None
+
+    def _next(self, job: Job, parent: Trained, rate: float) -> Structured:
+        needs = job.structure is not None and job.structure.needs_streams
+        found = streams(self._found.anatomy.graph, parent.mask.names) if needs else ()
+        count = partial(count_alive, self._found.anatomy.graph)
+        return next_mask(job, parent, rate, self._run_map, count, found)
 
     def weights(self, job: Job) -> dict[str, Tensor]:
         """Return the whole state dict that a job trains from; its mask must have been made.
@@ -115,6 +120,8 @@ def remarks(made: Structured, before: Mask | None) -> Iterator[dict[str, str]]:
 
     `before` is the parent's mask: a layer that had no weight there is no news.
     """
+    for event, message in made.costs.items():
+        yield {"event": event, "message": message}
     for layer, reason in made.ungrouped.items():
         yield {"event": "ungrouped", "layer": layer, "reason": reason}
     for layer in empty_layers(made.mask, before):

@@ -42,8 +42,12 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class Structured:
-    """A mask, the dense blocks of each layer that has any, and why other layers could not be grouped."""
+    """A mask, the dense blocks of each layer that has any, and why other layers could not be grouped.
+
+    `costs` says what an option of the method gave up; it is logged when the mask is made, and not stored.
+    """
 
     mask: Mask
     blocks: Mapping[str, tuple[Block, ...]] = field(default_factory=dict)
     ungrouped: Mapping[str, str] = field(default_factory=dict)
+    costs: Mapping[str, str] = field(default_factory=dict)

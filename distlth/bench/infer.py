@@ -1,59 +1,85 @@
-"""Inference of a refill ticket: dense, masked and slim, in one process and in turn."""
+"""Inference of a ticket: dense, masked, slim and grouped, in every runtime, in one process and in turn."""
 
 from __future__ import annotations
 
 import copy
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from distlth.bench.convolutions import LayerRow, PaperRow, layer_rows, paper_rows
+from distlth.bench.machine import peak_memory, pinned
 from distlth.bench.regroup import resnet50_weights
+from distlth.bench.runtimes import DENSE, GROUPED, MASKED, RUNTIMES, SLIM, Call, Device, Loaded
 from distlth.cores import num_cores
+from distlth.errors import UserError
 from distlth.export.export import macs, parameters
-from distlth.export.formats import SUMS, onnx_model
 from distlth.export.source import load_source
 from distlth.models import anatomy, build, prunable
+from distlth.models.alive import count_alive
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask
 from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
-from distlth.slim import Sums, slim
+from distlth.slim import slim
 from distlth.ticket import Ticket
 from distlth.train.masking import Masking, parameter_masks
 
-DENSE, MASKED, SLIM = "dense", "masked", "slim"
-RUNTIMES = ("eager", "onnx")
-FORMS: Mapping[str, Sums] = {"eager": SUMS["torch"], "onnx": SUMS["onnx"]}
 WARM_UPS = 3
+EAGER = "eager"
 
-Call = Callable[[], object]
-Networks = Mapping[tuple[str, str], nn.Module]
+Key = tuple[str, str]  # network, runtime
 
 
 @dataclass(frozen=True)
 class InferRow:
-    """Milliseconds of a batch (median, and the quartiles), in one runtime on `threads` threads.
+    """Milliseconds of a batch (median, and the quartiles), in one runtime on pinned cores.
 
-    `time_saved` is the share of the dense network's time in the same runtime, a median over rounds;
-    `macs_saved` the share of its multiply-accumulates: what can be saved at most.
+    `saved_of_own`, `saved_of_eager` and `saved_of_fastest` are shares of the dense network's time: in the
+    same runtime, in eager torch, and in the runtime that is fastest with it; medians over rounds.
+    `macs_saved`, of its multiply-accumulates, is the limit of what can be saved. `peak_memory` are the bytes
+    that the process took for the network and its first batch. Each has run `warm_ups` times before.
     """
 
     network: str
     runtime: str
     batch: int
-    threads: int
+    cores: tuple[int, ...]
+    warm_ups: int
     milliseconds: float
     quartiles: tuple[float, float]
     images_per_second: float
+    peak_memory: int | None
     parameters: int
     macs: int
-    time_saved: float
+    file_bytes: int
+    saved_of_own: float | None
+    saved_of_eager: float | None
+    saved_of_fastest: float | None
     macs_saved: float
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A masked network to be timed at a resolution on a device; `macs` are those that are not by zeros."""
+
+    masked: nn.Module
+    resolution: int
+    macs: int
+    device: Device
+
+    @property
+    def dense(self) -> nn.Module:
+        """The same network without zeros among its weights."""
+        dense = copy.deepcopy(self.masked)
+        with torch.no_grad():
+            for parameter in dense.parameters():
+                parameter.add_((parameter == 0) * torch.randn_like(parameter) * 0.01)
+        return dense
 
 
 def bench(
@@ -63,39 +89,64 @@ def bench(
     resolution: int = 224,
     density: float = 0.42,
     multiple: int = 8,
-    batches: Sequence[int] = (1, 8),
-    runtimes: Sequence[str] = RUNTIMES,
+    batches: Sequence[int] | None = None,
+    runtimes: Sequence[str] | None = None,
+    device: Device = "cpu",
     threads: int | None = None,
     rounds: int = 15,
-) -> list[InferRow]:
+    layers: bool = False,
+    paper: bool = False,
+) -> Sequence[InferRow | LayerRow | PaperRow]:
     """Time a finished ticket of `run`, or a ResNet-50 with weights as in trained layers, refilled.
 
-    In each of `rounds` each network runs once in each runtime; the order turns. `density` and `multiple` are
-    of the ResNet-50; `onnx` is left out where ONNX Runtime is not installed.
+    In each of `rounds` each network runs once in each runtime; the order turns, so that a drift of the
+    machine falls on all. `density` and `multiple` are of the ResNet-50. With `layers` each layer is timed by
+    itself, with `paper` the convolutions alone, as the paper does. By default all runtimes are timed that are
+    installed, but compile, which takes minutes on a CPU.
+
+    Raises:
+        UserError: there is no GPU, or no runtime of those named.
     """
-    threads = threads or num_cores()
-    torch.set_num_threads(threads)
-    masked, resolution = _ticket(run, ticket, resolution, density, multiple)
-    there = [name for name in runtimes if name != "onnx" or find_spec("onnxruntime")]
-    networks = _networks(masked, resolution, there)
-    found = []
-    for batch in batches:
-        calls = _calls(networks, torch.randn(batch, 3, resolution, resolution), threads)
-        times = _times(calls, rounds)
-        found += [_row(key, times, networks, resolution, batch, threads) for key in times]
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch sees no GPU here")
+    case = _case(run, ticket, resolution, density, multiple, device)
+    with pinned(threads or num_cores()) as cores:
+        if layers or paper:
+            slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums).network
+            forms: dict[str, nn.Module] = {DENSE: case.dense, SLIM: slimmed}
+            for form in forms.values():
+                form.to(device)
+            measure = paper_rows if paper else layer_rows
+            return measure(forms, case.resolution, (batches or (1,))[0], torch.device(device), rounds)
+        names = _there(runtimes or [name for name in RUNTIMES if name != "compile"], device, bool(runtimes))
+        networks = _networks(case, names)
+        return [
+            row for batch in batches or (1, 8) for row in _batch(case, networks, names, batch, cores, rounds)
+        ]
+
+
+def _there(names: Sequence[str], device: Device, are_asked_for: bool) -> list[str]:
+    if unknown := [name for name in names if name not in RUNTIMES]:
+        raise UserError(f"--runtimes {','.join(unknown)}: unknown; known: {', '.join(RUNTIMES)}")
+    found = [name for name in names if RUNTIMES[name].is_there(device)]
+    if not found or (are_asked_for and len(found) < len(names)):
+        missing = ", ".join(name for name in names if name not in found)
+        raise UserError(f"--runtimes: {missing}: not installed, or not for {device}")
     return found
 
 
-def _ticket(
-    run: RunPaths | None, ticket: str, resolution: int, density: float, multiple: int
-) -> tuple[nn.Module, int]:
+def _case(
+    run: RunPaths | None, ticket: str, resolution: int, density: float, multiple: int, device: Device
+) -> Case:
     if run is not None:
         source = load_source(run, ticket)
-        return source.model, source.resolution
-    return _resnet50(resolution, density, multiple), resolution
+        graph = anatomy(source.model, source.resolution).graph
+        left = count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs
+        return Case(source.model, source.resolution, left, device)
+    return _resnet50(resolution, density, multiple, device)
 
 
-def _resnet50(resolution: int, density: float, multiple: int) -> nn.Module:
+def _resnet50(resolution: int, density: float, multiple: int, device: Device) -> Case:
     """Return a refill ticket of a ResNet-50."""
     model = build("resnet50", 1000, seed=0).eval()
     body = anatomy(model, resolution)
@@ -107,62 +158,65 @@ def _resnet50(resolution: int, density: float, multiple: int) -> nn.Module:
             model.get_parameter(f"{name}.weight").copy_(weight)
     ticket = Ticket(mask, {}, remove_channels=True)
     Masking(model, parameter_masks(ticket, body, dict(model.named_parameters())))
-    return model
+    return Case(model, resolution, count_alive(body.graph, mask.layers).macs, device)
 
 
-def _networks(masked: nn.Module, resolution: int, runtimes: Sequence[str]) -> Networks:
-    """Return what is timed, by network and runtime; each runtime has the slim form that is written for it."""
-    dense = _dense_like(masked)
-    found: dict[tuple[str, str], nn.Module] = {}
-    for runtime in runtimes:
-        found[DENSE, runtime] = dense
-        if runtime == "eager":  # others fold zeros no better
-            found[MASKED, runtime] = masked
-        found[SLIM, runtime] = slim(masked, resolution, FORMS[runtime]).network
+def _networks(case: Case, names: Sequence[str]) -> dict[Key, nn.Module]:
+    """Return what is timed, by network and runtime."""
+    dense = case.dense
+    found: dict[Key, nn.Module] = {}
+    for name in names:
+        slimmed = slim(case.masked, case.resolution, RUNTIMES[name].sums).network
+        forms = {DENSE: dense, MASKED: case.masked, SLIM: slimmed, GROUPED: case.masked}
+        found |= {(network, name): forms[network] for network in RUNTIMES[name].networks}
     return found
 
 
-def _dense_like(masked: nn.Module) -> nn.Module:
-    """Return the same network without zeros among its weights."""
-    dense = copy.deepcopy(masked)
-    with torch.no_grad():
-        for parameter in dense.parameters():
-            parameter.add_((parameter == 0) * torch.randn_like(parameter) * 0.01)
-    return dense
+def _batch(
+    case: Case,
+    networks: Mapping[Key, nn.Module],
+    names: Sequence[str],
+    batch: int,
+    cores: tuple[int, ...],
+    rounds: int,
+) -> list[InferRow]:
+    images = torch.randn(batch, 3, case.resolution, case.resolution, device=case.device)
+    loaded: dict[Key, Loaded] = {}
+    peaks: dict[Key, int | None] = {}
+    for key, network in networks.items():
+        loaded[key], peaks[key] = _load(key, network, images, len(cores))
+    times = _times({key: each.call for key, each in loaded.items()}, rounds)
+    denses = [key for key in networks if key[0] == DENSE]
+    fastest = min(denses, key=lambda key: statistics.median(times[key]), default=None)
+    return [
+        _row(case, key, networks[key], batch, cores, loaded[key].file_bytes, peaks[key], times, fastest)
+        for key in networks
+    ]
 
 
-def _calls(networks: Networks, images: Tensor, threads: int) -> dict[tuple[str, str], Call]:
-    return {
-        key: _eager(network, images) if key[1] == "eager" else _onnx(network, images, threads)
-        for key, network in networks.items()
-    }
+def _load(key: Key, network: nn.Module, images: torch.Tensor, threads: int) -> tuple[Loaded, int | None]:
+    """Load a copy of a network into its runtime and run it once; return it and the memory that it took."""
+
+    def load() -> Loaded:
+        found = RUNTIMES[key[1]].load(copy.deepcopy(network).to(images.device), images, threads)
+        found.call()
+        return found
+
+    if not images.is_cuda:
+        return peak_memory(load)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return load(), torch.cuda.max_memory_allocated() - before
 
 
-def _eager(network: nn.Module, images: Tensor) -> Call:
-    def call() -> object:
-        with torch.inference_mode():
-            return network(images)
-
-    return call
-
-
-def _onnx(network: nn.Module, images: Tensor, threads: int) -> Call:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    content = onnx_model(network, images.shape[-1], {})
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"images": images.numpy()})
-
-
-def _times(calls: Mapping[tuple[str, str], Call], rounds: int) -> dict[tuple[str, str], list[float]]:
+def _times(calls: Mapping[Key, Call], rounds: int) -> dict[Key, list[float]]:
     """Return each call's seconds by round; the order turns, so that a drift falls on all."""
     for call in calls.values():
         for _ in range(WARM_UPS):
             call()
     keys = list(calls)
-    times: dict[tuple[str, str], list[float]] = {key: [] for key in keys}
+    times: dict[Key, list[float]] = {key: [] for key in keys}
     for number in range(rounds):
         turn = number % len(keys)
         for key in keys[turn:] + keys[:turn]:
@@ -173,27 +227,41 @@ def _times(calls: Mapping[tuple[str, str], Call], rounds: int) -> dict[tuple[str
 
 
 def _row(
-    key: tuple[str, str],
-    times: Mapping[tuple[str, str], list[float]],
-    networks: Networks,
-    resolution: int,
+    case: Case,
+    key: Key,
+    network: nn.Module,
     batch: int,
-    threads: int,
+    cores: tuple[int, ...],
+    file_bytes: int,
+    peak: int | None,
+    times: Mapping[Key, Sequence[float]],
+    fastest: Key | None,
 ) -> InferRow:
-    name, runtime = key
-    own, dense = times[key], times[DENSE, runtime]
-    low, median, high = statistics.quantiles(own, n=4)
-    work, whole = (macs(networks[other, runtime], resolution) for other in (name, DENSE))
+    low, median, high = statistics.quantiles(times[key], n=4)
+    whole = macs(case.masked, case.resolution)
+    work = case.macs if key[0] == GROUPED else macs(network, case.resolution)
     return InferRow(
-        network=name,
-        runtime=runtime,
+        network=key[0],
+        runtime=key[1],
         batch=batch,
-        threads=threads,
+        cores=cores,
+        warm_ups=WARM_UPS,
         milliseconds=1e3 * median,
         quartiles=(1e3 * low, 1e3 * high),
         images_per_second=batch / median,
-        parameters=parameters(networks[key]),
+        peak_memory=peak,
+        parameters=parameters(network),
         macs=work,
-        time_saved=1 - statistics.median(mine / other for mine, other in zip(own, dense, strict=True)),
+        file_bytes=file_bytes,
+        saved_of_own=_saved(times, key, (DENSE, key[1])),
+        saved_of_eager=_saved(times, key, (DENSE, EAGER)),
+        saved_of_fastest=_saved(times, key, fastest),
         macs_saved=1 - work / whole,
     )
+
+
+def _saved(times: Mapping[Key, Sequence[float]], key: Key, other: Key | None) -> float | None:
+    """Return the share of another network's time that one saves, a median over rounds."""
+    if other is None or other not in times:
+        return None
+    return 1 - statistics.median(own / base for own, base in zip(times[key], times[other], strict=True))

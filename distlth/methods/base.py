@@ -91,6 +91,8 @@ class Source:
     is that network (with its initial weights where the method is `made_from` the untrained one), `kept` the
     weights that the ticket's round keeps by plan, `run_map` a `map` for work on many layers, `density` the
     planned one, a fraction, `count_alive` what a mask costs in this network (None where nobody knows it).
+    `streams` are the residual streams, where the method needs them: for each layer that writes to one the
+    channel (int64) at each place.
     """
 
     mask: Mask
@@ -100,6 +102,7 @@ class Source:
     run_map: Map = map
     density: float = 1.0
     count_alive: CountAlive | None = None
+    streams: Sequence[Mapping[str, Tensor]] = ()
 
     def measured(self, name: str) -> Mapping[str, Tensor]:
         """Return what was measured on the network under a name: layer -> tensor.
@@ -149,6 +152,11 @@ class Method(Section):
     @property
     def removes_channels(self) -> bool:
         """Whether a channel that keeps no weight loses its bias and its BatchNorm's parameters too."""
+        return False
+
+    @property
+    def needs_streams(self) -> bool:
+        """Whether masks are made from the network's residual streams, too."""
         return False
 
     def check_machine(self) -> None:

@@ -11,6 +11,11 @@ from distlth.methods.base import Measurement, Source
 from distlth.methods.channels import Channels
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from distlth.prune.mask import Mask
     from distlth.ticket import Structured
 
 
@@ -23,6 +28,12 @@ class Refill(Channels):
         description="the best channels: by number (`remain`) or L1 norm (`magnitude`) of kept weights; on "
         "calibration images by the feature map's `l1` or `l2` norm or |activation x gradient| (`saliency`)",
     )
+    coupling: Literal["none", "stream"] = Field(
+        "none",
+        description="`stream`: all layers that add into one residual stream keep the same channels, best by "
+        "the sum of their scores, so that the stream gets narrower; costs magnitude "
+        "([more](slim.md#coupling))",
+    )
 
     @model_validator(mode="after")
     def _criterion_fits_source(self) -> Self:
@@ -30,6 +41,15 @@ class Refill(Channels):
             raise ValueError(
                 f"criterion: {self.criterion} is measured on a trained network, and source: {self.source} "
                 "prunes the untrained one; use remain or magnitude"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _coupling_fits_budget(self) -> Self:
+        if self.coupling == "stream" and self.budget != "weights":
+            raise ValueError(
+                f"coupling: stream counts the layers of a stream as one, whose cost budget: {self.budget} "
+                "does not know; use budget: weights"
             )
         return self
 
@@ -44,6 +64,11 @@ class Refill(Channels):
         """Whether channels are scored by their feature maps."""
         return self.criterion not in ("remain", "magnitude")
 
+    @property
+    def needs_streams(self) -> bool:
+        """Whether layers that write to one residual stream are coupled."""
+        return self.coupling == "stream"
+
     def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return what the source needs, and the channel scores of criteria that look at feature maps."""
         if not self.looks_at_maps:
@@ -54,11 +79,31 @@ class Refill(Channels):
 
     def make(self, source: Source) -> Structured:
         """Return the refilled mask."""
-        from distlth.prune.refill import best_channels, channel_scores
+        from distlth.prune.refill import kept_magnitude
         from distlth.ticket import Structured
 
-        mask, trained = self.source_mask(source), source.trained
-        measured = trained.measured.get(self.criterion)
-        scores = channel_scores(self.criterion, mask, trained.weights, measured)
-        choose = partial(best_channels, mask, trained.weights, scores)
-        return Structured(self.fill(source, mask, choose))
+        mask, weights = self.source_mask(source), source.trained.weights
+        alone = self._refilled(source, mask)
+        if self.coupling == "none":
+            return Structured(alone)
+        coupled = self._refilled(source, mask, source.streams)
+        shares = [kept_magnitude(made, mask, weights) for made in (coupled, alone)]
+        message = (
+            f"{len(source.streams)} streams keep {shares[0]:.1%} of the magnitude; uncoupled {shares[1]:.1%}"
+        )
+        return Structured(coupled, costs={"coupled": message})
+
+    def _refilled(self, source: Source, mask: Mask, streams: Sequence[Mapping[str, Tensor]] = ()) -> Mask:
+        """Return the channels of the unstructured `mask`; layers of a stream count as one layer."""
+        from distlth.prune.coupling import coupled, coupled_mask, coupled_scores, uncoupled_mask
+        from distlth.prune.refill import best_channels, channel_scores
+
+        weights: Mapping[str, Tensor] = {name: source.trained.weights[name].detach() for name in mask}
+        measured = source.trained.measured.get(self.criterion)
+        whole = mask
+        if streams:
+            mask, weights = coupled_mask(whole, streams), coupled(weights, streams)
+            measured = measured and coupled_scores({name: measured[name] for name in whole}, streams)
+        scores = channel_scores(self.criterion, mask, weights, measured)
+        made = self.fill(source, mask, partial(best_channels, mask, weights, scores))
+        return uncoupled_mask(made, whole, streams) if streams else made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distlth.prune.channel_counts import channel_counts
+from distlth.prune.coupling import Stream, coupled, coupled_mask, coupled_scores, uncoupled_mask
 from distlth.prune.mask import Mask, check_weights
 
 CRITERIA = ("remain", "magnitude", "l1", "l2", "saliency")
@@ -52,14 +53,28 @@ def refill(
     multiple: int = 1,
     total: int | None = None,
     activations: Mapping[str, Tensor] | None = None,
+    streams: Sequence[Stream] = (),
 ) -> Mask:
     """Return the mask with as many fully dense output channels in each layer as `channel_counts` says.
 
     `count`, `extra`, `multiple` and `total` are its options. The other channels are empty. Channels are taken
-    best score first (see `channel_scores` and `best_channels`). `weights` are the trained ones.
+    best score first (see `channel_scores` and `best_channels`). `weights` are the trained ones. The layers of
+    a stream keep the channels at the same places, by the sum of their scores: they count as one layer.
 
     Raises ValueError as `channel_scores` and `channel_counts` do.
     """
+    if streams:
+        joint = refill(
+            coupled_mask(mask, streams),
+            coupled({name: weights[name].detach() for name in mask}, streams),
+            criterion=criterion,
+            count=count,
+            extra=extra,
+            multiple=multiple,
+            total=total,
+            activations=activations and coupled_scores({n: activations[n] for n in mask}, streams),
+        )
+        return uncoupled_mask(joint, mask, streams)
     scores = channel_scores(criterion, mask, weights, activations)
     kept_weights = {name: mask.kept_in(name) for name in mask}
     counts = channel_counts(
@@ -81,6 +96,16 @@ def best_channels(
         magnitudes = _channel_magnitudes(kept, weights[name])
         refilled[name] = _dense_channels(kept.shape, _best(scores[name].numpy(), magnitudes, counts[name]))
     return Mask(refilled)
+
+
+def kept_magnitude(mask: Mask, before: Mask, weights: Mapping[str, Tensor]) -> float:
+    """Return how much of the magnitude that `before` keeps a mask keeps, a fraction."""
+    total = left = 0.0
+    for name, kept in before.items():
+        magnitude = weights[name].detach().abs().double() * kept
+        total += float(magnitude.sum())
+        left += float((magnitude * mask[name]).sum())
+    return left / total if total else 0.0
 
 
 def _channel_magnitudes(kept: Tensor, weight: Tensor) -> npt.NDArray[np.float64]:

@@ -217,3 +217,34 @@ def _spread(densities: Sequence[float]) -> list[float]:
         ):
             chosen.append(density)
     return chosen
+
+
+def roofline_figure(layers: Sequence[tuple[str, float, float]], peak: float, bandwidth: float) -> Figure:
+    """Draw layers below the roof that a machine has for them, on logarithmic axes.
+
+    Each layer has the name of its network, operations a byte, and 10^9 operations a second; `peak` is in the
+    latter's unit, `bandwidth` in 10^9 bytes a second.
+    """
+    figure, axes = _figure(6.4, 3.9)
+    ends = [
+        min(place for _, place, _ in layers) / 2,
+        peak / bandwidth,
+        max(place for _, place, _ in layers) * 2,
+    ]
+    axes.plot(
+        sorted(ends),
+        [min(peak, bandwidth * end) for end in sorted(ends)],
+        color=MUTED,
+        linewidth=1.5,
+        label="roof",
+    )
+    networks = list(dict.fromkeys(name for name, _, _ in layers))
+    for name, colour, marker in _styles(networks):
+        places, rates = zip(*(rest for other, *rest in layers if other == name), strict=True)
+        axes.scatter(places, rates, label=name, color=colour, marker=marker, s=18, zorder=3)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("operations a byte")
+    axes.set_ylabel("GFLOP/s")
+    axes.legend(frameon=False, loc="lower right")
+    return figure

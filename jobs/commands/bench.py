@@ -8,6 +8,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distlth.errors import UserError
@@ -28,7 +29,7 @@ class Bench:
 
     def run(self, *, quick: bool, **options: Any) -> Rows:
         """Measure, and return the rows: dataclasses of one type."""
-        rows: Rows = import_module(self.module).bench(**(self.quick if quick else {}), **options)
+        rows: Rows = import_module(self.module).bench(**{**(self.quick if quick else {}), **options})
         return rows
 
 
@@ -58,6 +59,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("run", type=path_given, nargs="?", metavar="RUN", help="of `infer`: a run directory")
     parser.add_argument("ticket", nargs="?", metavar="TICKET", help="and a ticket of it, such as 03/refill")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    _add_inference(parser)
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, its figures mean little"
     )
@@ -67,7 +69,9 @@ def add(commands: Commands) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from distlth.report.console import show
 
-    rows = BENCHES[options.name].run(quick=options.quick, **_of_ticket(options))
+    rows = BENCHES[options.name].run(quick=options.quick, **_of_ticket(options), **_of_inference(options))
+    if options.picture:
+        _draw(rows, options.picture)
     machine = _machine()
     if options.json:
         document = {"bench": options.name, "machine": machine, "rows": [asdict(row) for row in rows]}
@@ -87,6 +91,63 @@ def _of_ticket(options: argparse.Namespace) -> dict[str, Any]:
     from distlth.run.paths import RunPaths
 
     return {"run": RunPaths(find_run(options.run)), "ticket": options.ticket}
+
+
+def _add_inference(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `infer`."""
+    only = parser.add_argument_group("infer")
+    only.add_argument("--batch", type=_numbers, metavar="N,N", help="images at a time; default: 1,8")
+    only.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu")
+    only.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
+    only.add_argument(
+        "--runtimes",
+        metavar="A,B",
+        help="of eager, compile, onnx, openvino, distlth; default: all but compile",
+    )
+    only.add_argument("--layers", action="store_true", help="each layer by itself")
+    only.add_argument("--picture", type=path_given, metavar="FILE.png", help="draw these below their roof")
+    only.add_argument("--paper", action="store_true", help="the convolutions alone, as the paper measures")
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return positive whole numbers: a type for argparse."""
+    found = tuple(int(word) for word in text.split(","))
+    if min(found) < 1:
+        raise ValueError
+    return found
+
+
+def _of_inference(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `infer` that are given."""
+    given = {
+        "batches": options.batch,
+        "device": options.device,
+        "threads": options.threads,
+        "runtimes": options.runtimes and tuple(options.runtimes.split(",")),
+        "layers": options.layers or None,
+        "paper": options.paper or None,
+    }
+    found = {key: value for key, value in given.items() if value is not None}
+    if options.name != "infer" and (found or options.picture):
+        raise UserError("--batch, --device, --threads, --runtimes, --layers, --picture, --paper are of infer")
+    if options.layers and options.paper:
+        raise UserError("--layers and --paper are two measures; give one of them")
+    if options.picture and not options.layers:
+        raise UserError("--picture draws what --layers measures; give both")
+    if options.threads is not None and options.threads < 1:
+        raise UserError(f"--threads {options.threads}: expected at least 1")
+    return found
+
+
+def _draw(rows: Rows, path: Path) -> None:
+    from distlth.files import replacing
+    from distlth.report.pictures import png, roofline_figure
+
+    first = rows[0]
+    layers = [(row.network, row.flop_per_byte, row.gflop_per_second) for row in rows]
+    peak, bandwidth = first.machine_gflop_per_second, first.machine_gigabyte_per_second
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(roofline_figure(layers, peak, bandwidth)))
 
 
 def _machine() -> dict[str, Any]:

@@ -32,6 +32,7 @@ REFILLS = st.fixed_dictionaries(
         "count": st.sampled_from(["ceil", "exact"]),
         "extra": st.floats(0, 1),
         "multiple": st.integers(1, 20),
+        "coupling": st.sampled_from(["none", "stream"]),
         "bn": st.sampled_from(["mask", "keep"]),
         "source": SOURCES,
     },

@@ -149,6 +149,22 @@ def test_a_ticket_without_removed_channels_is_written_with_its_zeros(
     assert all(torch.equal(tensor, trained[name]) for name, tensor in written.items())
 
 
+def test_every_ticket_is_an_onnx_model_of_standard_operators(
+    run: RunPaths, files: dict[str, Path], tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    regrouped = tmp_path / "regroup.onnx"
+    assert export(run, "--format", "onnx", "--out", str(regrouped), ticket="02/regroup") == 0
+    for path, form in ((regrouped, "masked"), (files["onnx"], "slim")):
+        model = onnx.load(str(path))
+        assert {node.domain for node in model.graph.node} <= {"", "ai.onnx"}
+        assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param
+        (about,) = (json.loads(each.value) for each in model.metadata_props if each.key == "distlth")
+        assert about["execution"]["form"] == form
+
+
 def test_mistakes_are_one_line_each(
     run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,3 +221,35 @@ def runs_as_shown(word: str) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(code, names)
     return names
+
+
+def test_a_ticket_is_timed_whole_and_layer_by_layer(
+    run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(*more: str) -> list[dict[str, Any]]:
+        assert main(["bench", "infer", str(run.root), TICKET, "--quick", "--json", *more]) == 0
+        rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["rows"]
+        return rows
+
+    dense, masked, slimmed = measured("--threads", "1", "--batch", "2")
+    assert [row["network"] for row in (dense, masked, slimmed)] == ["dense", "masked", "slim"]
+    assert (dense["batch"], len(dense["cores"]), dense["saved_of_fastest"]) == (2, 1, 0)
+    assert slimmed["parameters"] < masked["parameters"]
+    assert slimmed["file_bytes"] < masked["file_bytes"]
+    assert 0 < slimmed["macs_saved"] < 1
+    layers = measured("--layers", "--picture", str(picture := tmp_path / "roof.png"))
+    assert picture.stat().st_size > 1000
+    assert {row["layer"] for row in layers} >= {"conv1", "layer1.0.conv1"}
+    for name, macs in (("dense", dense["macs"]), ("slim", slimmed["macs"])):
+        flop = sum(row["gflop"] for row in layers if row["network"] == name) * 1e9
+        assert flop == pytest.approx(2 * macs, rel=0.01)
+    dense, slimmed = measured("--paper")
+    assert 0 < slimmed["gflop_saved"] < 1
+    for arguments, expected in (
+        (["infer", "--layers", "--paper"], "--layers and --paper are two measures"),
+        (["infer", "--picture", "x.png"], "--picture draws what --layers measures"),
+        (["infer", "--runtimes", "eager,none"], "--runtimes none: unknown; known: eager, compile, onnx"),
+        (["step", "--batch", "1"], "are of infer"),
+    ):
+        assert main(["bench", *arguments, "--quick"]) == 2
+        assert expected in capsys.readouterr().err

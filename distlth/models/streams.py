@@ -1,0 +1,62 @@
+"""Streams: layers whose output channels are added to each other, channel by channel."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor
+
+from distlth.models.graph import NO_WIRES, ZERO, Graph, Join, Node, Norm, Pointwise
+
+ADDITIONS = {"add"}
+Stream = dict[str, Tensor]
+
+
+def streams(graph: Graph, layers: Collection[str]) -> tuple[Stream, ...]:
+    """Return the residual streams that several of these layers write to, all channels of each.
+
+    A stream has for each of its layers the channel (int64) at each place: channels at one place end in the
+    same sums, behind norms, activations and pooling. Layers that share some places alone, as where a shortcut
+    pads channels, are of different streams.
+    """
+    places = _places(graph)
+    found: dict[tuple[int, ...], Stream] = {}
+    for layer in graph.layers:
+        if layer.name in layers:
+            ordered, order = places[layer.made].sort()
+            if len(ordered.unique()) == layer.count:
+                found.setdefault(tuple(ordered.tolist()), {}).setdefault(layer.name, order)
+    return tuple(stream for stream in found.values() if len(stream) > 1)
+
+
+def _places(graph: Graph) -> Tensor:
+    """Return for each wire the lowest of those that it is added to, directly or on the way."""
+    pairs = [pair for node in graph.nodes for pair in _pairs(node)]
+    made, read = (
+        (torch.cat([NO_WIRES, *side]) for side in zip(*pairs, strict=True)) if pairs else (NO_WIRES,) * 2
+    )
+    both = read > ZERO
+    made, read = made[both], read[both]
+    places = torch.arange(graph.num_wires)
+    while True:
+        lowest = places.scatter_reduce(0, made, places[read], "amin").scatter_reduce(
+            0, read, places[made], "amin"
+        )
+        lowest = lowest[lowest]
+        if torch.equal(lowest, places):
+            return places
+        places = lowest
+
+
+def _pairs(node: Node) -> list[tuple[Tensor, Tensor]]:
+    """Return the wires that a node makes with those that stand for the same channels before it."""
+    made = torch.arange(node.first, node.first + node.count)
+    if isinstance(node, Norm) and len(node.inputs) == node.count:
+        return [(made, node.inputs)]
+    if isinstance(node, Pointwise):
+        operands = node.operands if node.title in ADDITIONS else node.operands[:1]
+        return [(made, wires) for wires in operands]
+    if isinstance(node, Join) and torch.equal(node.owners.sort().values, torch.arange(node.count)):
+        return [(made[node.owners], node.sources)]
+    return []
