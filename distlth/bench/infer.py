@@ -65,12 +65,16 @@ class InferRow:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A masked network to be timed at a resolution on a device; `macs` are those that are not by zeros."""
+    """A masked network to be timed at a resolution on a device; `macs` are those that are not by zeros.
+
+    Its slim form keeps channel counts at multiples of `multiple`.
+    """
 
     masked: nn.Module
     resolution: int
     macs: int
     device: Device
+    multiple: int = 1
 
     @property
     def dense(self) -> nn.Module:
@@ -112,7 +116,7 @@ def bench(
     case = _case(run, ticket, resolution, density, multiple, device)
     with pinned(threads or num_cores()) as cores:
         if layers or paper:
-            slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums).network
+            slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums, case.multiple).network
             forms: dict[str, nn.Module] = {DENSE: case.dense, SLIM: slimmed}
             for form in forms.values():
                 form.to(device)
@@ -142,7 +146,7 @@ def _case(
         source = load_source(run, ticket)
         graph = anatomy(source.model, source.resolution).graph
         left = count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs
-        return Case(source.model, source.resolution, left, device)
+        return Case(source.model, source.resolution, left, device, source.multiple)
     return _resnet50(resolution, density, multiple, device)
 
 
@@ -158,7 +162,7 @@ def _resnet50(resolution: int, density: float, multiple: int, device: Device) ->
             model.get_parameter(f"{name}.weight").copy_(weight)
     ticket = Ticket(mask, {}, remove_channels=True)
     Masking(model, parameter_masks(ticket, body, dict(model.named_parameters())))
-    return Case(model, resolution, count_alive(body.graph, mask.layers).macs, device)
+    return Case(model, resolution, count_alive(body.graph, mask.layers).macs, device, multiple)
 
 
 def _networks(case: Case, names: Sequence[str]) -> dict[Key, nn.Module]:
@@ -166,7 +170,7 @@ def _networks(case: Case, names: Sequence[str]) -> dict[Key, nn.Module]:
     dense = case.dense
     found: dict[Key, nn.Module] = {}
     for name in names:
-        slimmed = slim(case.masked, case.resolution, RUNTIMES[name].sums).network
+        slimmed = slim(case.masked, case.resolution, RUNTIMES[name].sums, case.multiple).network
         forms = {DENSE: dense, MASKED: case.masked, SLIM: slimmed, GROUPED: case.masked}
         found |= {(network, name): forms[network] for network in RUNTIMES[name].networks}
     return found

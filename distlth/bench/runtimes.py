@@ -45,15 +45,7 @@ class Runtime:
 
     def is_there(self, device: Device) -> bool:
         """Return whether it can be timed on this machine."""
-        return device in self.devices and all(_importable(name) for name in self.needs)
-
-
-def _importable(name: str) -> bool:
-    """Return whether there is such a module; `module:name` asks for something in it, too."""
-    module, _, attribute = name.partition(":")
-    if find_spec(module) is None:
-        return False
-    return not attribute or hasattr(import_module(module), attribute)
+        return device in self.devices and all(find_spec(name) is not None for name in self.needs)
 
 
 def stored_bytes(network: nn.Module) -> int:
@@ -99,9 +91,14 @@ def _openvino(network: nn.Module, images: Tensor, threads: int) -> Loaded:
 
 
 def _blocks(network: nn.Module, images: Tensor, threads: int) -> Loaded:
-    grouped = import_module("distlth.execute").grouped
-    found = grouped(network, images.shape[-1])
-    return Loaded(_inference(found, images), stored_bytes(network))
+    if images.is_cuda:
+        from distlth.execute.triton import grouped as on_gpu
+
+        return Loaded(_inference(on_gpu(network, images).network, images), stored_bytes(network))
+    from distlth.execute import grouped
+
+    made = grouped(network, images.shape[-1], threads=threads)
+    return Loaded(_inference(made.network, images), stored_bytes(network))
 
 
 RUNTIMES: Mapping[str, Runtime] = {
@@ -109,5 +106,5 @@ RUNTIMES: Mapping[str, Runtime] = {
     "compile": Runtime(_compiled),
     "onnx": Runtime(_onnx, sums=SUMS["onnx"], needs=("onnxruntime", "onnxscript"), devices=("cpu",)),
     "openvino": Runtime(_openvino, needs=("openvino", "onnxscript"), devices=("cpu",)),
-    "distlth": Runtime(_blocks, (GROUPED,), needs=("distlth.execute:grouped",)),
+    "distlth": Runtime(_blocks, (GROUPED,)),
 }

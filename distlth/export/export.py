@@ -74,7 +74,7 @@ def export(
     source = load_source(run, ticket)
     path = out or Path(f"{source.record.config.name}-{path_component(ticket)}{SUFFIXES[format]}")
     _check_free(path, overwrite)
-    slimmed = slim(source.model, source.resolution, SUMS[format])
+    slimmed = slim(source.model, source.resolution, SUMS[format], source.multiple)
     difference = largest_difference(source.model, slimmed.network, source.resolution)
     allowed = _allowed(source, difference, TOLERANCE)
     _check(difference, allowed, "the slim network's logits")

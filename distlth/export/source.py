@@ -11,6 +11,7 @@ from distlth.data.dataset import Dataset
 from distlth.data.load.loader import eval_ratio
 from distlth.errors import RunError, UserError
 from distlth.files import await_file, load_tensors
+from distlth.methods.channels import Channels
 from distlth.models import build
 from distlth.plan import Job, plan
 from distlth.prune.mask import Mask
@@ -35,6 +36,11 @@ class Source:
     def resolution(self) -> int:
         """The side of the images that it was trained on, in pixels."""
         return self.record.config.data.resolution
+
+    @property
+    def multiple(self) -> int:
+        """What the channel counts of its layers are multiples of, as its branch asked for."""
+        return self.job.structure.multiple if isinstance(self.job.structure, Channels) else 1
 
     @property
     def stored_bytes(self) -> int:

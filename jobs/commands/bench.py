@@ -6,16 +6,13 @@ import argparse
 import json
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distlth.errors import UserError
 from jobs.arguments import Commands, find_run, path_given
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 Rows = Sequence[Any]
 
@@ -67,7 +64,7 @@ def add(commands: Commands) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from distlth.report.console import show
+    from distlth.report.console import measured_table, show
 
     rows = BENCHES[options.name].run(quick=options.quick, **_of_ticket(options), **_of_inference(options))
     if options.picture:
@@ -77,7 +74,7 @@ def _bench(options: argparse.Namespace) -> int:
         document = {"bench": options.name, "machine": machine, "rows": [asdict(row) for row in rows]}
         print(json.dumps(document, indent=1))
     else:
-        show(_table(options.name, rows))
+        show(measured_table(options.name, rows))
         show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     return 0
 
@@ -164,22 +161,3 @@ def _machine() -> dict[str, Any]:
         "python": platform.python_version(),
         **library_versions(),
     }
-
-
-def _table(title: str, rows: Rows) -> Table:
-    from rich.table import Table
-
-    table = Table(title=title, box=None, title_justify="left")
-    for column in fields(rows[0]):
-        table.add_column(column.name.replace("_", " "))
-    for row in rows:
-        table.add_row(*(_cell(getattr(row, column.name)) for column in fields(row)))
-    return table
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:,.0f}"
-    if isinstance(value, tuple | list):
-        return " ".join(map(_cell, value))
-    return "" if value is None else str(value)

@@ -22,6 +22,7 @@ from distlth.report.console import (
     RunView,
     describe,
     layers_table,
+    measured_table,
     plan_table,
     points_table,
     results_table,
@@ -234,3 +235,33 @@ class TestOutputThatFails:
         )
         with open(FULL, "w") as full:
             assert self.run(code, stdout=full, stderr=full).returncode == 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """A row of a benchmark."""
+
+    network: str
+    batch: int
+    milliseconds: float
+    quartiles: tuple[float, float]
+    macs: int
+    file_bytes: int
+    macs_saved: float
+    saved_of_eager: float | None
+
+
+def test_a_benchmarks_columns_have_their_units() -> None:
+    rows = [
+        Measured("dense", 8, 12.5, (12.0, 13.25), 4_100_000, 2**20, 0.0, None),
+        Measured("slim", 8, 1250.0, (1.0, 2.0), 100, 3 * 2**30, 0.5, -0.25),
+    ]
+    table = cells(measured_table("infer", rows))
+    assert table[:2] == [
+        ["infer, batch 8"],
+        ["network", "ms", "quartiles", "MACs", "file", "MACs saved", "of eager"],
+    ]
+    assert table[3:] == [
+        ["dense", "12.500", "12.000–13.250", "4.10 M", "1 MiB", "0.0%"],
+        ["slim", "1,250", "1.000–2.000", "0.00 M", "3.0 GiB", "50.0%", "-25.0%"],
+    ]

@@ -4,6 +4,7 @@ from distlth.report.console.comparison import comparison_view
 from distlth.report.console.events import describe, describe_line
 from distlth.report.console.exported import exported_view
 from distlth.report.console.live import RunView
+from distlth.report.console.measured import measured_table
 from distlth.report.console.overview import overview_table, watch_rows
 from distlth.report.console.plan import forecast_table, layers_table, plan_table, recipes_table
 from distlth.report.console.predictions import predictions_table
@@ -20,6 +21,7 @@ __all__ = [
     "exported_view",
     "forecast_table",
     "layers_table",
+    "measured_table",
     "output_console",
     "overview_table",
     "plan_table",
