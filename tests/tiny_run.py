@@ -17,11 +17,12 @@ from distlth.run.submission import Submission
 
 NOW = 1_000_000.0
 SEED = re.compile(r"^seed[0-9]+/")
+TRAIN = {"epochs": 4, "batch_size": 8, "lr": 0.1}
 MINIMAL = {
     "name": "a",
     "data": {"path": "data"},
     "model": {"name": "resnet20"},
-    "train": {"epochs": 4, "batch_size": 8, "lr": 0.1},
+    "train": TRAIN,
     "prune": {"rounds": 2, "branches": [{"method": "refill"}, {"method": "regroup"}]},
 }
 

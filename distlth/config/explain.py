@@ -13,6 +13,13 @@ from pydantic_core import ErrorDetails
 
 from distlth.methods import METHODS
 
+# What pydantic calls by the names of Python's types, as YAML's.
+EXPECTED = {
+    "tuple_type": "expected a list, such as [a, b]",
+    "model_type": "expected a section of keys, such as {key: value}",
+    "dict_type": "expected a mapping, such as {key: value}",
+}
+
 
 def explain(problem: ErrorDetails, root: type[BaseModel]) -> str:
     """Return one line for a validation error of pydantic's; `root` is the model that was validated."""
@@ -23,7 +30,7 @@ def explain(problem: ErrorDetails, root: type[BaseModel]) -> str:
         return f"{key}: missing; this key is required"
     if problem["type"] in ("union_tag_invalid", "union_tag_not_found"):
         return f"{key}.method: {_given_method(problem['input'])}; allowed: {', '.join(METHODS)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = EXPECTED.get(problem["type"], problem["msg"]).removeprefix("Value error, ")
     message = message[0].lower() + message[1:]
     if problem["type"] == "value_error":
         return f"{key}: {message}" if key else message

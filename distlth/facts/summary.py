@@ -66,7 +66,7 @@ def read_summaries(runs: Sequence[RunPaths]) -> RunSummary:
     if len(runs) == 1:
         return read_summary(runs[0])
     check_one_experiment(runs)
-    found = {run.root.name: read_summary(run) for run in runs}
+    found = {name: read_summary(run) for name, run in zip(_names(runs), runs, strict=True)}
     return RunSummary(
         name=" + ".join(found),
         results=join_results({name: each.results for name, each in found.items()}),
@@ -77,6 +77,20 @@ def read_summaries(runs: Sequence[RunPaths]) -> RunSummary:
         layers=next(iter(found.values())).layers,
         details=tuple(details for each in found.values() for details in each.details),
     )
+
+
+def _names(runs: Sequence[RunPaths]) -> list[str]:
+    """Return the names of the runs' folders, or their paths where two folders are called the same.
+
+    Raises:
+        RunError: a run is given twice.
+    """
+    paths = [run.root.resolve() for run in runs]
+    for path in paths:
+        if paths.count(path) > 1:
+            raise RunError(f"{path}: given twice; expected runs with different seeds")
+    names = [path.name for path in paths]
+    return names if len({*names}) == len(names) else [str(run.root) for run in runs]
 
 
 def _read_ungrouped(run: RunPaths, structured: Sequence[Job]) -> Mapping[str, Mapping[str, str]]:

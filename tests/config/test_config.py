@@ -139,6 +139,8 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "words"),
     [
+        ("seeds=1", ["seeds: expected a list, such as [a, b], got 1"]),
+        ("train.profile=true", ["train.profile: expected a section of keys"]),
         ("train.epoch=3", ["train.epoch: unknown key", "did you mean train.epochs?"]),
         ("trian.epochs=3", ["trian: unknown key", "did you mean train?"]),
         ("epochs=3", ["epochs: unknown key", "did you mean train.epochs?"]),

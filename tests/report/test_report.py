@@ -1,6 +1,7 @@
 """TensorBoard files read back, and the files of a report."""
 
 import itertools
+import re
 import time
 from pathlib import Path
 
@@ -13,19 +14,22 @@ from tensorboard.backend.event_processing.event_accumulator import (  # type: ig
 )
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # type: ignore[import-untyped]
 
+from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.facts.rows import derive_results
+from distlth.files import write_text
 from distlth.plan import plan
 from distlth.prune.mask import Mask
 from distlth.report.board import TOP1_CURVE, RunBoard
 from distlth.report.pictures import accuracy_figure
-from distlth.report.summary import write_report
+from distlth.report.summary import write_joint_report, write_report
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
+from distlth.run.store import RunRecord
 from distlth.run.tickets import save_structured
 from distlth.ticket import Structured
-from tests.tiny_run import make_config, make_result, new_run
+from tests.tiny_run import MINIMAL, NOW, TRAIN, make_config, make_result, new_run
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
@@ -162,6 +166,47 @@ def test_accuracy_figure_has_a_curve_for_each_method(config: RunConfig) -> None:
     assert np.allclose(curves["imp"].get_xydata(), [(100, 90), (80, 89)])
     left, right = axes.get_xlim()
     assert left > right
+
+
+def finished(root: Path, seed: int, top1: float) -> RunPaths:
+    """A run of a seed whose dense network and first ticket are done."""
+    paths = RunPaths(root)
+    config = parse_config({**MINIMAL, "name": root.name, "seed": seed}, "test")
+    write_text(paths.job_file, RunRecord(config, {}, {}, NOW).to_yaml())
+    for job, accuracy in (("00", top1), ("01", top1 + 0.01)):
+        save_structured(paths.job(job), Structured(Mask.dense({"conv1": (4, 2, 3, 3)})))
+        make_result(job, density=0.8 ** int(job), top1=accuracy).save(paths.job(job))
+    return paths
+
+
+def test_runs_of_one_experiment_are_reported_together(tmp_path: Path) -> None:
+    runs = [finished(tmp_path / str(seed) / "run", seed, 0.90 + seed / 100) for seed in range(3)]
+    written = write_joint_report(runs, tmp_path / "joint")
+    page = written[0].read_text()
+    assert "Over 3 seeds winning tickets were found by imp." in page
+    assert 'data-method="imp"' in page
+    assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == []  # it needs no network
+    header, *lines = (tmp_path / "joint" / "points.csv").read_text().splitlines()
+    assert header.split(",")[:4] == ["method", "round", "is_trunk", "density"]
+    dense, ticket = (dict(zip(header.split(","), line.split(","), strict=True)) for line in lines)
+    assert float(dense["top1_mean"]) == pytest.approx(0.91)
+    assert float(ticket["top1_std"]) == pytest.approx(0.01)
+    assert (ticket["seeds"], ticket["wins"]) == ("3", "True")
+    rows = (tmp_path / "joint" / "results.csv").read_text().splitlines()
+    assert [row.split(",")[1] for row in rows[1:]] == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:
+    first, again = finished(tmp_path / "a", 0, 0.9), finished(tmp_path / "b", 0, 0.9)
+    with pytest.raises(RunError, match="a: given twice"):
+        write_joint_report([first, RunPaths(tmp_path / "b" / ".." / "a")], tmp_path / "out")
+    with pytest.raises(RunError, match="a and b both have seed 0"):
+        write_joint_report([first, again], tmp_path / "out")
+    other = parse_config({**MINIMAL, "name": "b", "seed": 1, "train": {**TRAIN, "lr": 0.7}}, "test")
+    write_text(again.job_file, RunRecord(other, {}, {}, NOW).to_yaml())
+    with pytest.raises(RunError, match=r"not one experiment with different seeds: train\.lr: 0\.1 -> 0\.7"):
+        write_joint_report([first, again], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_report_is_written(run: RunPaths) -> None:
