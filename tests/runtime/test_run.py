@@ -94,13 +94,14 @@ class TestUndisturbed:
             "time",
             "refill+",
             "regroup",
-            str(paths.root),
+            "alive",
+            "MACs",
+            str(paths.report.page),
         ):
             assert word in printed
         assert {file.name for file in paths.report.root.iterdir()} == {
-            "accuracy.png",
-            "masks.png",
-            "results.md",
+            *("report.html", "results.md", "results.csv", "points.csv"),
+            *("accuracy.png", "accuracy-alive.png", "accuracy-macs.png", "masks.png"),
         }
 
     def test_status_reads_the_directory_alone(self, undisturbed: tuple[RunPaths, str]) -> None:
