@@ -95,15 +95,12 @@ class Refill(Channels):
 
     def _refilled(self, source: Source, mask: Mask, streams: Sequence[Mapping[str, Tensor]] = ()) -> Mask:
         """Return the channels of the unstructured `mask`; layers of a stream count as one layer."""
-        from distlth.prune.coupling import coupled, coupled_mask, coupled_scores, uncoupled_mask
+        from distlth.prune.coupling import fill_coupled
         from distlth.prune.refill import best_channels, channel_scores
 
-        weights: Mapping[str, Tensor] = {name: source.trained.weights[name].detach() for name in mask}
-        measured = source.trained.measured.get(self.criterion)
-        whole = mask
-        if streams:
-            mask, weights = coupled_mask(whole, streams), coupled(weights, streams)
-            measured = measured and coupled_scores({name: measured[name] for name in whole}, streams)
-        scores = channel_scores(self.criterion, mask, weights, measured)
-        made = self.fill(source, mask, partial(best_channels, mask, weights, scores))
-        return uncoupled_mask(made, whole, streams) if streams else made
+        def fill(mask: Mask, weights: Mapping[str, Tensor], measured: Mapping[str, Tensor] | None) -> Mask:
+            scores = channel_scores(self.criterion, mask, weights, measured)
+            return self.fill(source, mask, partial(best_channels, mask, weights, scores))
+
+        trained = source.trained
+        return fill_coupled(fill, mask, trained.weights, trained.measured.get(self.criterion), streams)

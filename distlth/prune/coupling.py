@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -11,6 +11,27 @@ from distlth.prune.mask import Mask
 
 # For each layer of a stream the channel (int64) at each place; channels at one place go together.
 Stream = Mapping[str, Tensor]
+
+# From a mask, the weights and what was measured of each layer's channels to a mask of whole channels.
+Fill = Callable[[Mask, Mapping[str, Tensor], Mapping[str, Tensor] | None], Mask]
+
+
+def fill_coupled(
+    fill: Fill,
+    mask: Mask,
+    weights: Mapping[str, Tensor],
+    measured: Mapping[str, Tensor] | None,
+    streams: Sequence[Stream],
+) -> Mask:
+    """Return the mask that `fill` makes where the layers of each stream count as one."""
+    if not streams:
+        return fill(mask, weights, measured)
+    joint = fill(
+        coupled_mask(mask, streams),
+        coupled({name: weights[name].detach() for name in mask}, streams),
+        measured and coupled_scores({name: measured[name] for name in mask}, streams),
+    )
+    return uncoupled_mask(joint, mask, streams)
 
 
 def coupled_mask(mask: Mask, streams: Sequence[Stream]) -> Mask:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distlth.prune.channel_counts import channel_counts
-from distlth.prune.coupling import Stream, coupled, coupled_mask, coupled_scores, uncoupled_mask
+from distlth.prune.coupling import Stream, fill_coupled
 from distlth.prune.mask import Mask, check_weights
 
 CRITERIA = ("remain", "magnitude", "l1", "l2", "saliency")
@@ -63,24 +63,16 @@ def refill(
 
     Raises ValueError as `channel_scores` and `channel_counts` do.
     """
-    if streams:
-        joint = refill(
-            coupled_mask(mask, streams),
-            coupled({name: weights[name].detach() for name in mask}, streams),
-            criterion=criterion,
-            count=count,
-            extra=extra,
-            multiple=multiple,
-            total=total,
-            activations=activations and coupled_scores({n: activations[n] for n in mask}, streams),
+
+    def fill(mask: Mask, weights: Mapping[str, Tensor], activations: Mapping[str, Tensor] | None) -> Mask:
+        scores = channel_scores(criterion, mask, weights, activations)
+        kept_weights = {name: mask.kept_in(name) for name in mask}
+        counts = channel_counts(
+            kept_weights, mask.shapes, count=count, extra=extra, multiple=multiple, total=total
         )
-        return uncoupled_mask(joint, mask, streams)
-    scores = channel_scores(criterion, mask, weights, activations)
-    kept_weights = {name: mask.kept_in(name) for name in mask}
-    counts = channel_counts(
-        kept_weights, mask.shapes, count=count, extra=extra, multiple=multiple, total=total
-    )
-    return best_channels(mask, weights, scores, counts)
+        return best_channels(mask, weights, scores, counts)
+
+    return fill_coupled(fill, mask, weights, activations, streams)
 
 
 def best_channels(
