@@ -6,7 +6,6 @@ Four processes are a world of four ranks, then three of them one of three. Each 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import sys
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -35,6 +34,7 @@ from distlth.train.step import StepState, train_step
 from distlth.train.trainer import train_job
 from distlth.train.warm import WarmRank
 from distlth.train.world import World
+from tests.forked import run_ranks
 from tests.small_job import dense_ticket, ignore
 
 WORLDS = (4, 3)
@@ -161,13 +161,7 @@ def rank_of_each(place: Place, rank: int) -> None:
 def main(folder: str, job_file: str, data: str) -> int:
     """Run all ranks to their end; return the highest exit code."""
     place = Place(Path(folder), Path(job_file), Path(data))
-    fork = multiprocessing.get_context("fork")  # what takes seconds to import is imported once
-    ranks = [fork.Process(target=rank_of_each, args=(place, rank)) for rank in range(max(WORLDS))]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in ranks)
+    return run_ranks(rank_of_each, max(WORLDS), place)
 
 
 if __name__ == "__main__":

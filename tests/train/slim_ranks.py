@@ -5,7 +5,6 @@ The arguments are a folder for their runs, a job file and a data set.
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 from contextlib import closing
 from functools import partial
@@ -25,6 +24,7 @@ from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.trainer import train_job
 from distlth.train.warm import WarmRank
 from distlth.train.world import World
+from tests.forked import run_ranks
 from tests.small_job import ignore
 from tests.train.many_ranks import JOB, PATIENCE
 from tests.train.test_slim_training import refilled
@@ -65,14 +65,7 @@ def rank_of(folder: Path, job_file: Path, data: Dataset, rank: int) -> None:
 
 def main(folder: str, job_file: str, data: str) -> int:
     """Run both ranks to their end; return the highest exit code."""
-    fork = multiprocessing.get_context("fork")
-    arguments = Path(folder), Path(job_file), Dataset.load(data)
-    ranks = [fork.Process(target=rank_of, args=(*arguments, rank)) for rank in range(SIZE)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in ranks)
+    return run_ranks(rank_of, SIZE, Path(folder), Path(job_file), Dataset.load(data))
 
 
 if __name__ == "__main__":
