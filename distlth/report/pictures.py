@@ -125,7 +125,7 @@ def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> F
         seen.add(method)
         shared = {"color": styles[method], "linewidth": 1.1, "alpha": 0.8, "gid": f"curve {method}"}
         losses.plot([e.epoch + 1 for e in epochs], [e.loss for e in epochs], label=label, **shared)
-        scored = [(e.epoch + 1, 100 * e.top1) for e in epochs if e.top1 is not None]
+        scored = [(e.epoch + 1, 100 * e.val_top1) for e in epochs if e.val_top1 is not None]
         scores.plot([epoch for epoch, _ in scored], [top1 for _, top1 in scored], **shared)
     for axes, what in ((losses, "training loss"), (scores, "validation top-1")):
         _plain(axes)

@@ -68,7 +68,7 @@ def train_points(board: JobBoard, steps: range, loss: float) -> None:
 def test_job_curves_are_read_back(run: RunPaths) -> None:
     board = JobBoard(run, "03/refill", first_step=0)
     board.train(10, loss=2.0, lr=0.5, images_per_second=123.0, data_wait=0.25, density=0.125)
-    board.evaluation(12, loss=1.5, top1=0.75, top5=0.875)
+    board.evaluation("val", 12, loss=1.5, top1=0.75, top5=0.875)
     board.close()
     folder = run.tensorboard / "jobs" / "03-refill"
     expected = {
@@ -77,9 +77,9 @@ def test_job_curves_are_read_back(run: RunPaths) -> None:
         "speed/images_per_second": (10, 123.0),
         "speed/data_wait": (10, 0.25),
         "ticket/density": (10, 0.125),
-        "eval/loss": (12, 1.5),
-        "eval/top1": (12, 0.75),
-        "eval/top5": (12, 0.875),
+        "val/loss": (12, 1.5),
+        "val/top1": (12, 0.75),
+        "val/top5": (12, 0.875),
     }
     assert {tag: points(folder, tag) for tag in expected} == {tag: [point] for tag, point in expected.items()}
 
