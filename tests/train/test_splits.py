@@ -17,10 +17,15 @@ from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.data.load.loader import EvalLoader
 from distlth.data.pack.build import BuildOptions, build
-from distlth.files import load_tensors, tensors_digest
+from distlth.export.source import load_source
+from distlth.files import load_tensors, tensors_digest, write_text
 from distlth.models import build as build_model
+from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
 from distlth.run.results import FORMER_NAMES, JobResult, load_metrics
+from distlth.run.store import RunRecord
+from distlth.run.tickets import save_structured
+from distlth.ticket import Structured
 from distlth.train.checkpoint import newest_state
 from distlth.train.evaluate import Evaluation, evaluate
 from tests.small_job import WORLD, train
@@ -115,6 +120,17 @@ def test_the_best_epoch_on_val_is_kept_through_a_resume(
     assert replace(resumed, **timed) == replace(result, **timed)  # type: ignore[arg-type]
     assert parts.job("00").best.read_bytes() == whole.job("00").best.read_bytes()
     assert tensors_digest(load_tensors(whole.job("00").weights)[0]) == result.weights_digest
+    exported = load_source(as_run(whole, config, parted), "00")
+    assert tensors_digest(exported.model.state_dict()) == result.best_digest
+    said = exported.about()["provenance"]
+    assert (said["split"], said["top1"], said["weights_digest"]) == ("test", result.top1, result.best_digest)
+
+
+def as_run(run: RunPaths, config: RunConfig, data: Dataset) -> RunPaths:
+    """Add what a run has beside its trained jobs: a job file, and the mask of the first."""
+    write_text(run.job_file, RunRecord(config, {}, data.identity, 0.0).to_yaml())
+    save_structured(run.job("00"), Structured(Mask.dense({"conv1": (16, 3, 3, 3)})))
+    return run
 
 
 def test_results_of_earlier_versions_are_of_val(tmp_path: Path) -> None:
