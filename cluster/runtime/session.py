@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
+from cluster.runtime import fork_client, fork_server
 from cluster.runtime.folders import abandoned_folders, owned_folder, ray_folder, short_link
 from cluster.runtime.placement import ranks_per_node, resources
-from cluster.runtime.services import leave_out_unused
+from cluster.runtime.services import leave_out_unused, start_workers_with
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
 
@@ -225,10 +226,14 @@ def start_ray(
 
     Only who has the session's token can reach it. Ray's messages go to `note`.
     """
+    if forks := fork_server.is_wanted(device):
+        fork_server.start(ray_folder(folder))  # it imports while Ray starts
     import ray
 
     take_messages(note)
     leave_out_unused()
+    if forks:
+        start_workers_with(fork_client.__file__)
     cpus, gpus = resources(config, device)
     ray.init(
         address="local",
