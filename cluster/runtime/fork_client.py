@@ -17,6 +17,9 @@ from typing import Any
 SOCKET = "DISTLTH_FORK_SERVER"
 SCRIPTS = "DISTLTH_RAY_SCRIPTS"
 
+# The first sets up what a worker's runtime environment asks for, and runs the second.
+RAY_SCRIPTS = ("setup_worker.py", "default_worker.py")
+
 CONTEXT = "--serialized-runtime-env-context="
 LENGTH_BYTES = 4
 READY, GO = b"r", b"g"
@@ -29,8 +32,8 @@ def main() -> None:
     """Have a worker started with this process's arguments, environment, folder and standard streams."""
     arguments = [word for word in sys.argv[1:] if word != __file__]  # it replaces both of Ray's scripts
     if not (_needs_only_a_fork(arguments) and _was_forked(arguments)):
-        command = [sys.executable, *_scripts(arguments), *arguments]
-        os.execv(command[0], command)
+        scripts = [os.path.join(os.environ[SCRIPTS], name) for name in RAY_SCRIPTS]
+        os.execv(sys.executable, [sys.executable, *scripts, *arguments])
 
 
 def context(arguments: Sequence[str]) -> dict[str, Any]:
@@ -79,13 +82,6 @@ def _request(arguments: list[str]) -> dict[str, Any]:
         "niceness": os.nice(0),
         "oom_score_adj": oom_score_adj,
     }
-
-
-def _scripts(arguments: Sequence[str]) -> list[str]:
-    """Return what Ray runs for a worker; with a runtime environment, a first script sets that up."""
-    is_set_up = any(word.startswith(CONTEXT) for word in arguments)
-    names = [*(["setup_worker.py"] if is_set_up else []), "default_worker.py"]
-    return [os.path.join(os.environ[SCRIPTS], name) for name in names]
 
 
 if __name__ == "__main__":

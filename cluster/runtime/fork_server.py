@@ -3,12 +3,14 @@
 A worker takes seconds of a core to import torch and Ray, and a run has half a dozen of them. This process
 imports both once; `fork_client`, which Ray runs to start a worker, has it fork. It keeps to one thread, opens
 no connection to Ray and draws none of Ray's random numbers, so that a fork differs from a fresh process only
-in what it has imported. CUDA does not survive a fork: workers that may use a GPU start as Ray starts them.
+in what it has imported; where that does not hold, it ends. CUDA does not survive a fork: workers that may use
+a GPU start as Ray starts them.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import importlib
 import importlib.util
@@ -34,12 +36,17 @@ MODULES = ("torch", "torch._dynamo", "distlth.maker", "distlth.train.trainer", "
 # What they, and Ray Train's actors, import on top of that.
 RAY_MODULES = ("cluster.runtime.lane", "cluster.runtime.rank", "cluster.runtime.assignments")
 
+# Keeps libraries from starting threads when they are imported. Ray sets the first for workers that want
+# at most one core; a rank tells torch how many it has.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+
 # Ray reads these once, when it is imported. All workers of a session that run jobs have the same.
 READ_ON_IMPORT = ("RAY_JOB_ID", "RAY_RAYLET_PID")
 
 # Ray writes a worker's title over the arguments of its process, which are those of the process it forks from.
 TITLE_ROOM = "." * 200
 BACKLOG = 128
+PR_SET_PDEATHSIG = 1  # of Linux's prctl
 # A client that was stopped in the middle of its request holds up the others no longer than this.
 PATIENCE_SECONDS = 10.0
 
@@ -54,16 +61,14 @@ def start(
 ) -> subprocess.Popen[bytes]:
     """Start it, with its socket in `folder`, which only this user can enter and whose path is short.
 
-    Sets in this process's environment how `fork_client` finds it. It ends with its session, by whose token
-    it is found.
+    Sets in this process's environment how `fork_client` finds it. It ends with this process.
     """
     ray = importlib.util.find_spec("ray")
     assert ray is not None
     assert ray.origin is not None
-    os.environ[SOCKET] = str(folder / "fork")
+    os.environ[SOCKET] = str(folder / f"fork-{os.getpid()}")
     os.environ[SCRIPTS] = str(Path(ray.origin).parent / "_private" / "workers")
-    # Ray sets this for a worker that asks for no more than a core; a rank tells torch itself how many it has.
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    environment = {**ONE_THREAD, **os.environ}
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(os.environ[SOCKET])
         listener.listen(BACKLOG)  # requests wait until all is imported
@@ -109,6 +114,7 @@ class _Request:
 def main() -> None:
     """Import what workers need, then fork one for each request."""
     number, modules, ray_modules, *_ = sys.argv[1:]
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _import(modules)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers leave no zombies: Ray hears when they end
     with socket.socket(fileno=int(number)) as listener:
@@ -135,10 +141,12 @@ def _serve(listener: socket.socket, ray_modules: str) -> _Request:
 
 
 def _import_with_ray(environment: Mapping[str, str], modules: str) -> None:
-    """Import Ray, with the environment of a worker; end this process where forks would draw the same ids."""
+    """Import Ray, with the environment of a worker; end this process where forks would be no fresh ones."""
     os.environ.update(environment)
     _draw_class_ids_from_the_system()
     _import(modules)
+    if len(os.listdir("/proc/self/task")) > 1:
+        sys.exit("a module has started a thread while it was imported: workers are not forked")
     if not _forks_draw_different_ids():
         sys.exit("Ray has drawn random numbers while it was imported: workers are not forked")
     gc.freeze()  # the collector would write to, and so copy, the pages that forks share

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
+
+from cluster.runtime import fork_client, fork_server
 
 # The autoscaler's monitor (a session's nodes are given) and the dashboard's server, which Ray starts even
 # where none is wanted: each costs most of a second. The log monitor stays: it hands on what raylets say.
@@ -16,6 +19,16 @@ def leave_out_unused() -> None:
 
     for name in UNUSED:
         setattr(Node, name, _nothing)
+
+
+def fork_workers(folder: Path, device: str) -> None:
+    """Have the workers of the raylet that this process starts forked, where they may be.
+
+    The fork server imports while Ray starts; its socket lies in `folder`.
+    """
+    if fork_server.is_wanted(device):
+        fork_server.start(folder)
+        start_workers_with(fork_client.__file__)
 
 
 def start_workers_with(script: str) -> None:

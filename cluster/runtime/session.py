@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import psutil
 
-from cluster.runtime import fork_client, fork_server
 from cluster.runtime.folders import abandoned_folders, owned_folder, ray_folder, short_link
 from cluster.runtime.placement import ranks_per_node, resources
-from cluster.runtime.services import leave_out_unused, start_workers_with
+from cluster.runtime.services import fork_workers, leave_out_unused
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
 
@@ -226,14 +225,11 @@ def start_ray(
 
     Only who has the session's token can reach it. Ray's messages go to `note`.
     """
-    if forks := fork_server.is_wanted(device):
-        fork_server.start(ray_folder(folder))  # it imports while Ray starts
+    fork_workers(ray_folder(folder), device)
     import ray
 
     take_messages(note)
     leave_out_unused()
-    if forks:
-        start_workers_with(fork_client.__file__)
     cpus, gpus = resources(config, device)
     ray.init(
         address="local",
@@ -262,5 +258,5 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
     arguments += [f"--node-ip-address={address}", f"--temp-dir={ray_folder(folder)}", f"--address={head}"]
-    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    return [*ray, *arguments]
+    ray = [sys.executable, "-P", "-m", "cluster.runtime.join", device, str(ray_folder(folder))]
+    return [*ray, "start", "--block", "--disable-usage-stats", *arguments]

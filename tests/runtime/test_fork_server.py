@@ -125,15 +125,48 @@ def test_a_worker_that_nobody_waits_for_ends(server: subprocess.Popen[bytes], tm
     assert (tmp_path / "late").read_text() == ""
 
 
-@pytest.mark.parametrize(
-    ("arguments", "added"), [(["--node-id=x"], None), (["a.py", "--node-id=x", CONTEXT], "by Ray")]
-)
-def test_without_a_fork_server_a_worker_starts_as_ray_starts_it(
-    arguments: list[str], added: str | None, scripts: Path, tmp_path: Path
-) -> None:
-    given = [fork_client.__file__ if word == "a.py" else word for word in arguments]
-    found, environment, *_, drawn, _, _ = start(tmp_path, *given)
-    assert (found[:1], environment.get("ADDED"), drawn) == (["--node-id=x"], added, None)
+def test_without_a_fork_server_a_worker_starts_as_ray_starts_it(scripts: Path, tmp_path: Path) -> None:
+    found, environment, *_, drawn, _, _ = start(tmp_path, fork_client.__file__, "--node-id=x", CONTEXT)
+    assert (found[:1], environment["ADDED"], drawn) == (["--node-id=x"], "by Ray", None)
+
+
+# Workers before and after the end of the fork server, with and without a runtime environment.
+SESSION = """
+import json, os, psutil, time
+from cluster.runtime.session import LOOPBACK, environment, session_folder, start_ray
+from distlth.config.schema import ClusterSection
+
+def server():
+    return next(one for one in psutil.Process().children() if "cluster.runtime.fork_server" in one.cmdline())
+
+with session_folder() as folder:
+    os.environ.update(environment(folder))
+    start_ray(ClusterSection(), "cpu", folder, LOOPBACK, print)
+    import ray
+
+    @ray.remote(num_cpus=0)
+    class Worker:
+        def say(self):
+            with open(f"/proc/{os.getppid()}/cmdline") as parent:
+                return os.environ.get("GIVEN"), "fork_server" in parent.read()
+
+    def ask(**given):
+        worker = Worker.options(runtime_env={"env_vars": given} if given else None).remote()
+        return ray.get(worker.say.remote())
+
+    said = [ask(), ask(GIVEN="1")]
+    server().kill()
+    said += [ask(), ask(GIVEN="2")]
+    print(json.dumps(said))
+    ray.shutdown()
+"""
+
+
+def test_a_session_outlives_its_fork_server() -> None:
+    ended = subprocess.run([sys.executable, "-c", SESSION], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    said = json.loads(ended.stdout.splitlines()[-1])
+    assert said == [[None, True], ["1", True], [None, False], ["2", False]]
 
 
 def test_what_a_fork_would_not_do_right_starts_as_ray_starts_it(
@@ -144,13 +177,21 @@ def test_what_a_fork_would_not_do_right_starts_as_ray_starts_it(
         assert start(tmp_path, *arguments, RAY_JOB_ID=job)[3:5] == [os.getpid(), None]
 
 
-def test_nothing_is_forked_where_forks_would_draw_the_same_ids(
-    scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import ray\nray.ActorClassID.from_random()\n",
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n",
+    ],
+)
+def test_nothing_is_forked_where_forks_would_be_no_fresh_processes(
+    source: str, scripts: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "draws.py").write_text("import ray\nray.ActorClassID.from_random()\n")
+    """They would draw the same ids, or miss a thread and the locks that it holds."""
+    (tmp_path / "spoils.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
     monkeypatch.setenv(fork_client.SOCKET, "")
-    with fork_server.start(tmp_path, ["numpy"], ["draws"]) as process:
+    with fork_server.start(tmp_path, ["numpy"], ["spoils"]) as process:
         monkeypatch.setenv(fork_client.SCRIPTS, str(scripts))
         assert start(tmp_path)[3:5] == [os.getpid(), None]
         assert process.wait(timeout=30) == 1

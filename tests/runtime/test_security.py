@@ -336,12 +336,6 @@ class TestSession:
             assert "let in" not in said[name]
             assert "InvalidAuthToken" in said[name], said[name]
 
-    def test_its_workers_are_forked(self, session: Session) -> None:
-        (server,) = [each for each in session.processes if "cluster.runtime.fork_server" in each.cmdline()]
-        titles = [each.cmdline()[0] for each in session.processes if each.ppid() == server.pid]
-        assert titles
-        assert all(title.startswith("ray::") for title in titles)
-
     def test_it_listens_on_loopback_alone(self, session: Session) -> None:
         listening = {
             (process.name(), connection.laddr.ip)
