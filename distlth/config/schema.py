@@ -161,10 +161,15 @@ class TrainSection(Section):
         "([more](slim.md#training)); all other jobs train masked",
     )
     eval_every: int = Field(
-        1, ge=1, description="epochs between evaluations; the last epoch is always evaluated"
+        1, ge=1, description="epochs between evaluations on val; the last epoch is always evaluated"
     )
     eval_batch_size: int | None = Field(
         None, ge=1, description="per rank; default: the training batch of a rank"
+    )
+    report_epoch: Literal["last", "best-val"] = Field(
+        "last",
+        description="the epoch whose accuracies a job reports: its last, or the evaluated one that was best "
+        "on val (of equal ones the first), as the paper's code does; what follows is pruned from the last",
     )
 
     profile: ProfileSection | None = Field(None, description="trace some steps of each job, see below")

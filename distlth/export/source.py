@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -45,7 +46,7 @@ class Source:
     @property
     def stored_bytes(self) -> int:
         """The size of the file with its trained weights."""
-        return self.run.job(self.job.id).weights.stat().st_size
+        return _reported_weights(self.run, self.result).stat().st_size
 
     def about(self) -> dict[str, Any]:
         """Return what a file of the network says beside its weights, as a JSON document."""
@@ -72,9 +73,11 @@ class Source:
                 "round": self.job.round,
                 "method": self.job.method,
                 "density": self.result.density,
+                "split": self.result.split,
                 "top1": self.result.top1,
+                "best_epoch": self.result.best_epoch,
                 "mask_digest": self.result.mask_digest,
-                "weights_digest": self.result.weights_digest,
+                "weights_digest": self.result.best_digest or self.result.weights_digest,
                 "data_digest": self.record.data["digest"],
                 "versions": dict(self.record.versions),
             },
@@ -82,7 +85,7 @@ class Source:
 
 
 def load_source(run: RunPaths, job_id: str) -> Source:
-    """Return the network of a job that is done.
+    """Return the network of a job that is done, as it was when it was reported: last, or best on val.
 
     Raises:
         RunError: the folder holds no run, or no such job, or the job is not done, or a file is damaged.
@@ -98,13 +101,20 @@ def load_source(run: RunPaths, job_id: str) -> Source:
     job, paths = jobs[job_id], run.job(job_id)
     config = record.config
     model = build(config.model.name, record.data["classes"], seed=job.seed, stem=config.model.stem)
-    state, _ = load_tensors(await_file(paths.weights))
+    file = _reported_weights(run, done[job_id])
+    state, _ = load_tensors(await_file(file))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise RunError(f"{paths.weights}: not weights of {config.model.name} ({reason})") from None
+        raise RunError(f"{file}: not weights of {config.model.name} ({reason})") from None
     return Source(run, record, job, done[job_id], load_trained(paths).mask, model.eval())
+
+
+def _reported_weights(run: RunPaths, result: JobResult) -> Path:
+    """Return the file with the weights that a job's accuracies are of."""
+    paths = run.job(result.job)
+    return paths.weights if result.best_epoch is None else paths.best
 
 
 def _data_set(record: RunRecord) -> Dataset | None:

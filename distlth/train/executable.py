@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from distlth.config.schema import RunConfig
 from distlth.cores import loader_threads, num_cores
-from distlth.data.dataset import SPLITS, Dataset
+from distlth.data.dataset import Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order, part
 from distlth.data.load.packed import PackedSplit
@@ -30,7 +30,8 @@ class Executable:
 
     `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that. A job loads its
     weights into `model`. The loader gives the images in the order of `seed`. `open_calibration` returns a
-    loader of the calibration images: the first of a seeded order, unaugmented.
+    loader of the calibration images: the first of a seeded order, unaugmented. `eval_loader` is that of val,
+    `test_loader` that of test, where there is one.
     """
 
     seed: int
@@ -40,12 +41,13 @@ class Executable:
     loader: TrainLoader
     eval_loader: EvalLoader
     open_calibration: Callable[[], EvalLoader]
+    test_loader: EvalLoader | None
 
 
 def open_splits(config: RunConfig, dataset: Dataset, device: torch.device) -> Splits:
     """Open the splits that a rank reads: once for all its jobs, whatever their seed and resolution."""
     threads, cache = num_loader_threads(config, device), config.data.cache
-    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in SPLITS}
+    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in dataset.names}
 
 
 def num_loader_threads(config: RunConfig, device: torch.device) -> int:
@@ -63,7 +65,8 @@ def make_executable(config: RunConfig, splits: Splits, world: World, seed: int) 
     eval_loader = _eval_loader(config, splits["val"], world)
     model, replicas = prepare(config, world, model, loader, resolution)
     calibration = partial(_calibration_loader, config, splits["train"], world, seed)
-    return Executable(seed, model, replicas, body, loader, eval_loader, calibration)
+    test_loader = _eval_loader(config, splits["test"], world) if "test" in splits else None
+    return Executable(seed, model, replicas, body, loader, eval_loader, calibration, test_loader)
 
 
 def reseed(executable: Executable, config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:

@@ -68,7 +68,7 @@ def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_all_jobs(
         train_on(rank, replace(plan(compiled)[0], seed=1), RunPaths(tmp_path / "second"))
     assert graphs["unique_graphs"] == found
     assert first.train_loss == pytest.approx(eager.train_loss, rel=1e-5)
-    assert first.eval_loss == pytest.approx(eager.eval_loss, rel=1e-5)
+    assert first.val_loss == pytest.approx(eager.val_loss, rel=1e-5)
 
 
 def test_a_machine_that_cannot_compile_is_told_apart(

@@ -152,7 +152,7 @@ def test_channel_scores_are_what_they_are_called() -> None:
 
 def same_training(first: JobResult, second: JobResult) -> bool:
     """Whether two trainings have left the same bits."""
-    names = ("weights_digest", "train_loss", "eval_loss", "top1")
+    names = ("weights_digest", "train_loss", "val_loss", "val_top1")
     return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
@@ -239,7 +239,7 @@ class TestJob:
         assert resumed.train_loss == pytest.approx(dense.train_loss, rel=1e-12)
 
     def losses(self, run: RunPaths) -> list[tuple[int, float, float | None]]:
-        return [(line.epoch, line.loss, line.top1) for line in load_metrics(run.job("00"))]
+        return [(line.epoch, line.loss, line.val_top1) for line in load_metrics(run.job("00"))]
 
     def test_the_rewind_point_is_after_exactly_its_epoch(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
