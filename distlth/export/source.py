@@ -34,8 +34,8 @@ class Source:
 
     @property
     def resolution(self) -> int:
-        """The side of the images that it was trained on, in pixels."""
-        return self.record.config.data.resolution
+        """The side of the images that it was evaluated on, in pixels."""
+        return self.record.config.data.eval_side
 
     @property
     def multiple(self) -> int:

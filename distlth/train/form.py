@@ -148,7 +148,7 @@ def slimmed(
     masks = parameter_masks(ticket, executable.anatomy, dict(blank.named_parameters()))
     found = trainable(blank, resolution, masks)
     found.network.register_parameter(IDLE, nn.Parameter(torch.ones(()), requires_grad=False))
-    model, replicas = prepare(config, world, found.network, executable.loader, resolution)
+    model, replicas = prepare(config, world, found.network, executable.loader)
     found = replace(found, network=model)
     decay = decayed(whole, norm_and_bias=config.train.decay_norm_and_bias)
     return Slimmed(_momenta(whole), ticket, masks, found, replicas, decay)
