@@ -55,7 +55,8 @@ def preflight(config: RunConfig) -> Preflight:
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
-    model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
+    classes, asked = dataset.num_classes, config.model
+    model = build(asked.name, classes, seed=config.seed, stem=asked.stem, blurpool=asked.blurpool)
     body = anatomy(model, config.data.eval_side)
     for side in {*config.data.sides} - {config.data.eval_side}:
         anatomy(model, side)  # raises where the network does not take such images

@@ -136,6 +136,11 @@ class ModelSection(Section):
         description="`cifar`: a 3x3 stride-1 first convolution and no pooling (torchvision's ResNets; the "
         "networks for small images have it anyway)",
     )
+    blurpool: bool = Field(
+        False,
+        description="a fixed 3x3 low-pass filter before strided convolutions of 16 input channels or more "
+        "(torchvision's ResNets), never pruned",
+    )
 
 
 class ScheduleSection(Section):

@@ -84,6 +84,7 @@ class _Tracer(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._batch = batch
         self._weights = {id(parameter): (name, parameter) for name, parameter in model.named_parameters()}
+        self._filters = {id(buffer): (name, buffer) for name, buffer in model.named_buffers()}
         self._transposed: dict[int, tuple[str, Tensor]] = {}
         self._nodes: list[Node] = []
         self._next = ZERO + 1
@@ -186,11 +187,14 @@ class _Tracer(TorchDispatchMode):
 
     def _convolution(self, call: _Call) -> Labels:
         x, weight, bias, *_, transposed, _padding, groups = call.args
-        if id(weight) not in self._weights or transposed:
+        named = self._weights.get(id(weight))
+        if groups == len(weight) and bias is None:  # a fixed filter on each channel, as of BlurPool
+            named = named or self._filters.get(id(weight))
+        if named is None or transposed:
             return self._opaque(call, adds_up=groups == 1 and not self._is_labelled(weight))
         channels = self._channels(str(call.func), x, [x.ndim - weight.ndim + 1])
         positions = call.results[0].numel() // len(weight) // self._batch
-        wires = self._layer(call, self._weights[id(weight)], bias, channels, positions, groups)
+        wires = self._layer(call, named, bias, channels, positions, groups)
         return [wires.reshape([1] * (x.ndim - weight.ndim + 1) + [-1] + [1] * (weight.ndim - 2))]
 
     def _product(self, call: _Call) -> Labels:

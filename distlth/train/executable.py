@@ -56,8 +56,8 @@ def num_loader_threads(config: RunConfig, device: torch.device) -> int:
 
 def make_executable(config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
     """Build, place and wrap the network, take a step of it, and open its loaders. Collective."""
-    classes = splits["train"].dataset.num_classes
-    model = build(config.model.name, classes, seed=seed, stem=config.model.stem)
+    classes, asked = splits["train"].dataset.num_classes, config.model
+    model = build(asked.name, classes, seed=seed, stem=asked.stem, blurpool=asked.blurpool)
     body = anatomy(model, config.data.eval_side)
     loader = _train_loader(config, splits, world, seed)
     eval_loader = _eval_loader(config, splits["val"], world)
