@@ -235,7 +235,10 @@ class PruneSection(Section):
     rounds: int = Field(ge=0, description="number of prunings; round 0 trains the dense network")
     rate: float = Field(0.2, gt=0, lt=1, description="fraction of the remaining weights that a round removes")
     rewind_epoch: int = Field(
-        0, ge=0, description="tickets start from round 0's weights after this epoch; 0 = init"
+        0,
+        ge=0,
+        description="tickets start from round 0's weights after this epoch; 0 = init; with `after_rewind: "
+        "restart` up to all of `train.epochs`, the trained weights",
     )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
@@ -483,10 +486,15 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _rewind_point_is_before_the_end(self) -> RunConfig:
-        if self.prune.rewind_epoch >= self.train.epochs:
-            rewind, epochs = self.prune.rewind_epoch, self.train.epochs
-            raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
+    def _tickets_have_epochs_left(self) -> RunConfig:
+        rewind, epochs, then = self.prune.rewind_epoch, self.train.epochs, self.prune.after_rewind
+        if rewind > epochs:
+            raise ValueError(f"prune.rewind_epoch: {rewind} must be at most train.epochs = {epochs}")
+        if rewind == epochs and then != "restart":
+            raise ValueError(
+                f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}: after_rewind: {then} "
+                "leaves no epoch to train; use a lower one, or after_rewind: restart"
+            )
         return self
 
     def steps_per_epoch(self, train_images: int) -> int:

@@ -187,7 +187,7 @@ class _Tracer(TorchDispatchMode):
 
     def _convolution(self, call: _Call) -> Labels:
         x, weight, bias, *_, transposed, _padding, groups = call.args
-        named = self._weights.get(id(weight))
+        named: tuple[str, Tensor] | None = self._weights.get(id(weight))
         if groups == len(weight) and bias is None:  # a fixed filter on each channel, as of BlurPool
             named = named or self._filters.get(id(weight))
         if named is None or transposed:
