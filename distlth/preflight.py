@@ -11,7 +11,17 @@ from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.data.load.order import part
 from distlth.errors import ConfigError
-from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable, trains_on
+from distlth.models import (
+    Anatomy,
+    ConvLayer,
+    anatomy,
+    build,
+    check_accepts,
+    gates,
+    leaks,
+    prunable,
+    trains_on,
+)
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 from distlth.slim.program import SlimError
@@ -59,7 +69,7 @@ def preflight(config: RunConfig) -> Preflight:
     model = build(asked.name, classes, seed=config.seed, stem=asked.stem, blurpool=asked.blurpool)
     body = anatomy(model, config.data.eval_side)
     for side in {*config.data.sides} - {config.data.eval_side}:
-        anatomy(model, side)  # raises where the network does not take such images
+        check_accepts(model, side)
     _check_rank_batch(config, model)
     layers = prunable(body, config.prune.scope)
     for branch in config.prune.branches:
