@@ -255,6 +255,7 @@ class PruneSection(Section):
     @model_validator(mode="after")
     def _labels_are_unique(self) -> PruneSection:
         labels = [branch.label for branch in self.branches]
+        labels += {branch.training.label for branch in self.branches if branch.training}
         for label in labels:
             if label == "imp":
                 raise ValueError("a branch cannot be called 'imp', which the rounds themselves are called")

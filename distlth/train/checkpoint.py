@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class JobState:
     Steps count from the schedule's start, which a job with `first_epoch` does not begin at. The schedule's
     and the loader's position follow from `step`, and so does the random state: every step draws from a
     generator seeded by (seed, step, rank). `sums` are each rank's running metric sums, shape (world size, n).
+    `penalty` is the state of what a method adds to the loss.
     """
 
     job: str
@@ -41,6 +42,7 @@ class JobState:
     momentum: Mapping[str, Tensor]
     scaler: Mapping[str, Any]
     sums: Tensor
+    penalty: Mapping[str, Tensor] = field(default_factory=dict)
 
     def sums_of(self, rank: int, world_size: int) -> Tensor:
         """Return a rank's running sums, shape (n,). Where the number of ranks changed, rank 0 has all."""
@@ -52,6 +54,7 @@ class JobState:
         """Write the state whole or not at all."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
+        tensors |= {f"penalty/{name}": tensor for name, tensor in self.penalty.items()}
         about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
         save_tensors(path, {**tensors, "sums": self.sums}, {"state": json.dumps(about)})
 
@@ -68,6 +71,7 @@ class JobState:
             momentum=_part(tensors, "momentum/"),
             scaler=about["scaler"],
             sums=tensors["sums"],
+            penalty=_part(tensors, "penalty/"),
         )
 
 
