@@ -107,7 +107,7 @@ class Results:
         """The sparsest winning ticket of each method, by alive density where that is known."""
         found: dict[str, Point | None] = {}
         for each in self.points:
-            if each.round == 0:
+            if each.round == 0 or each.density == 1.0:  # all weights, as in ADMM's training: no ticket
                 continue
             best = found.setdefault(each.method, None)
             if each.wins and (best is None or each.sparsity_key < best.sparsity_key):

@@ -60,9 +60,10 @@ class Node(ABC):
 class Layer(Node):
     """A convolution or a linear layer, once for each time it runs: C_in wires to C_out.
 
-    `weight` and `bias` are the names of its parameters, `positions` the output positions of one image.
-    `computes_bias` where something is added that is no parameter itself, `pads` where it reads zeros beyond
-    the border: there a constant channel is none.
+    `weight` and `bias` are the names of its parameters, or `weight` that of a buffer, a fixed filter that
+    leaves channels apart; `positions` are the output positions of one image. `computes_bias` where something
+    is added that is no parameter itself, `pads` where it reads zeros beyond the border: there a constant
+    channel is none.
     """
 
     weight: str

@@ -214,11 +214,13 @@ class Tracer(TorchDispatchMode):
 
     def _convolution(self, call: _Call) -> Labels:
         x, weight, bias, _, padding, _, transposed, _, groups = call.args
-        if id(weight) not in self._weights or transposed:
+        named: tuple[str, Tensor] | None = self._weights.get(id(weight))
+        if groups == len(weight) and bias is None:  # a fixed filter on each channel, as of BlurPool
+            named = named or self._buffers.get(id(weight))
+        if named is None or transposed:
             return self._opaque(call, adds_up=groups == 1 and not self._is_labelled(weight))
         channels = self._channels(str(call.func), x, [x.ndim - weight.ndim + 1])
         positions = call.results[0].numel() // len(weight) // self._batch
-        named = self._weights[id(weight)]
         wires = self._layer(call, named, bias, channels, positions, groups, any(padding))
         return [wires.reshape([1] * (x.ndim - weight.ndim + 1) + [-1] + [1] * (weight.ndim - 2))]
 
