@@ -50,6 +50,15 @@ def test_a_recipe_says_what_it_follows() -> None:
         assert all(line.startswith("# ") for line in head.splitlines())
 
 
+def test_recipes_on_three_splits_say_how_to_build_them() -> None:
+    """Where the paper chooses the epoch on images of their own, so do the recipes."""
+    for recipe in RECIPES.glob("*.yaml"):
+        head = recipe.read_text().split("name:")[0]
+        has_three = recipe.stem.startswith(("cifar10-", "tiny-imagenet"))
+        assert ("--val-fraction 0.1" in head) == has_three
+        assert load_config(recipe).train.report_epoch == ("best-val" if has_three else "last")
+
+
 def test_the_recipe_of_the_code_is_the_codes() -> None:
     config = load_config(RECIPES / "imagenet-resnet50-code.yaml")
     train, prune = config.train, config.prune
@@ -177,6 +186,9 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("data.pad=4", ["pad belongs to crop: pad, not to random-resized"]),
         ("data.crop=pad data.pad=999", ["pad (999) is more than resolution"]),
         ("data.pad_fill=black", ["pad_fill belongs to crop: pad or rotate"]),
+        ("data.crop=none data.cache=gpu data.jitter.hue=0.1", ["jitter changes the pixels", "cache: os"]),
+        ("data.jitter.hue=0.6", ["data.jitter.hue", "0.5"]),
+        ("train.report_epoch=best", ["train.report_epoch", "best-val"]),
         ("data.rotate=200", ["data.rotate:", "less than or equal to 180, got 200"]),
         ("train.schedule.gamma=0.2", ["gamma belongs to name: step, not to cosine"]),
         ("train.schedule.name=step", ["name: step needs milestones"]),
