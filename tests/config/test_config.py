@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from distlth.config.documents import override, parse_yaml
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
-from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from jobs.commands.recipes import head as recipe_head
-from jobs.dry_run import show_plan
 from tests.tiny_run import MINIMAL
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
@@ -33,13 +31,6 @@ def job(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_recipes_load(recipe: Path) -> None:
     assert load_config(recipe).name == recipe.stem
-
-
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_come_to_a_plan(recipe: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
-    config = load_config(recipe, [f"data.path={digits.path}"])
-    show_plan(config)
-    assert f"{config.prune.rounds:02d}/refill" in capsys.readouterr().out
 
 
 def test_a_recipe_says_what_it_follows() -> None:
