@@ -59,7 +59,8 @@ class JobResult:
     is wall time, `finished` is seconds since the epoch, digests are hexadecimal,
     `empty_layers` counts the prunable layers that keep no weight. `alive` counts the kept weights whose input
     can be non-zero and whose output is used, `alive_macs` the multiply-accumulates of one image that such
-    weights cost, of the dense network's `macs`; None in results of earlier versions.
+    weights cost, of the dense network's `macs`; `device` is what each rank computed on, `cpu` or the name of
+    its GPU. None and empty in results of earlier versions.
     """
 
     job: str
@@ -83,6 +84,7 @@ class JobResult:
     alive: int | None = None
     macs: int | None = None
     alive_macs: int | None = None
+    device: str = ""
 
     @property
     def alive_density(self) -> float | None:

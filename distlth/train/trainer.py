@@ -318,6 +318,7 @@ class Trainer:
             alive=used.weights,
             macs=macs(graph),
             alive_macs=used.macs,
+            device=self.world.device_name,
         )
 
     def progress(self) -> Progress:
