@@ -170,7 +170,8 @@ def _winners(results: Results, axis: Axis, measured: Sequence[TimeAxes]) -> str:
     times = next((each for each in measured if axis in each.axes), measured[0] if measured else None)
     what = "Sparsest" if axis.kind == "left" else "Fastest"
     table = _table(winner_columns(times), winner_rows(results, axis, times), f"winners over {axis.label}")
-    return f"<h3>{what} winning ticket of each method, by {escape(axis.label)}</h3>{_note(RULE)}{table}"
+    note = f"{RULE}. Time saved: {times.axes[0].note}" if times else RULE
+    return f"<h3>{what} winning ticket of each method, by {escape(axis.label)}</h3>{_note(note)}{table}"
 
 
 def _printed(summary: RunSummary) -> list[str]:
@@ -196,8 +197,8 @@ def _printed_notes(printed: Published) -> str:
 def _times(summary: RunSummary, measured: Sequence[TimeAxes]) -> list[str]:
     """Return a table for each setting, and which tickets it lacks."""
     if not measured:
-        hint = "Nothing is measured yet: `distlth bench infer RUN --all` measures every ticket here."
-        return _section("Measured time", f'<p class="screen">{escape(hint)}</p>')
+        command = "<code>distlth bench infer RUN --all</code>"
+        return _section("Measured time", f"<p>Nothing is measured yet: {command} measures each ticket.</p>")
     parts = []
     for each in measured:
         times = [time for time in summary.times if time.setting == each.setting]

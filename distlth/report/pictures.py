@@ -13,7 +13,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 from distlth.facts.axes import DENSITY, Axis
 from distlth.facts.masks import ADDED, DROPPED, KEPT, Cells, LayerMasks, kept_share
@@ -140,7 +147,7 @@ def _draw_curve(
     if look.dashes:
         line.set_dashes(look.dashes)
     line.set_gid(f"curve {method}")
-    if std.any() and band:
+    if std.any() and band and len(at) > 1:
         area = axes.fill_between(at, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
         area.set_gid(f"band {method}")
     elif std.any():
@@ -178,15 +185,21 @@ def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]], *, l
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (what, curves) in zip(grid, panels, strict=True):
         _draw_epochs(axes, what, curves, looks)
-    if all(loss > 0 for _, points in panels[0][1] for _, loss in points):
+    if _is_wide([loss for _, points in panels[0][1] for _, loss in points]):
         grid[0].set_yscale("log")
         grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        grid[0].yaxis.set_minor_formatter(NullFormatter())
     if len(panels) > 1:
         grid[1].yaxis.set_major_formatter(PercentFormatter())
     if legend:
         handles, labels = grid[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=6)
     return figure
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether positive values differ by more than a factor of ten."""
+    return bool(values) and 0 < 10 * min(values) < max(values)
 
 
 def _losses(epochs: Sequence[EpochMetrics]) -> list[tuple[int, float]]:
