@@ -2,7 +2,8 @@
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
-    jobs/03-refill      a job over its steps: train/*, eval/*, speed/*, ticket/density, its hyperparameters
+    jobs/03-refill      a job over its steps: train/*, val/*, test/*, speed/*, ticket/density, its
+                        hyperparameters
     accuracy/refill     a method over density, over the other shares of the page, over measured time
     masks/refill        a method over rounds: layer_density_by_round/* and masks/* (pictures);
                         `masks/seed2-refill` of a seed that is not the run's own
@@ -41,17 +42,23 @@ from distlth.run.results import JobResult
 
 HPARAMS_SUFFIX = ".hparams"
 
-TOP5_CURVE = "accuracy/top5_over_density_permille"
 FIGURE = "accuracy/figure"
+
+
+def curve_tag(split: str, score: str, axis: str = "density") -> str:
+    """Return the tag of the curve of `score` (top1 or top5) on a split, over what an axis leaves."""
+    return f"accuracy/{split}_{score}_over_{axis}_permille"
+
 
 GUIDE = f"""
 | tag | meaning | x |
 | :-- | :-- | :-- |
-| accuracy/top1_over_density_permille | mean top-1 (and top-5) of a method's tickets | density, per mille |
-| accuracy/top1_over_alive_permille, _macs_ | the same | alive density, multiply-accumulates, per mille |
-| accuracy/top1_over_time-* | the same, where it is measured | time left of the dense network's, per mille |
+| {curve_tag("val", "top1")} | mean top-1 (and top5) of a method's tickets; \
+`test` in place of `val` where the data set has such a split | density, per mille |
+| {curve_tag("val", "top1", "alive")} (and macs) | the same | alive density, multiply-accumulates, per mille |
+| {curve_tag("val", "top1", "time-*")} | the same, measured | time left of the dense network's, per mille |
 | {FIGURE} | the same on a logarithmic axis | finished jobs |
-| eval/* | over the whole validation split; top1 and top5 are fractions | step |
+| val/*, test/* | over a whole split, test once after the last epoch; top1 and top5 are fractions | step |
 | layer_density_by_round/* | kept share of a layer's weights | round |
 | masks/* | a layer before and after structuring, rows of a group together | round |
 | speed/data_wait | share of the training time spent waiting for the loader, 0..1 | step |
@@ -110,7 +117,7 @@ class RunBoard:
             axes = self._axes(shown, results)
             for method, curve in shown.curves.items():
                 self._rewrite(f"accuracy/{method}", 0, _curve_values(curve, axes))
-            self._rewrite("layout", 0, {0: [_layout(axes)]})
+            self._rewrite("layout", 0, {0: [_layout(axes, shown.split)]})
             for row in shown.rows:
                 _write_hparams(self._run, row, config)
             figure = _accuracy(shown)
@@ -140,11 +147,6 @@ class RunBoard:
         writer.flush()
 
 
-def top1_tag(axis: Axis) -> str:
-    """Return the tag of the curve of top-1 over what an axis leaves of the dense network, in per mille."""
-    return f"accuracy/top1_over_{axis.name}_permille"
-
-
 def _curve_values(curve: Sequence[Point], axes: Sequence[Axis]) -> Mapping[int, Sequence[Summary.Value]]:
     """Return the points of a method by step, on each axis; what an axis saves is drawn as what it leaves."""
     found: dict[int, list[Summary.Value]] = {}
@@ -153,17 +155,23 @@ def _curve_values(curve: Sequence[Point], axes: Sequence[Axis]) -> Mapping[int, 
             value = axis.value(point)
             if value is not None:
                 step = round(1000 * (value if axis.kind == "left" else 1 - value))
-                found.setdefault(step, []).extend(scalars({top1_tag(axis): point.top1.mean}))
+                found.setdefault(step, []).extend(
+                    scalars({curve_tag(point.split, "top1", axis.name): point.top1.mean})
+                )
     for point in curve:
-        found.setdefault(round(1000 * point.density), []).extend(scalars({TOP5_CURVE: point.top5}))
+        top5 = scalars({curve_tag(point.split, "top5"): point.top5})
+        found.setdefault(round(1000 * point.density), []).extend(top5)
     # Ascending: where steps go back, TensorBoard drops those that came before.
     return {step: found[step] for step in sorted(found)}
 
 
-def _layout(axes: Sequence[Axis]) -> Summary.Value:
+def _layout(axes: Sequence[Axis], split: str) -> Summary.Value:
     """Return the page of Custom Scalars: a chart of all methods for each axis, and of all jobs."""
-    accuracy = [(f"top-1 over {axis.label} {axis.note}".strip(), top1_tag(axis)) for axis in axes]
-    training = [("training loss", LOSS), ("top-1", "eval/top1")]
+    accuracy = [
+        (f"top-1 on {split} over {axis.label} {axis.note}".strip(), curve_tag(split, "top1", axis.name))
+        for axis in axes
+    ]
+    training = [("training loss", LOSS), ("top-1 on val", "val/top1")]
     layout = layout_pb2.Layout(
         category=[
             layout_pb2.Category(title=title, chart=[_chart(name, tag) for name, tag in charts])
@@ -247,7 +255,8 @@ def _write_hparams(run: RunPaths, row: ResultRow, config: RunConfig) -> None:
         "train.lr": config.train.lr,
         "train.weight_decay": config.train.weight_decay,
     }
-    metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
+    splits = dict.fromkeys(("val", row.split))
+    metrics = [hparams.Metric(f"{split}/{score}") for split in splits for score in ("top1", "top5", "loss")]
     columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
     session = hparams.hparams_pb(values, trial_id=row.job)
     _write_once(run, folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from distlth.facts.axes import SHARES, Axis, TimeAxes
 from distlth.facts.cost import Cost
@@ -26,9 +26,10 @@ TIME_COLUMNS = (
 
 
 def result_columns(results: Results, measured: TimeAxes | None = None) -> tuple[str, ...]:
-    """Return RESULT_COLUMNS, after the seed where there are several, and before the times of a setting."""
+    """Return RESULT_COLUMNS, after the seed where there are several, before that of val and the times."""
     seed = ("seed",) if len(results.seeds) > 1 else ()
-    return (*seed, *RESULT_COLUMNS, *_saved_columns(measured))
+    val = ("val top-1",) if results.split == "test" else ()
+    return (*seed, *_of_split(RESULT_COLUMNS, results), *val, *_saved_columns(measured))
 
 
 def result_rows(results: Results, measured: TimeAxes | None = None) -> Iterator[tuple[str, ...]]:
@@ -36,12 +37,13 @@ def result_rows(results: Results, measured: TimeAxes | None = None) -> Iterator[
     several = len(results.seeds) > 1
     for row in results.rows:
         seed = (str(row.seed),) if several else ()
-        yield (*seed, *result_cells(row), *_saved_cells(row.job, measured))
+        val = (percent(row.val_top1),) if results.split == "test" else ()
+        yield (*seed, *result_cells(row), *val, *_saved_cells(row.job, measured))
 
 
-def point_columns(measured: TimeAxes | None = None) -> tuple[str, ...]:
-    """Return POINT_COLUMNS, and those of the times of a setting."""
-    return (*POINT_COLUMNS, *_saved_columns(measured))
+def point_columns(results: Results, measured: TimeAxes | None = None) -> tuple[str, ...]:
+    """Return POINT_COLUMNS, with the name of the split, and those of the times of a setting."""
+    return (*_of_split(POINT_COLUMNS, results), *_saved_columns(measured))
 
 
 def point_rows(results: Results, measured: TimeAxes | None = None) -> Iterator[tuple[str, ...]]:
@@ -50,20 +52,32 @@ def point_rows(results: Results, measured: TimeAxes | None = None) -> Iterator[t
         yield (*point_cells(point), *(percent(axis.value(point), 1) for axis in _axes(measured)))
 
 
-def winner_columns(measured: TimeAxes | None = None) -> tuple[str, ...]:
+def winner_columns(results: Results, measured: TimeAxes | None = None) -> tuple[str, ...]:
     """Return what is shown of the best winning ticket of each method."""
-    return (*WINNER_COLUMNS, *_saved_columns(measured))
+    return (*_of_split(WINNER_COLUMNS, results), *_saved_columns(measured))
 
 
 def winner_rows(results: Results, axis: Axis, measured: TimeAxes | None = None) -> Iterator[tuple[str, ...]]:
     """Iterate over the cells of each method's best winning ticket on an axis, one for each column."""
     for method, best in results.best_winners(axis.best).items():
         if best is None:
-            yield (method, "none", *("" for _ in winner_columns(measured)[2:]))
+            yield (method, "none", *("" for _ in winner_columns(results, measured)[2:]))
             continue
         shares = (percent(share.value(best)) for share in SHARES)
         saved = (percent(each.value(best), 1) for each in _axes(measured))
         yield (method, str(best.round), *shares, _mean(best), _difference(best.vs_dense), *saved)
+
+
+def printed_columns(results: Results) -> tuple[str, ...]:
+    """Return what is shown of tickets beside printed ones."""
+    return _of_split(PRINTED_COLUMNS, results)
+
+
+def _of_split(columns: Iterable[str], results: Results) -> tuple[str, ...]:
+    """Return columns, those of accuracies with the name of the split."""
+    return tuple(
+        f"{results.split} {column}" if column in ("top-1", "top-5") else column for column in columns
+    )
 
 
 def result_cells(row: ResultRow) -> tuple[str, ...]:
@@ -82,7 +96,7 @@ def result_cells(row: ResultRow) -> tuple[str, ...]:
 
 
 def point_cells(point: Point) -> tuple[str, ...]:
-    """Return a cell for each of POINT_COLUMNS: means over the seeds, top-1 with its standard deviation."""
+    """Return a cell for each of `point_columns`: means over the seeds, top-1 with its standard deviation."""
     return (
         str(point.round),
         point.method,
@@ -112,7 +126,7 @@ def time_cells(time: TicketTime) -> tuple[str, ...]:
 
 
 def printed_cells(comparison: Comparison) -> tuple[str, ...]:
-    """Return a cell for each of PRINTED_COLUMNS; a density that is not printed is IMP's, after a tilde."""
+    """Return a cell for each of `printed_columns`; a density that is not printed is IMP's, after a tilde."""
     printed = comparison.printed
     return (
         str(comparison.round),

@@ -20,7 +20,6 @@ from distlth.facts.times import TicketTime
 from distlth.report.cells import (
     COST_COLUMNS,
     DIGEST_COLUMNS,
-    PRINTED_COLUMNS,
     TIME_COLUMNS,
     cost_cells,
     digest_cells,
@@ -28,6 +27,7 @@ from distlth.report.cells import (
     point_columns,
     point_rows,
     printed_cells,
+    printed_columns,
     result_columns,
     result_rows,
     time_cells,
@@ -59,6 +59,7 @@ def page(summary: RunSummary, axes: Sequence[Axis], measured: Sequence[TimeAxes]
     parts = [
         f"<h1>{escape(summary.name)}</h1>",
         f'<p class="verdict">{escape(_sentence(results.verdict))}</p>',
+        f"<p>{escape(_sentence(results.figures))}</p>",
         f'<p class="muted">{escape(_at_a_glance(summary))}</p>',
         *_curves(summary, axes, measured),
         *_printed(summary),
@@ -159,7 +160,7 @@ def _method_choice(methods: Sequence[str]) -> str:
 def _figure(summary: RunSummary, axis: Axis) -> str:
     printed = summary.printed if axis.name == "density" else None
     figure = accuracy_figure(summary.results, axis, printed, legend=False)
-    title = f"top-1 over {axis.label}"
+    title = f"top-1 on {summary.results.split} over {axis.label}"
     return f'<figure id="axis-{axis.name}">{_inline(figure, title)}</figure>'
 
 
@@ -169,7 +170,9 @@ def _winners(results: Results, axis: Axis, measured: Sequence[TimeAxes]) -> str:
         return ""
     times = next((each for each in measured if axis in each.axes), measured[0] if measured else None)
     what = "Sparsest" if axis.kind == "left" else "Fastest"
-    table = _table(winner_columns(times), winner_rows(results, axis, times), f"winners over {axis.label}")
+    table = _table(
+        winner_columns(results, times), winner_rows(results, axis, times), f"winners over {axis.label}"
+    )
     note = f"{RULE}. Time saved: {times.axes[0].note}" if times else RULE
     return f"<h3>{what} winning ticket of each method, by {escape(axis.label)}</h3>{_note(note)}{table}"
 
@@ -181,7 +184,8 @@ def _printed(summary: RunSummary) -> list[str]:
     rows = map(printed_cells, beside(summary.results, summary.printed))
     note = f"{summary.printed.name}: {summary.printed.source}; difference in percentage points"
     unlike = f"Trained otherwise there: {'; '.join(summary.unlike)}." if summary.unlike else ""
-    content = f"{_note(unlike)}{_table(PRINTED_COLUMNS, rows)}{_note(_printed_notes(summary.printed))}"
+    table = _table(printed_columns(summary.results), rows)
+    content = f"{_note(unlike)}{table}{_note(_printed_notes(summary.printed))}"
     return _section("Beside the paper", content, note)
 
 
@@ -235,7 +239,7 @@ def _results(results: Results, measured: TimeAxes | None) -> list[str]:
     if measured is not None:
         note += f". Time saved: {measured.axes[0].note}"
     if len(results.seeds) > 1:
-        table = _table(point_columns(measured), point_rows(results, measured))
+        table = _table(point_columns(results, measured), point_rows(results, measured))
         parts += _section("Tickets over the seeds", table, f"{RULE}. {note}")
     table = _table(result_columns(results, measured), result_rows(results, measured))
     return [*parts, *_section("Jobs", _folded(table, len(results.rows), "jobs"), note)]

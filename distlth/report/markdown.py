@@ -11,12 +11,12 @@ from distlth.facts.rows import Results
 from distlth.facts.summary import RunSummary
 from distlth.report.cells import (
     DIGEST_COLUMNS,
-    PRINTED_COLUMNS,
     TIME_COLUMNS,
     digest_cells,
     point_columns,
     point_rows,
     printed_cells,
+    printed_columns,
     result_columns,
     result_rows,
     time_cells,
@@ -39,8 +39,9 @@ def summary_markdown(summary: RunSummary, measured: Sequence[TimeAxes] = ()) -> 
         *_points_lines(summary.results, first),
         *_results_lines(summary.results, first),
         "",
-        f"{summary.results.verdict}. `vs dense` is in percentage points of top-1; `alive` counts the kept "
-        "weights that read and feed something, `MACs` the multiply-accumulates that they cost.",
+        f"{summary.results.verdict}; {summary.results.figures}. `vs dense` is in percentage points of top-1; "
+        "`alive` counts the kept weights that read and feed something, `MACs` the multiply-accumulates that "
+        "they cost.",
         "",
         *_printed_lines(summary),
         *_times_lines(summary, measured),
@@ -61,7 +62,7 @@ def _points_lines(results: Results, measured: TimeAxes | None) -> list[str]:
     if len(results.seeds) < 2:
         return []
     note = "A ticket wins if its mean top-1 is at least the dense network's less its standard deviation."
-    return [*_table(point_columns(measured), point_rows(results, measured)), "", note, ""]
+    return [*_table(point_columns(results, measured), point_rows(results, measured)), "", note, ""]
 
 
 def _printed_lines(summary: RunSummary) -> list[str]:
@@ -71,7 +72,7 @@ def _printed_lines(summary: RunSummary) -> list[str]:
         return []
     title = f"Beside the paper ({printed.name}; {printed.source}), difference in percentage points:"
     rows = map(printed_cells, beside(summary.results, printed))
-    return [title, "", *_table(PRINTED_COLUMNS, rows), ""]
+    return [title, "", *_table(printed_columns(summary.results), rows), ""]
 
 
 def _times_lines(summary: RunSummary, measured: Sequence[TimeAxes]) -> list[str]:

@@ -80,7 +80,7 @@ def accuracy_figure(
         axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter())
     axes.set_xlabel(f"{axis.label}\n{axis.note}".strip())
-    axes.set_ylabel("validation top-1")
+    axes.set_ylabel(f"top-1 on {results.split}")
     if legend:
         figure.legend(loc="outside upper left", frameon=False, fontsize=9, handlelength=2.4, ncols=4)
     return figure
@@ -181,7 +181,7 @@ def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]], *, l
     panels = [("training loss", [(method, _losses(epochs)) for method, epochs in training])]
     scores = [(method, _scores(epochs)) for method, epochs in training]
     if any(len(points) > 1 for _, points in scores):
-        panels.append(("validation top-1", scores))
+        panels.append(("top-1 on val", scores))
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
     for axes, (what, curves) in zip(grid, panels, strict=True):
         _draw_epochs(axes, what, curves, looks)
@@ -207,7 +207,7 @@ def _losses(epochs: Sequence[EpochMetrics]) -> list[tuple[int, float]]:
 
 
 def _scores(epochs: Sequence[EpochMetrics]) -> list[tuple[int, float]]:
-    return [(each.epoch + 1, 100 * each.top1) for each in epochs if each.top1 is not None]
+    return [(each.epoch + 1, 100 * each.val_top1) for each in epochs if each.val_top1 is not None]
 
 
 def _draw_epochs(

@@ -24,7 +24,7 @@ def results_csv(results: Results) -> str:
 def points_csv(results: Results, axes: Sequence[Axis] = ()) -> str:
     """Return a line for each method's ticket of each round: the fields of `Point`, then the axes."""
     names = [field.name for field in fields(Point) if field.name != "top1"]
-    columns = [*names[:6], *SPREAD.values(), *names[6:], *(axis.name for axis in axes)]
+    columns = [*names[:7], *SPREAD.values(), *names[7:], *(axis.name for axis in axes)]
     return _csv(columns, (_flat(point, axes) for point in results.points))
 
 

@@ -53,7 +53,7 @@ def _finish(run: RunPaths, job: str, density: float, top1: float, seed: int) -> 
     save_structured(run.job(job), Structured(Mask({"conv1": kept, "conv2": kept})))
     for epoch in range(2):
         line = {"epoch": epoch, "step": 20 * epoch + 20, "loss": 1.0 / (epoch + 1), "lr": 0.1, "seconds": 5.0}
-        rates = {"images_per_second": 100.0 + epoch, "data_wait": 0.0, "top1": top1 - 0.1 + epoch / 10}
+        rates = {"images_per_second": 100.0 + epoch, "data_wait": 0.0, "val_top1": top1 - 0.1 + epoch / 10}
         append_json(run.job(job).metrics, {**line, **rates})
     result = make_result(job, density=density, top1=top1, seconds=3600.0)
     replace(result, alive=result.kept, macs=100, alive_macs=round(90 * density), device="cpu").save(
