@@ -66,7 +66,8 @@ class JobResult:
     reported. `weights_digest` is that of the last epoch's in any case.
     `empty_layers` counts the prunable layers that keep no weight. `alive` counts the kept weights whose input
     can be non-zero and whose output is used, `alive_macs` the multiply-accumulates of one image that such
-    weights cost, of the dense network's `macs`; None in results of earlier versions.
+    weights cost, of the dense network's `macs`; `device` is what each rank computed on, `cpu` or the name of
+    its GPU. None and empty in results of earlier versions.
     """
 
     job: str
@@ -95,6 +96,7 @@ class JobResult:
     test_loss: float | None = None
     best_epoch: int | None = None
     best_digest: str | None = None
+    device: str = ""
 
     @property
     def split(self) -> SplitName:
