@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.files import load_tensors
-from distlth.models import anatomy, prunable
+from distlth.models import anatomy, build, prunable
 from distlth.plan import plan
 from distlth.preflight import preflight
 from distlth.prune.magnitude import prune_magnitude
@@ -48,7 +49,12 @@ def refilled(model: nn.Module, resolution: int, dtype: torch.dtype = torch.float
 
 
 def forms(
-    name: str, resolution: int, digits: Dataset, dtype: torch.dtype = torch.float64, **train: Any
+    name: str,
+    resolution: int,
+    digits: Dataset,
+    dtype: torch.dtype = torch.float64,
+    make: Callable[..., nn.Module] = build,
+    **train: Any,
 ) -> tuple[RunConfig, Form, Form]:
     """A ticket of a network, masked and slim, on ranks of their own."""
     section = {"epochs": 1, "batch_size": 8, "lr": 0.05, "execution": "slim", "weight_decay": 0.01, **train}
@@ -56,7 +62,7 @@ def forms(
     document["data"] = {"path": str(digits.path), "resolution": resolution, "crop": "none"}
     config = parse_config(document, "test")
     job = next(job for job in plan(config) if job.removes_channels)
-    ticket = refilled(executable.build(name, 10, seed=0, stem="imagenet"), resolution, dtype)
+    ticket = refilled(make(name, 10, seed=0, stem="imagenet"), resolution, dtype)
     with closing(WarmRank(config, digits, WORLD)) as rank, closing(WarmRank(config, digits, WORLD)) as other:
         found = rank.form(job, ticket), Masked(other.executable(job), ticket)
     assert isinstance(found[0], Slimmed)
@@ -109,7 +115,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("small")
 def test_compiled_steps_train_slim(digits: Dataset) -> None:
-    config, slim, masked = forms("resnet20", 16, digits, compile=True)
+    config, slim, masked = forms("resnet20", 16, digits, make=small_network, compile=True)
     found, expected = trained(config, slim, 16), trained(config, masked, 16)
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=1e-8)
@@ -119,8 +125,8 @@ def test_compiled_steps_train_slim(digits: Dataset) -> None:
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains_slim(digits: Dataset, amp: str) -> None:
     """As near to masked training as that is to masked training in float32."""
-    config, slim, masked = forms("resnet20", 16, digits, torch.float32, amp=amp)
-    exact, _, plain = forms("resnet20", 16, digits, torch.float32)
+    config, slim, masked = forms("resnet20", 16, digits, torch.float32, small_network, amp=amp)
+    exact, _, plain = forms("resnet20", 16, digits, torch.float32, small_network)
     found, expected, reference = (
         torch.cat([tensor.flatten() for tensor in trained(each, form_, 16, torch.float32).values()])
         for each, form_ in ((config, slim), (config, masked), (exact, plain))
