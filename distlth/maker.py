@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distlth.config import RunConfig
+from distlth.errors import RunError
 from distlth.files import await_file, exists, load_tensors, retry_until_written, save_tensors
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
@@ -65,6 +66,10 @@ class TicketMaker:
         """
         parent = self._parent(job)
         made = load_structured(self._run.job(job.id))
+        if made is None and job.given:
+            raise RunError(
+                f"{self._run.job(job.id).mask}: missing; it came from outside of the run, put it back"
+            )
         if made is None:
             rate = self._config.prune.rate
             made = self._next(job, parent, rate) if parent else Structured(self._found.dense)

@@ -29,6 +29,7 @@ ROOMS = (
     "distlth.execute",
     "distlth.data",
     "distlth.run",
+    "distlth.foreign",
     "distlth.preflight",
     "distlth.export",
     "distlth.maker",

@@ -10,7 +10,7 @@ import torch
 from distlth.plan import Job
 from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
-from distlth.run.results import EpochMetrics, JobResult, load_metrics
+from distlth.run.results import EpochMetrics, JobResult, load_metrics, trained_here
 from distlth.run.store import load_record
 from distlth.run.tickets import load_structured
 
@@ -42,13 +42,14 @@ def read_details(run: RunPaths, jobs: Sequence[Job], results: Mapping[str, JobRe
         RunError: a file is damaged.
     """
     record = load_record(run)
+    trained = trained_here(results)
     masks = _latest_masks(run, [job for job in jobs if job.id in results and not job.of_seed])
     return RunDetails(
         name=record.config.name,
         config=record.config.to_yaml(),
         versions=record.versions,
         data=str(record.data.get("digest", "")),
-        training=[(job.method, load_metrics(run.job(job.id))) for job in jobs if job.id in results],
+        training=[(job.method, load_metrics(run.job(job.id))) for job in jobs if job.id in trained],
         layers={method: mask.layer_density() for method, mask in masks.items()},
         overlaps=_overlaps(masks),
         rank_hours=sum(each.seconds * each.world_size for each in results.values()) / 3600,

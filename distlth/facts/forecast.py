@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from distlth.config.schema import RunConfig
 from distlth.plan import Job, plan
-from distlth.run.results import JobResult
+from distlth.run.results import JobResult, trained_here
 
 HOUR = 3600.0
 
@@ -65,8 +65,9 @@ def forecast(
 
 
 def _mean_step(results: Mapping[str, JobResult]) -> float | None:
-    steps = sum(result.steps for result in results.values())
-    return sum(result.seconds for result in results.values()) / steps if steps else None
+    trained = trained_here(results).values()
+    steps = sum(result.steps for result in trained)
+    return sum(result.seconds for result in trained) / steps if steps else None
 
 
 def _sum(jobs: tuple[JobForecast, ...]) -> float | None:

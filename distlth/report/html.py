@@ -73,6 +73,7 @@ def page(summary: RunSummary, axes: Sequence[Axis]) -> str:
         *_curves(results, axes),
         *_results(results),
         *_section("Diverged", _list(summary.diverged)),
+        *_section("Imported", _list(summary.imported)),
         *_masks(summary),
         *[part for details in summary.details for part in _details(details, len(summary.details) > 1)],
         *_section(

@@ -17,7 +17,7 @@ from distlth.report.cells import (
 
 
 def summary_markdown(summary: RunSummary) -> str:
-    """Return the page: the results, what diverged, the digests, and the layers that could not be grouped."""
+    """Return the page: results, what diverged or was imported, digests, layers that could not be grouped."""
     lines = [
         f"# {summary.name}",
         "",
@@ -27,7 +27,8 @@ def summary_markdown(summary: RunSummary) -> str:
         f"{summary.results.verdict}. `vs dense` is in percentage points of top-1; `alive` counts the kept "
         "weights that read and feed something, `MACs` the multiply-accumulates that they cost.",
         "",
-        *_diverged_lines(summary.diverged),
+        *_list_lines("Diverged", summary.diverged),
+        *_list_lines("Imported", summary.imported),
         *_digests_lines(summary.results),
         *_ungrouped_lines(summary.ungrouped),
     ]
@@ -47,9 +48,9 @@ def _points_lines(results: Results) -> list[str]:
     return [*_table(POINT_COLUMNS, map(point_cells, points)), "", note, ""]
 
 
-def _diverged_lines(diverged: Iterable[str]) -> list[str]:
-    lines = [f"- {message}" for message in diverged]
-    return ["Diverged:", "", *lines, ""] if lines else []
+def _list_lines(title: str, found: Iterable[str]) -> list[str]:
+    lines = [f"- {message}" for message in found]
+    return [f"{title}:", "", *lines, ""] if lines else []
 
 
 def _digests_lines(results: Results) -> list[str]:

@@ -183,6 +183,16 @@ class RunPaths:
         """The files of the run's report."""
         return ReportPaths(self.root / "report")
 
+    @property
+    def origin(self) -> Path:
+        """Where masks and weights came from that were not made in the run, with their digests."""
+        return self.root / "origin.json"
+
+    @property
+    def imported_job(self) -> Path:
+        """The job file that `distlth import` leaves for `distlth run`."""
+        return self.root / "imported.yaml"
+
     def trace(self, job_id: str, rank: int) -> Path:
         """Return the file of the trace of a job's steps on one rank."""
         return self.root / "profile" / f"{path_component(job_id)}-rank{rank}.json.gz"

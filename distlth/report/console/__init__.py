@@ -3,6 +3,7 @@
 from distlth.report.console.comparison import comparison_view
 from distlth.report.console.events import describe, describe_line
 from distlth.report.console.exported import exported_view
+from distlth.report.console.imported import imported_view
 from distlth.report.console.live import RunView
 from distlth.report.console.measured import measured_table
 from distlth.report.console.overview import overview_table, watch_rows
@@ -20,6 +21,7 @@ __all__ = [
     "digests_table",
     "exported_view",
     "forecast_table",
+    "imported_view",
     "layers_table",
     "measured_table",
     "output_console",
