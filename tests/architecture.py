@@ -30,6 +30,7 @@ ROOMS = (
     "distlth.data",
     "distlth.run",
     "distlth.foreign",
+    "distlth.transfer",
     "distlth.preflight",
     "distlth.export",
     "distlth.maker",

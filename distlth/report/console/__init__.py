@@ -2,7 +2,7 @@
 
 from distlth.report.console.comparison import comparison_view
 from distlth.report.console.events import describe, describe_line
-from distlth.report.console.exported import exported_view
+from distlth.report.console.exported import exported_view, masked_view
 from distlth.report.console.imported import imported_view
 from distlth.report.console.live import RunView
 from distlth.report.console.measured import measured_table
@@ -23,6 +23,7 @@ __all__ = [
     "forecast_table",
     "imported_view",
     "layers_table",
+    "masked_view",
     "measured_table",
     "output_console",
     "overview_table",
