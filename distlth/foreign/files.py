@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import pickle
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def read_document(path: Path) -> Any:
             return parse_tensors(path.read_bytes())
         with safe_globals(NUMBERS):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle's, zip's and torch's own, of what cannot be read
+    except Exception as error:  # torch, zip and what reads objects have errors of their own
         raise UserError(f"{path}: {_reason(path, error)}") from None
 
 
@@ -52,8 +51,7 @@ def file_digest(path: Path) -> str:
 
 
 def _reason(path: Path, error: Exception) -> str:
-    objects = _objects(path) if isinstance(error, pickle.UnpicklingError) else ""
-    if objects:
+    if objects := _objects(path):
         return (
             f"holds objects of {objects}, which only running code out of the file could make; load it where "
             'its code is, and save its tensors alone: torch.save(checkpoint["state_dict"], FILE)'

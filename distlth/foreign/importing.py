@@ -84,7 +84,7 @@ def import_run(request: Request) -> Imported:
     """
     check_free(request.out)
     found = [checkpoint for path in request.files for checkpoint in read(path)]
-    seen = known(found[0], request.document)
+    seen = known(next((each for each in found if each.masks), found[0]), request.document)
     rounds = _by_round(found, request)
     config = _config(request, seen, list(rounds), found[0].rewind_epoch)
     num_classes, data = _classes(config, seen)
@@ -233,6 +233,13 @@ def _notes(request: Request, fitted: Mapping[int, Fitted], early: Early, config:
                 "back would start from zero; say --init with weights from before pruning"
             )
             break
+    if request.zeros:
+        notes.append("exact zeros in the prunable layers are taken for what was pruned")
+    whole = _unmasked(list(fitted.values()))
+    if whole:
+        notes.append(
+            f"the file has no mask of {', '.join(whole)}, which prune.scope: {config.prune.scope} prunes"
+        )
     if request.init is None and early.epoch is None and config.prune.rewind_epoch == 0:
         notes.append(
             "the file does not say of which epoch its early weights are; tickets train for the whole schedule"
@@ -240,6 +247,16 @@ def _notes(request: Request, fitted: Mapping[int, Fitted], early: Early, config:
     if config.data.path == NO_DATA:
         notes.append("no data set is named yet: say data.path=DIR when you run it")
     return notes
+
+
+def _unmasked(fitted: Sequence[Fitted]) -> list[str]:
+    """Return the prunable layers that no file of pruned networks has a mask of."""
+    pruned = [each for each in fitted if each.checkpoint.masks]
+    return [
+        layer
+        for layer in (pruned[0].mask if pruned else ())
+        if all(each.names.theirs[f"{layer}.weight"] not in each.checkpoint.masks for each in pruned)
+    ]
 
 
 def _is_masked(weights: Mapping[str, Tensor], mask: Mask) -> bool:

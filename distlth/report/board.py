@@ -100,6 +100,8 @@ class RunBoard:
                 return
             self._num_results = len(results)
             shown = derive_results(plan(config), results)
+            if not shown.rows:  # imported networks alone
+                return
             for method, curve in shown.curves.items():
                 self._draw_curve(method, curve)
             for row in shown.rows:

@@ -18,11 +18,14 @@ from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
 from distlth.experiment import run_experiment
 from distlth.files import load_tensors
+from distlth.foreign.checkpoint import of_document
+from distlth.foreign.document import known, resolved
+from distlth.foreign.fit import Target, fit_state
 from distlth.models import build
 from distlth.plan import plan
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
-from distlth.run.store import load_record
+from distlth.run.store import load_record, open_run
 from distlth.run.tickets import load_structured, load_trained
 from jobs.cli import main
 from tests.foreign.layouts import (
@@ -170,17 +173,26 @@ def test_an_imported_round_itself_goes_out(finished: RunPaths, tmp_path: Path) -
 def test_rounds_of_one_experiment_make_one_run(tmp_path: Path) -> None:
     files = [saved(tmp_path / f"{n}.pth.tar", paper_document(n, prefix="module.")) for n in (0, 1, 3)]
     run = imported(tmp_path / "run", *files, "--model", "resnet20", "prune.rounds=5", "--masks-only")
+    assert load_record(run).config.prune.scope == "no-stem"
     assert [job.id for job in plan(load_record(run).config)] == ["00", "01", "03", "04", "05"]
     assert [job.parent for job in plan(load_record(run).config)] == [None, None, None, "03", "04"]
     assert not run.job("03").result.exists()
     assert load_record(run).data == {"classes": 10}
 
+    # A change that lets jobs start anew leaves what came from outside.
+    kept = [run.job("03").mask, run.seed(0).rewind]
+    asked = load_config(run.imported_job, ["train.lr=0.2"])
+    open_run(run, asked, {"classes": 10}, ["train.lr"])
+    assert all(path.exists() for path in kept)
 
-def test_the_papers_form_for_imagenet_is_read(tmp_path: Path) -> None:
+
+def test_the_papers_form_for_imagenet_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = paper_document(1, best_acc1=torch.tensor(70.0))
     document["init"] = document.pop("init_weight")
     del document["best_sa"]
-    run = imported(tmp_path / "run", saved(tmp_path / "1-checkpoint.pth.tar", document), "--model=resnet20")
+    file = saved(tmp_path / "1-checkpoint.pth.tar", document)
+    run = imported(tmp_path / "run", file, "--model=resnet20", "prune.scope=all")
+    assert "has no mask of conv1, which prune.scope: all prunes" in " ".join(capsys.readouterr().out.split())
     result = JobResult.load(run.job("01"))
     assert result is not None
     assert result.imported is not None
@@ -190,20 +202,15 @@ def test_the_papers_form_for_imagenet_is_read(tmp_path: Path) -> None:
 # -- other codes ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("network", "model"), [(OpenResNet, "resnet20_openlth"), (OpenVgg, "vgg16_bn_openlth")]
-)
-def test_openlths_levels_compute_here_what_they_compute_there(
-    network: type[nn.Module], model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = write_openlth(tmp_path / "replicate_1", network(), levels=2)
-    line = refusal(capsys, tmp_path / "run", folder, "--model", model)
+def test_openlths_levels_are_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_openlth(tmp_path / "replicate_1", OpenResNet(), levels=2)
+    arguments = (folder, "--model", "resnet20_openlth")
+    line = refusal(capsys, tmp_path / "run", *arguments)
     assert "level_1/main/model_ep160_it0.pth: fc.weight is masked, too" in line
-    run = imported(tmp_path / "run", folder, "--model", model, "--dense-classifier")
-    assert "OpenLTH's cifar_" in capsys.readouterr().out
-    theirs, ours = network().eval(), build(model, 10, seed=5).eval()
-    state = torch.load(folder / "level_1" / "main" / "model_ep160_it0.pth")
-    theirs.load_state_dict(state)
+    run = imported(tmp_path / "run", *arguments, "--dense-classifier")
+    assert "OpenLTH's cifar_resnet" in capsys.readouterr().out
+    theirs, ours = OpenResNet().eval(), build("resnet20_openlth", 10, seed=5).eval()
+    theirs.load_state_dict(torch.load(folder / "level_1" / "main" / "model_ep160_it0.pth"))
     ours.load_state_dict(load_tensors(run.job("01").weights)[0])
     images = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
@@ -218,6 +225,15 @@ def test_openlths_levels_compute_here_what_they_compute_there(
     assert not any(bool((early[name] == 0).any()) for name in early if name.endswith("conv1.weight"))
 
 
+def test_openlths_vgg_computes_here_what_it_computes_there() -> None:
+    theirs, ours = trained_like(OpenVgg()).eval(), build("vgg16_bn_openlth", 10, seed=5).eval()
+    target = Target("vgg16_bn_openlth", ours.state_dict(), ())
+    ours.load_state_dict(fit_state(Path("x"), theirs.state_dict(), target))
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(theirs(images), ours(images), atol=1e-4)
+
+
 def test_a_masked_early_model_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_openlth(tmp_path / "replicate_1", OpenResNet(), levels=2)
     level = folder / "level_1" / "main"
@@ -229,22 +245,18 @@ def test_a_masked_early_model_is_warned_of(tmp_path: Path, capsys: pytest.Captur
     assert "the early weights are zero wherever the mask of round 1 drops" in out
 
 
-def test_stem_classes_and_round_are_taken_from_the_file(tmp_path: Path) -> None:
+def test_stem_and_classes_are_taken_from_the_file() -> None:
     network = torchvision.models.resnet18(num_classes=7)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-    pruned(trained_like(network), 3, stem=True)
-    renamed = {
+    state = {
         name.replace("downsample", "shortcut").replace("fc.", "linear."): tensor
         for name, tensor in network.state_dict().items()
     }
-    file = saved(tmp_path / "net.pth", {"net": renamed, "acc": np.float64(95.0)})
-    run = imported(tmp_path / "run", file, "--model", "resnet18", "--init", "fresh")
-    record, made = load_record(run), load_structured(run.job("03"))
-    config = record.config
-    assert (config.model.stem, config.prune.scope, record.data) == ("cifar", "all", {"classes": 7})
-    assert (config.data.resolution, config.data.crop) == (32, "pad")
-    assert made is not None
-    assert "layer2.0.downsample.0" in made.mask
+    document = {"model": {"name": "resnet18"}}
+    found = known(of_document(Path("net.pth"), {"net": state, "acc": 95.0}), document)
+    assert (found.stem, found.num_classes, found.scope) == ("cifar", 7, "all")
+    data = resolved(document, found, [3], None)["data"]
+    assert (data["resolution"], data["crop"]) == (32, "pad")
 
 
 def test_exact_zeros_are_a_mask_where_that_is_said(
