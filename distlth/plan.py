@@ -105,13 +105,14 @@ class _Planner:
         for number in self.rounds():
             yield self.trunk(number)
             if self.config.prune.mode == "branch":
-                for branch in self.config.prune.branches:
-                    if branch.rounds is None or number in branch.rounds:
-                        yield self.branch(number, branch)
+                yield from self.branches(number)
 
     def transferred(self, tickets: Collection[str]) -> Iterator[Job]:
         """Iterate over the jobs of a run that has its masks, of `tickets` or all, from another run."""
+        trainings = {job.parent for job in self.made_here() if not job.is_trunk}
         for job in self.made_here():
+            if job.id in trainings and not job.is_trunk:  # their masks are there already
+                continue
             name = job.id.removeprefix(f"{job.of_seed}/")
             start = job.start if job.start == "reinit" else "rewind"
             if job.round == 0 or not tickets or name in tickets:
@@ -146,6 +147,22 @@ class _Planner:
         before = self.trunk_id(number - 1)
         job = self.ticket(self.trunk_id(number), number, method, before, before, structure)
         return replace(job, parent=None, given=True) if number in self.config.prune.imported else job
+
+    def branches(self, number: int) -> Iterator[Job]:
+        """Iterate over a round's branches, each after the training that it is made from, if it has one."""
+        trainings: dict[str, Job] = {}
+        for branch in self.config.prune.branches:
+            if branch.rounds is not None and number not in branch.rounds:
+                continue
+            job, training = self.branch(number, branch), branch.training
+            if training is None:
+                yield job
+                continue
+            first = replace(self.branch(number, training), density=1.0)
+            if first.id not in trainings:  # branches of one kind share it
+                trainings[first.id] = first
+                yield first
+            yield replace(job, parent=first.id)
 
     def branch(self, number: int, branch: Method) -> Job:
         """Return the job of a branch; what is made from round 0's network alone is one round away from it."""

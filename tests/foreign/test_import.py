@@ -124,7 +124,7 @@ def test_their_accuracy_is_shown_as_theirs_alone(
     assert "imported" in capsys.readouterr().out
     assert main(["status", str(finished.root), "--json"]) == 0
     jobs = {job["id"]: job for job in json.loads(capsys.readouterr().out)["jobs"]}
-    assert jobs["02"]["result"]["top1"] is None
+    assert jobs["02"]["result"]["val_top1"] is None
 
 
 def test_what_came_from_where_is_recorded(finished: RunPaths) -> None:
