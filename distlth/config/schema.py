@@ -29,6 +29,19 @@ COMPILED_SIDES = 8
 SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
 
 
+class JitterSection(Section):
+    """How far the colours of training images change, at random; ranges as of torchvision's ColorJitter.
+
+    It comes last: after crop, resize, shift, rotation and mirror, on all that is there, before normalisation.
+    The hue turns in YIQ, and not in HSV.
+    """
+
+    brightness: float = Field(0.0, ge=0, description="factor in max(0, 1 - brightness) .. 1 + brightness")
+    contrast: float = Field(0.0, ge=0, description="the same, about the mean luma of the image")
+    saturation: float = Field(0.0, ge=0, description="the same, about the luma of each pixel")
+    hue: float = Field(0.0, ge=0, le=0.5, description="turns of the colour circle, either way")
+
+
 class DataSection(Section):
     """The data set (built by `distlth data build`) and how its images are read."""
 
@@ -61,6 +74,7 @@ class DataSection(Section):
         0.0, ge=0, le=180, description="degrees by which training images are rotated at most, either way"
     )
     flip: bool = Field(True, description="mirror half of the training images")
+    jitter: JitterSection | None = Field(None, description="colour jitter of training images, see below")
     eval_ratio: float | None = Field(
         None,
         gt=0,
@@ -90,6 +104,8 @@ class DataSection(Section):
                 "cache: gpu decodes each image once and fits crop: pad and crop: none; random-resized cuts "
                 "another part out of it in each epoch, use cache: os"
             )
+        if self.cache == "gpu" and self.jitter is not None:
+            raise ValueError("jitter changes the pixels of each image in each epoch; use cache: os with it")
         if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
             raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
         return self

@@ -67,8 +67,9 @@ class JobResult:
     reported. `weights_digest` is that of the last epoch's in any case.
     `empty_layers` counts the prunable layers that keep no weight. `alive` counts the kept weights whose input
     can be non-zero and whose output is used, `alive_macs` the multiply-accumulates of one image that such
-    weights cost, of the dense network's `macs`; None in results of earlier versions. `imported` says what
-    a file tells of a network that was trained elsewhere (docs/import.md); what was not measured here is NaN.
+    weights cost, of the dense network's `macs`; `device` is what each rank computed on, `cpu` or the name of
+    its GPU. None and empty in results of earlier versions. `imported` says what a file tells of a network
+    that was trained elsewhere (docs/import.md); what was not measured here is NaN.
     """
 
     job: str
@@ -97,6 +98,7 @@ class JobResult:
     test_loss: float | None = None
     best_epoch: int | None = None
     best_digest: str | None = None
+    device: str = ""
     imported: Mapping[str, Any] | None = None
 
     @property

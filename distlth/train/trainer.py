@@ -374,6 +374,7 @@ class Trainer:
             alive=used.weights,
             macs=macs(graph),
             alive_macs=used.macs,
+            device=self.world.device_name,
             best_epoch=self.best.epoch + 1 if self.best else None,
             best_digest=self.best_digest,
         )
