@@ -26,6 +26,7 @@ from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 from distlth.slim.program import SlimError
 from distlth.slim.trainable import trainable
+from distlth.transfer import check_transfer
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
@@ -61,7 +62,9 @@ def preflight(config: RunConfig) -> Preflight:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
             larger than the train split, or too small on a rank; rounds leave next to nothing; a method
-            cannot run on this machine, or remove this model's channels; or it cannot train slim.
+            cannot run on this machine, or remove this model's channels; it cannot train slim; or the run of
+            `prune.transfer` does not have its tickets.
+        RunError: the folder of `prune.transfer` holds no run.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
@@ -76,6 +79,7 @@ def preflight(config: RunConfig) -> Preflight:
         branch.check_machine()
     if not layers:
         raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+    check_transfer(config)
     check_rounds(config.prune, [layer.num_weights for layer in layers])
     removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
     if removing:

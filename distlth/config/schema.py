@@ -247,6 +247,29 @@ class TrainSection(Section):
         return self
 
 
+# A round or a branch of it, of any seed: what `distlth status` calls it, without the seed.
+TicketName = Annotated[str, Field(pattern=r"^[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?$")]
+
+
+class TransferSection(Section):
+    """Tickets of another run, trained on this run's data (the paper's Table A2): see docs/import.md.
+
+    The jobs of this run have the masks of the jobs of the same names there, and start together with the
+    dense network from the same weights. The layer that makes the logits is always this run's own.
+    """
+
+    run: UserPath = Field(description="the run directory whose masks and early weights are taken over")
+    tickets: tuple[TicketName, ...] = Field(
+        (),
+        description="the jobs to train, such as `03/refill`, beside the dense one; default: all of the plan",
+    )
+    weights: Literal["rewind", "init"] = Field(
+        "rewind",
+        description="what all jobs start from: `rewind`, that run's rewind weights; `init`, this run's own "
+        "initialisation",
+    )
+
+
 class PruneSection(Section):
     """Iterative magnitude pruning and the structured tickets made on the way.
 
@@ -272,6 +295,42 @@ class PruneSection(Section):
     )
     branches: tuple[Branch, ...] = Field((), description="the structured tickets of each round, see below")
     calibration_images: int = Field(1024, ge=1, description="training images that channels are scored on")
+    transfer: TransferSection | None = Field(
+        None, description="masks and early weights of another run's tickets, see below"
+    )
+    imported: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="rounds whose masks `distlth import` has brought ([more](import.md)); rounds between "
+        "them are left out",
+    )
+
+    @model_validator(mode="after")
+    def _given_masks_fit(self) -> PruneSection:
+        if self.transfer is not None:
+            self._check_given("transfer")
+            if self.imported:
+                raise ValueError("transfer and imported exclude each other")
+            if self.rewind_epoch or self.after_rewind != "restart":
+                raise ValueError(
+                    "transfer trains tickets for the whole schedule; leave out rewind_epoch and after_rewind"
+                )
+        if self.imported:
+            self._check_given("imported")
+            if list(self.imported) != sorted({*self.imported}):
+                raise ValueError(f"imported must rise, got {list(self.imported)}")
+            if self.imported[-1] > self.rounds:
+                raise ValueError(f"imported: round {self.imported[-1]} is above rounds ({self.rounds})")
+            if self.after_rewind == "lr-rewind":
+                raise ValueError(
+                    "imported rounds do not say what they started from; after_rewind: lr-rewind needs that"
+                )
+        return self
+
+    def _check_given(self, key: str) -> None:
+        if self.mode == "inline":
+            raise ValueError(
+                f"{key} brings masks that are there already; mode: inline makes them, use branch"
+            )
 
     @model_validator(mode="after")
     def _labels_are_unique(self) -> PruneSection:
@@ -426,6 +485,29 @@ class RunConfig(Section):
             raise ValueError(
                 f"seed: {self.seed} is not among seeds: {list(self.seeds)}; add it there, or change seed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _imported_rounds_are_of_one_seed(self) -> RunConfig:
+        if self.prune.imported and len(self.seeds) > 1:
+            raise ValueError(
+                "seeds: imported rounds have the masks and weights of one seed; import each seed's files "
+                "into a run of its own, and report them together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transferred_tickets_are_planned(self) -> RunConfig:
+        transfer, prune = self.prune.transfer, self.prune
+        labels = {branch.label for branch in prune.branches}
+        for ticket in transfer.tickets if transfer else ():
+            number, _, label = ticket.partition("/")
+            if not 1 <= int(number) <= prune.rounds or (label and label not in labels):
+                known = ", ".join(sorted(labels)) or "none"
+                raise ValueError(
+                    f"prune.transfer.tickets: {ticket} is no ticket of prune.rounds = {prune.rounds} and of "
+                    f"prune.branches ({known}); write its branch here as its run has it"
+                )
         return self
 
     @property

@@ -45,9 +45,10 @@ def read_details(run: RunPaths, jobs: Sequence[Job], results: Mapping[str, JobRe
     """
     record = load_record(run)
     done = [job for job in jobs if job.id in results]
-    training = [(job.method, load_metrics(run.job(job.id))) for job in done]
+    trained = [job for job in done if results[job.id].imported is None]
+    training = [(job.method, load_metrics(run.job(job.id))) for job in trained]
     finished = [
-        (job.method, results[job.id], epochs) for job, (_, epochs) in zip(done, training, strict=True)
+        (job.method, results[job.id], epochs) for job, (_, epochs) in zip(trained, training, strict=True)
     ]
     masks = _latest_masks(run, [job for job in done if not job.of_seed])
     return RunDetails(

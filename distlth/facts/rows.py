@@ -131,8 +131,12 @@ class Results:
 
 
 def derive_results(jobs: Iterable[Job], results: Iterable[JobResult]) -> Results:
-    """Return the rows of `results`, in their order; `jobs` is the plan that they belong to."""
-    results, by_id = tuple(results), {job.id: job for job in jobs}
+    """Return the rows of `results`, in their order; `jobs` is the plan that they belong to.
+
+    A network that was trained elsewhere has no row: its accuracy was not measured here.
+    """
+    results = tuple(result for result in results if result.imported is None)
+    by_id = {job.id: job for job in jobs}
     dense = {by_id[result.job].seed: result for result in results if result.round == 0}
     return Results(
         tuple(

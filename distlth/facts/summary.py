@@ -14,7 +14,7 @@ from distlth.facts.rows import Results, check_one_experiment, derive_results, jo
 from distlth.facts.times import TicketTime, read_times
 from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths
-from distlth.run.results import load_divergences, load_results
+from distlth.run.results import JobResult, load_divergences, load_results, trained_here
 from distlth.run.store import load_record
 from distlth.run.tickets import load_structured
 
@@ -23,7 +23,8 @@ from distlth.run.tickets import load_structured
 class RunSummary:
     """A run with at least one result.
 
-    `diverged` says of each job that diverged where. `ungrouped` has the jobs with layers that could not be
+    `diverged` says of each job that diverged where, `imported` of each network that was trained elsewhere
+    what its file says of it. `ungrouped` has the jobs with layers that could not be
     grouped: job id -> layer -> reason. `layers` are one layer of each structured ticket of the latest round
     that has any. `times` are the measured ones, `printed` what the paper has of the same experiment and
     `unlike` the settings in which the paper's differs.
@@ -39,6 +40,7 @@ class RunSummary:
     printed: Published | None
     unlike: tuple[str, ...]
     details: tuple[RunDetails, ...]
+    imported: tuple[str, ...] = ()
 
 
 def read_summary(run: RunPaths) -> RunSummary:
@@ -78,16 +80,31 @@ def read_summaries(runs: Sequence[RunPaths]) -> RunSummary:
         printed=first.printed,
         unlike=first.unlike,
         details=tuple(details for each in found.values() for details in each.details),
+        imported=tuple(f"{name}: {line}" for name, each in found.items() for line in each.imported),
     )
+
     return _with_overlaps(joint)
+
+
+def imported_line(result: JobResult) -> str:
+    """Return what is known of an imported network: our counts of its mask, and what its file says."""
+    said = result.imported or {}
+    top1 = said.get("top1")
+    accuracy = "no accuracy" if top1 is None else f"top-1 {top1:.2%} ({said['top1_is']})"
+    shares = f"density {result.density:.2%}, alive {result.alive_density or 0.0:.2%}"
+    return (
+        f"{result.job}: imported from {said['file']}, {shares}; its file says {accuracy}, not measured here"
+    )
 
 
 def _read_one(run: RunPaths) -> RunSummary:
     record = load_record(run)
     jobs = plan(record.config)
     results = load_results(run, jobs)
-    if not results:
-        raise RunError(f"{run.root}: no job of this run is done yet, so there is nothing to report")
+    if not trained_here(results):
+        came = ", ".join(results)
+        only = f" (imported: {came}; train its tickets with distlth run {run.imported_job})" if came else ""
+        raise RunError(f"{run.root}: no job of this run is done yet, so there is nothing to report{only}")
     structured = [job for job in jobs if job.id in results and job.structure is not None]
     printed = published(record)
     return RunSummary(
@@ -101,6 +118,7 @@ def _read_one(run: RunPaths) -> RunSummary:
         printed=printed,
         unlike=printed.differences(record.config) if printed else (),
         details=(read_details(run, jobs, results),),
+        imported=tuple(imported_line(result) for result in results.values() if result.imported is not None),
     )
 
 

@@ -114,6 +114,8 @@ class RunBoard:
                 return
             self._num_results = len(results)
             shown = derive_results(plan(config), results)
+            if not shown.rows:  # imported networks alone
+                return
             axes = self._axes(shown, results)
             for method, curve in shown.curves.items():
                 self._rewrite(f"accuracy/{method}", 0, _curve_values(curve, axes))

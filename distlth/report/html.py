@@ -66,6 +66,7 @@ def page(summary: RunSummary, axes: Sequence[Axis], measured: Sequence[TimeAxes]
         *_times(summary, measured),
         *_results(results, measured[0] if measured else None),
         *_section("Diverged", _list(summary.diverged)),
+        *_section("Imported", _list(summary.imported)),
         *_masks(summary),
         *_ungrouped(summary.ungrouped),
         *_overlaps(summary.overlaps),

@@ -28,7 +28,7 @@ WORDS = ("method", "job", "fastest as")
 
 
 def summary_markdown(summary: RunSummary, measured: Sequence[TimeAxes] = ()) -> str:
-    """Return the page: results, times, what diverged, the digests, and the layers that could not be grouped.
+    """Return the page: results, times, what diverged or was imported, digests, ungrouped layers.
 
     The tables have the times of the first of the settings in `measured`.
     """
@@ -46,7 +46,8 @@ def summary_markdown(summary: RunSummary, measured: Sequence[TimeAxes] = ()) -> 
         *_printed_lines(summary),
         *_times_lines(summary, measured),
         *_cost_lines(summary),
-        *_diverged_lines(summary.diverged),
+        *_list_lines("Diverged", summary.diverged),
+        *_list_lines("Imported", summary.imported),
         *_digests_lines(summary.results),
         *_ungrouped_lines(summary.ungrouped),
     ]
@@ -92,9 +93,9 @@ def _cost_lines(summary: RunSummary) -> list[str]:
     return [f"Training took {', '.join(f'{hours(cost.hours)} {cost.unit}' for cost in rows)}.", ""]
 
 
-def _diverged_lines(diverged: Iterable[str]) -> list[str]:
-    lines = [f"- {message}" for message in diverged]
-    return ["Diverged:", "", *lines, ""] if lines else []
+def _list_lines(title: str, found: Iterable[str]) -> list[str]:
+    lines = [f"- {message}" for message in found]
+    return [f"{title}:", "", *lines, ""] if lines else []
 
 
 def _digests_lines(results: Results) -> list[str]:

@@ -194,6 +194,16 @@ class RunPaths:
         return ReportPaths(self.root / "report")
 
     @property
+    def origin(self) -> Path:
+        """Where masks and weights came from that were not made in the run, with their digests."""
+        return self.root / "origin.json"
+
+    @property
+    def imported_job(self) -> Path:
+        """The job file that `distlth import` leaves for `distlth run`."""
+        return self.root / "imported.yaml"
+
+    @property
     def timings(self) -> Path:
         """The folder of measured inference: `distlth bench infer`."""
         return self.root / "inference"

@@ -268,7 +268,7 @@ class Trainer:
     def save_rewind_point(self) -> None:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
-        if self.job.parent is None and self.step == rewind_step:
+        if self.job.makes_rewind_weights and self.step == rewind_step:
             self.recorder.rewind_point(self.step, self.model)
 
     def save_if_due(self, lr: float) -> None:
