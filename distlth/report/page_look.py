@@ -48,6 +48,14 @@ function show() {
     part.style.display = hidden.has(part.dataset.method) ? 'none' : '';
 }
 for (const input of [...axes, ...methods]) input.addEventListener('change', show);
+function reach() {
+  for (const table of document.querySelectorAll('.scroll'))
+    if (table.scrollWidth > table.clientWidth) table.setAttribute('tabindex', '0');
+    else table.removeAttribute('tabindex');
+}
+addEventListener('resize', reach);
+for (const each of folded) each.addEventListener('toggle', reach);
+for (const axis of axes) axis.addEventListener('change', reach);
 let open = [];
 addEventListener('beforeprint', () => {
   open = folded.map(each => each.open);
@@ -55,4 +63,5 @@ addEventListener('beforeprint', () => {
 });
 addEventListener('afterprint', () => folded.forEach((each, index) => { each.open = open[index]; }));
 show();
+reach();
 """
