@@ -11,7 +11,7 @@ p { margin: .4rem 0; } .muted { color: var(--muted); font-size: .92rem; max-widt
 .verdict { font-size: 1.1rem; }
 fieldset { border: 0; padding: 0; margin: .5rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; }
 legend { float: left; margin-right: 1rem; color: var(--muted); } .setting legend { width: 100%; }
-label { cursor: pointer; white-space: nowrap; } input { accent-color: var(--accent); }
+label { cursor: pointer; } input { accent-color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 figure { margin: .6rem 0; } figure svg { width: 100%; max-width: 54rem; height: auto; }
 figure img { max-width: 100%; height: auto; }
