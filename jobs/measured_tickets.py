@@ -58,6 +58,11 @@ class MeasuredTickets:
         return cls(config, writer, chosen, keeps)
 
     @property
+    def folder(self) -> Path:
+        """Where the records are kept."""
+        return self.writer.run.timings
+
+    @property
     def is_one(self) -> bool:
         """Whether it is a single ticket, all of whose forms can be shown."""
         return len(self.tickets) == 1

@@ -19,7 +19,8 @@ class TicketTime:
     `dense_eager` and `dense_fastest` are the milliseconds of the dense network, in eager PyTorch and in
     `fastest_runtime`, the one in which it is fastest. `saved_of_eager` and `saved_of_fastest` are the shares
     of these that the ticket saves, negative where it is slower; `dense_saved_of_eager` is what the dense
-    network saves by the faster runtime alone. `macs_saved` is the limit.
+    network saves by the faster runtime alone. `macs_saved` is the limit: the multiply-accumulates that the
+    ticket's best form leaves out.
     """
 
     job: str
@@ -90,7 +91,7 @@ def _fastest(timings: Sequence[Timing]) -> TicketTime | None:
         saved_of_eager=network.saved_of_eager,
         saved_of_fastest=network.saved_of_fastest or 0.0,
         dense_saved_of_eager=dense[fastest].saved_of_eager,
-        macs_saved=network.macs_saved,
+        macs_saved=max(form.macs_saved for _, form in own),
         command=timing.command,
         versions={name: version for each in timings for name, version in each.versions.items()},
     )

@@ -170,8 +170,7 @@ def _curve_values(curve: Sequence[Point], axes: Sequence[Axis]) -> Mapping[int, 
 def _layout(axes: Sequence[Axis], split: str) -> Summary.Value:
     """Return the page of Custom Scalars: a chart of all methods for each axis, and of all jobs."""
     accuracy = [
-        (f"top-1 on {split} over {axis.label} {axis.note}".strip(), curve_tag(split, "top1", axis.name))
-        for axis in axes
+        (f"top-1 on {split} over {_left(axis)}", curve_tag(split, "top1", axis.name)) for axis in axes
     ]
     training = [("training loss", LOSS), ("top-1 on val", "val/top1")]
     layout = layout_pb2.Layout(
@@ -185,6 +184,13 @@ def _layout(axes: Sequence[Axis], split: str) -> Summary.Value:
         metadata=metadata.create_summary_metadata(),
         tensor=make_tensor_proto(layout.SerializeToString()),
     )
+
+
+def _left(axis: Axis) -> str:
+    """Return what the steps of an axis's curves are: shares of the dense network that are left."""
+    if axis.kind == "left":
+        return axis.label
+    return f"{axis.label.replace('time saved against', 'time left of', 1)}, {axis.note}"
 
 
 def _chart(title: str, tag: str) -> layout_pb2.Chart:

@@ -11,7 +11,7 @@ p { margin: .4rem 0; } .muted { color: var(--muted); font-size: .92rem; max-widt
 .verdict { font-size: 1.1rem; }
 fieldset { border: 0; padding: 0; margin: .5rem 0; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; }
 legend { float: left; margin-right: 1rem; color: var(--muted); } .setting legend { width: 100%; }
-label { cursor: pointer; white-space: nowrap; } input { accent-color: var(--accent); }
+label { cursor: pointer; } input { accent-color: var(--accent); }
 :focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
 figure { margin: .6rem 0; } figure svg { width: 100%; max-width: 54rem; height: auto; }
 figure img { max-width: 100%; height: auto; }
@@ -48,6 +48,14 @@ function show() {
     part.style.display = hidden.has(part.dataset.method) ? 'none' : '';
 }
 for (const input of [...axes, ...methods]) input.addEventListener('change', show);
+function reach() {
+  for (const table of document.querySelectorAll('.scroll'))
+    if (table.scrollWidth > table.clientWidth) table.setAttribute('tabindex', '0');
+    else table.removeAttribute('tabindex');
+}
+addEventListener('resize', reach);
+for (const each of folded) each.addEventListener('toggle', reach);
+for (const axis of axes) axis.addEventListener('change', reach);
 let open = [];
 addEventListener('beforeprint', () => {
   open = folded.map(each => each.open);
@@ -55,4 +63,5 @@ addEventListener('beforeprint', () => {
 });
 addEventListener('afterprint', () => folded.forEach((each, index) => { each.open = open[index]; }));
 show();
+reach();
 """

@@ -87,6 +87,8 @@ def _bench(options: argparse.Namespace) -> int:
         show(tickets.table())
     else:
         show(measured_table(options.name, rows))
+    if tickets is not None and tickets.keeps:
+        show(f"kept in {tickets.folder}; distlth report draws it")
     show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     return 0
 

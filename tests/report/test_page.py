@@ -69,6 +69,7 @@ def test_everything_is_reached_with_the_keyboard(browser: Browser) -> None:
     assert {*browser.value(hidden)} == {"none"}
     browser.press(" ")
     assert "none" not in browser.value(hidden)
+    assert browser.value("document.querySelectorAll('.scroll[tabindex]').length") == 0  # none is cut off
 
 
 def test_the_tables_and_pictures_are_whole(browser: Browser) -> None:
