@@ -108,9 +108,9 @@ def check_slim_training(config: RunConfig, model: nn.Module) -> None:
     if len(set(programs.values())) > 1:  # a slim network is traced at one size
         sizes = ", ".join(map(str, sorted(programs)))
         raise ConfigError(
-            f"train.execution: {config.model.name} cannot train slim on images of several sizes ({sizes} px), "
-            "for which it computes in other ways; set train.execution: masked, or leave out data.resize and "
-            "data.eval_resolution"
+            f"train.execution: {config.model.name} cannot train slim on images of several sizes ({sizes} "
+            "px): it computes in another way for each; set train.execution: masked, or leave out "
+            "data.resize and data.eval_resolution"
         )
 
 
