@@ -85,7 +85,7 @@ def preflight(config: RunConfig) -> Preflight:
     if removing:
         _check_removal(config.model.name, removing, body, layers)
     if config.train.execution == "slim":
-        _check_slim_training(config, model)
+        check_slim_training(config, model)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
     return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
 
@@ -101,14 +101,26 @@ def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: S
         )
 
 
-def _check_slim_training(config: RunConfig, model: nn.Module) -> None:
+def check_slim_training(config: RunConfig, model: nn.Module) -> None:
     """Raise ConfigError where a network without its removed channels would not train as with them."""
     try:
-        trainable(model, config.data.resolution, {})
+        programs = {side: _program(model, side) for side in {*config.data.sides, config.data.eval_side}}
     except SlimError as error:
         raise ConfigError(
             f"train.execution: {config.model.name} cannot train slim: {error}; set train.execution: masked"
         ) from None
+    if len(set(programs.values())) > 1:  # a slim network is traced at one size
+        sizes = ", ".join(map(str, sorted(programs)))
+        raise ConfigError(
+            f"train.execution: {config.model.name} cannot train slim on images of several sizes ({sizes} "
+            "px): it computes in another way for each; set train.execution: masked, or leave out "
+            "data.resize and data.eval_resolution"
+        )
+
+
+def _program(model: nn.Module, side: int) -> str:
+    """Return the code of the network as it trains slim on images of a size, all channels kept."""
+    return str(trainable(model, side, {}).network.code)
 
 
 def _shapes(layers: Sequence[ConvLayer]) -> dict[str, tuple[int, ...]]:

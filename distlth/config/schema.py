@@ -579,17 +579,6 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _slim_training_has_one_size(self) -> RunConfig:
-        if self.train.execution == "slim" and {*self.data.sides, self.data.eval_side} != {
-            self.data.resolution
-        }:
-            raise ValueError(
-                "train.execution: slim traces the network for images of one size; leave out data.resize and "
-                "data.eval_resolution, or train masked"
-            )
-        return self
-
-    @model_validator(mode="after")
     def _tickets_have_epochs_left(self) -> RunConfig:
         rewind, epochs, then = self.prune.rewind_epoch, self.train.epochs, self.prune.after_rewind
         if rewind > epochs:
