@@ -35,8 +35,8 @@ class Source:
 
     @property
     def resolution(self) -> int:
-        """The side of the images that it was trained on, in pixels."""
-        return self.record.config.data.resolution
+        """The side of the images that it was evaluated on, in pixels."""
+        return self.record.config.data.eval_side
 
     @property
     def multiple(self) -> int:
@@ -55,6 +55,7 @@ class Source:
             "model": {
                 "name": config.model.name,
                 "stem": config.model.stem,
+                "blurpool": config.model.blurpool,
                 "num_classes": self.record.data["classes"],
                 "classes": list(data.classes) if data else None,
             },
@@ -73,12 +74,13 @@ class Source:
                 "round": self.job.round,
                 "method": self.job.method,
                 "density": self.result.density,
-                "split": self.result.split,
-                "top1": self.result.top1,
+                "split": None if self.result.imported else self.result.split,
+                "top1": None if self.result.imported else self.result.top1,
+                "imported": dict(self.result.imported) if self.result.imported else None,
                 "best_epoch": self.result.best_epoch,
                 "mask_digest": self.result.mask_digest,
                 "weights_digest": self.result.best_digest or self.result.weights_digest,
-                "data_digest": self.record.data["digest"],
+                "data_digest": self.record.data.get("digest"),
                 "versions": dict(self.record.versions),
             },
         }
@@ -100,7 +102,8 @@ def load_source(run: RunPaths, job_id: str) -> Source:
         raise RunError(f"{run.root}: ticket {job_id} is not trained to its end; finished: {finished}")
     job, paths = jobs[job_id], run.job(job_id)
     config = record.config
-    model = build(config.model.name, record.data["classes"], seed=job.seed, stem=config.model.stem)
+    asked, classes = config.model, record.data["classes"]
+    model = build(asked.name, classes, seed=job.seed, stem=asked.stem, blurpool=asked.blurpool)
     file = _reported_weights(run, done[job_id])
     state, _ = load_tensors(await_file(file))
     try:
@@ -123,4 +126,4 @@ def _data_set(record: RunRecord) -> Dataset | None:
         found = Dataset.load(record.config.data.path)
     except UserError:
         return None
-    return found if found.digest == record.data["digest"] else None
+    return found if found.digest == record.data.get("digest") else None

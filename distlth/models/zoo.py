@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from distlth.errors import ConfigError
+from distlth.models.blurpool import give_blurpool
 from distlth.models.mobilenet_cifar import mobilenet_v1
 from distlth.models.pooling import give_fixed_size_pools
-from distlth.models.resnet_cifar import resnet20, resnet56
-from distlth.models.vgg_cifar import vgg16_bn_cifar
+from distlth.models.resnet_cifar import resnet20, resnet20_openlth, resnet56, resnet56_openlth
+from distlth.models.vgg_cifar import vgg16_bn_cifar, vgg16_bn_openlth
 from distlth.models.wrn_cifar import wrn32_2
 
 Stem = Literal["imagenet", "cifar"]
@@ -22,8 +23,11 @@ Stem = Literal["imagenet", "cifar"]
 CIFAR_TYPE: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v1": mobilenet_v1,
     "resnet20": resnet20,
+    "resnet20_openlth": resnet20_openlth,
     "resnet56": resnet56,
+    "resnet56_openlth": resnet56_openlth,
     "vgg16_bn_cifar": vgg16_bn_cifar,
+    "vgg16_bn_openlth": vgg16_bn_openlth,
     "wrn32_2": wrn32_2,
 }
 # What people call them besides, as `_bare` leaves it.
@@ -53,20 +57,25 @@ def check_name(name: str) -> None:
         raise ConfigError(_unknown(name))
 
 
-def build(name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet") -> nn.Module:
+def build(
+    name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet", blurpool: bool = False
+) -> nn.Module:
     """A freshly initialised network on the CPU, the same bits for the same arguments.
 
     ``stem="cifar"`` gives torchvision's residual networks a 3x3 stem of stride 1 without pooling, for small
-    images; the networks of ``CIFAR_TYPE`` have one like it whatever is said. The caller's random state is
-    left as it was.
+    images; the networks of ``CIFAR_TYPE`` have one like it whatever is said. ``blurpool`` blurs what their
+    strided convolutions read (`distlth.models.blurpool`). The caller's random state is left as it was.
 
-    Raises ConfigError for an unknown name, a stem that the network cannot have, or no classes.
+    Raises ConfigError for an unknown name, a stem or blurring that the network cannot have, or no classes.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; a classifier needs at least 1")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return _build(name, num_classes, stem)
+        model = _build(name, num_classes, stem)
+    if blurpool:
+        _give_blurpool(name, model)
+    return model
 
 
 def _build(name: str, num_classes: int, stem: Stem) -> nn.Module:
@@ -93,6 +102,16 @@ def _give_cifar_stem(name: str, model: nn.Module) -> None:
     model.conv1 = nn.Conv2d(3, model.conv1.out_channels, kernel_size=3, padding=1, bias=False)
     nn.init.kaiming_normal_(model.conv1.weight, mode="fan_out", nonlinearity="relu")
     model.maxpool = nn.Identity()
+
+
+def _give_blurpool(name: str, model: nn.Module) -> None:
+    import torchvision.models as tv
+
+    if not isinstance(model, tv.ResNet):
+        raise ConfigError(
+            f"model.blurpool: {name!r} has none; torchvision's ResNet, ResNeXt and Wide ResNet families do"
+        )
+    give_blurpool(model)
 
 
 def _unknown(name: str) -> str:

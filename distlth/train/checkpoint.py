@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ class JobState:
     Steps count from the schedule's start, which a job with `first_epoch` does not begin at. The schedule's
     and the loader's position follow from `step`, and so does the random state: every step draws from a
     generator seeded by (seed, step, rank). `sums` are each rank's running metric sums, shape (world size, n).
-    `best` is None unless the best epoch is reported, and one was evaluated.
+    `best` is None unless the best epoch is reported, and one was evaluated; `penalty` is the state of what a
+    method adds to the loss.
     """
 
     job: str
@@ -53,6 +54,7 @@ class JobState:
     scaler: Mapping[str, Any]
     sums: Tensor
     best: Best | None = None
+    penalty: Mapping[str, Tensor] = field(default_factory=dict)
 
     def sums_of(self, rank: int, world_size: int) -> Tensor:
         """Return a rank's running sums, shape (n,). Where the number of ranks changed, rank 0 has all."""
@@ -64,6 +66,7 @@ class JobState:
         """Write the state whole or not at all."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
+        tensors |= {f"penalty/{name}": tensor for name, tensor in self.penalty.items()}
         about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
         if self.best is not None:
             tensors |= {f"best/{name}": tensor for name, tensor in self.best.model.items()}
@@ -84,6 +87,7 @@ class JobState:
             scaler=about["scaler"],
             sums=tensors["sums"],
             best=_best(about.get("best"), _part(tensors, "best/")),
+            penalty=_part(tensors, "penalty/"),
         )
 
 

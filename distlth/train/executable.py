@@ -59,12 +59,12 @@ def num_loader_threads(config: RunConfig, device: torch.device) -> int:
 
 def make_executable(config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
     """Build, place and wrap the network, take a step of it, and open its loaders. Collective."""
-    classes, resolution = splits["train"].dataset.num_classes, config.data.resolution
-    model = build(config.model.name, classes, seed=seed, stem=config.model.stem)
-    body = anatomy(model, resolution)
+    classes, asked = splits["train"].dataset.num_classes, config.model
+    model = build(asked.name, classes, seed=seed, stem=asked.stem, blurpool=asked.blurpool)
+    body = anatomy(model, config.data.eval_side)
     loader = _train_loader(config, splits, world, seed)
     eval_loader = _eval_loader(config, splits["val"], world)
-    model, replicas = prepare(config, world, model, loader, resolution)
+    model, replicas = prepare(config, world, model, loader)
     calibration = partial(_calibration_loader, config, splits["train"], world, seed)
     test_loader = _eval_loader(config, splits["test"], world) if "test" in splits else None
     return Executable(seed, model, replicas, body, loader, eval_loader, calibration, test_loader)
@@ -81,18 +81,20 @@ def reseed(executable: Executable, config: RunConfig, splits: Splits, world: Wor
 
 
 def prepare(
-    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader, resolution: int
+    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader
 ) -> tuple[nn.Module, nn.Module]:
     """Return a network on its device, and wrapped for DDP and compiled where asked for. Collective.
 
-    It has taken a step without a trace. `loader` has the images that it trains on.
+    It has taken a step with each size of images, without a trace: all that is compiled is compiled here.
+    `loader` has the images that it trains on.
     """
     model = _placed(model, config, world.device)
     replicas = world.wrap(model)
-    if config.train.compile:  # no shape is dynamic: every batch of a rank has the same size
+    if config.train.compile:  # no shape is dynamic: one graph for each size of images
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
     count = len(loader.batch_indices(0, 0)) if config.train.compile else BATCH
-    rehearse(config, replicas, model, _empty_batch(count, resolution, world.device))
+    for side in config.data.sides:
+        rehearse(config, replicas, model, _empty_batch(count, side, world.device))
     return model, replicas
 
 
@@ -128,6 +130,7 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, seed: int) ->
         rank=world.rank,
         world_size=world.size,
         resolution=config.data.resolution,
+        side=config.data.side,
         crop=config.data.crop,
         flip=config.data.flip,
         pad=config.data.pad,
@@ -154,7 +157,7 @@ def _eval_loader(
         batch_size=train.eval_batch_size or len(part(train.batch_size, world.rank, world.size)),
         rank=world.rank,
         world_size=world.size,
-        resolution=config.data.resolution,
+        resolution=config.data.eval_side,
         ratio=data.eval_ratio or eval_ratio(data.crop),
         device=world.device,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from distlth.files import tensors_digest
 from distlth.methods import Measurement
 from distlth.models.alive import count_alive, macs
 from distlth.plan import Job
+from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import empty_layers
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress
@@ -24,6 +25,7 @@ from distlth.train.checkpoint import Best, JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.meter import Meter
 from distlth.train.optim import load_momentum, momentum_of
+from distlth.train.penalty import Pull
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.recorder import EventSink, OpenCurves, Recorder
 from distlth.train.schedule import learning_rate
@@ -127,6 +129,7 @@ class Trainer:
         if found is not None:
             self.model.load_state_dict(dict(found.model))
         self.state = self.form.fresh_state(self.config.train, self.world, self.job.seed)
+        self.state = replace(self.state, pull=self.pull())
         if found is not None:
             self.restore(found)
         self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
@@ -134,6 +137,15 @@ class Trainer:
         self.recorder.open(self.step, self.ticket.mask.density)
         self.save_untrained()
         self.save_rewind_point()
+
+    def pull(self) -> Pull | None:
+        """Return what the job's method adds to the gradients, if it adds something."""
+        penalty = self.job.structure.penalty if self.job.structure else None
+        if penalty is None:
+            return None
+        layers = self.ticket.mask.layers
+        kept = planned_kept(self.ticket.mask.total, self.config.prune.rate, self.job.round)[-1]
+        return Pull(penalty, self.model, layers, kept)
 
     def check_mask(self, found: JobState | None) -> None:
         """Raise RuntimeError when a checkpoint is of another mask than the ticket's."""
@@ -148,6 +160,8 @@ class Trainer:
             self.state.scaler.load_state_dict(dict(found.scaler))
         self.meter.restore(found.sums_of(self.world.rank, self.world.size))
         self.best = found.best
+        if self.state.pull is not None:
+            self.state.pull.restore(found.penalty)
         self.step = found.step
 
     # -- steps ----------------------------------------------------------------------------------------
@@ -215,6 +229,8 @@ class Trainer:
         """Evaluate and save where due, and write the epoch's metrics."""
         metrics = EpochMetrics(epoch, self.step, lr=self.learning_rate(), **asdict(self.meter.end_epoch()))
         self.check_finite(metrics.lr)
+        if self.state.pull is not None:
+            self.state.pull.end_epoch(epoch)
         is_last = epoch + 1 == self.config.train.epochs
         if is_last:
             self.recorder.event("last-step", self.step)
@@ -252,7 +268,7 @@ class Trainer:
     def save_rewind_point(self) -> None:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
-        if self.job.parent is None and self.step == rewind_step:
+        if self.job.makes_rewind_weights and self.step == rewind_step:
             self.recorder.rewind_point(self.step, self.model)
 
     def save_if_due(self, lr: float) -> None:
@@ -283,6 +299,7 @@ class Trainer:
             scaler=self.state.scaler.state_dict(),
             sums=sums,
             best=self.best,
+            penalty=self.state.pull.state() if self.state.pull else {},
         )
 
     # -- ending ---------------------------------------------------------------------------------------
@@ -357,6 +374,7 @@ class Trainer:
             alive=used.weights,
             macs=macs(graph),
             alive_macs=used.macs,
+            device=self.world.device_name,
             best_epoch=self.best.epoch + 1 if self.best else None,
             best_digest=self.best_digest,
         )

@@ -261,6 +261,18 @@ class TestJob:
         fresh = build("resnet20", 10, seed=config.seed, stem="cifar").state_dict()
         assert all(torch.equal(init[name], fresh[name]) for name in fresh)
 
+    def test_the_rewind_point_may_be_the_trained_network(
+        self, config: RunConfig, digits: Dataset, tmp_path: Path
+    ) -> None:
+        constant = ScheduleSection(name="constant")
+        train = config.train.model_copy(update={"epochs": 1, "schedule": constant})  # and `rewind_epoch` is 1
+        late, run = config.model_copy(update={"train": train}), RunPaths(tmp_path)
+        assert plan(late)[1].first_epoch == 0
+        self.train(late, digits, run, plan(late)[0])
+        rewind, _ = load_tensors(run.seed(0).rewind)
+        trained, _ = load_tensors(run.job("00").weights)
+        assert all(torch.equal(rewind[name], trained[name]) for name in trained)
+
     def test_a_loss_that_is_not_finite_is_named(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
     ) -> None:
