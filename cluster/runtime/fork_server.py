@@ -74,9 +74,15 @@ def start(
         listener.listen(BACKLOG)  # requests wait until all is imported
         words = [str(listener.fileno()), ",".join(modules), ",".join(ray_modules), TITLE_ROOM]
         command = [sys.executable, "-P", "-m", "cluster.runtime.fork_server", *words]
-        return subprocess.Popen(
-            command, env=environment, stdin=subprocess.DEVNULL, pass_fds=[listener.fileno()]
-        )
+        with open(folder / "fork.err", "ab") as said:
+            return subprocess.Popen(
+                command,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=[listener.fileno()],
+            )
 
 
 @dataclass(frozen=True)

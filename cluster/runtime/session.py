@@ -258,5 +258,5 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
     arguments += [f"--node-ip-address={address}", f"--temp-dir={ray_folder(folder)}", f"--address={head}"]
-    ray = [sys.executable, "-P", "-m", "cluster.runtime.join", device, str(ray_folder(folder))]
-    return [*ray, "start", "--block", "--disable-usage-stats", *arguments]
+    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+    return [*ray, *arguments]
