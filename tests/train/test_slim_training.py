@@ -18,7 +18,7 @@ from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.files import load_tensors
-from distlth.models import anatomy, prunable
+from distlth.models import anatomy, build, prunable
 from distlth.plan import plan
 from distlth.preflight import preflight
 from distlth.prune.magnitude import prune_magnitude
@@ -56,7 +56,7 @@ def forms(
     document["data"] = {"path": str(digits.path), "resolution": resolution, "crop": "none"}
     config = parse_config(document, "test")
     job = next(job for job in plan(config) if job.removes_channels)
-    ticket = refilled(executable.build(name, 10, seed=0, stem="imagenet"), resolution, dtype)
+    ticket = refilled(build(name, 10, seed=0, stem="imagenet"), resolution, dtype)
     with closing(WarmRank(config, digits, WORLD)) as rank, closing(WarmRank(config, digits, WORLD)) as other:
         found = rank.form(job, ticket), Masked(other.executable(job), ticket)
     assert isinstance(found[0], Slimmed)
@@ -102,7 +102,7 @@ def test_slim_training_is_masked_training(name: str, digits: Dataset) -> None:
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks are small, and compiled without a compiler: by torch's tracing alone."""
-    for module in (executable, form):
+    for module in (executable, form, sys.modules[__name__]):
         monkeypatch.setattr(module, "build", small_network)
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
 
