@@ -23,7 +23,7 @@ FREE = (
 INEXACT = ("cluster.workers", "cluster.cpus_per_worker")
 
 # The files of a run do not fit another value of these.
-FIXED = ("model", "prune.scope", "prune.rewind_epoch", "data.classes")
+FIXED = ("model", "prune.scope", "prune.layers", "prune.rewind_epoch", "data.classes")
 
 # A branch each below it (`prune.branches.refill`), where rounds do not depend on branches.
 BRANCHES = "prune.branches"

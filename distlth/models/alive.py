@@ -40,7 +40,13 @@ def count_alive(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = Tru
         work += layer.positions * int(torch.count_nonzero(own))
         if layer.name in kept:  # a layer may run several times
             found[layer.name] = found[layer.name] | own if layer.name in found else own
+    work += sum(int(product.costs[usage.changing(product)].sum()) for product in graph.products)
     return Alive(sum(int(torch.count_nonzero(weights)) for weights in found.values()), work)
+
+
+def known_alive(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> Alive | None:
+    """Return both counts of a mask; None where an operator is not followed (`Graph.unfollowed`)."""
+    return None if graph.unfollowed else count_alive(graph, kept, removed=removed)
 
 
 def alive_density(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> float:
@@ -50,8 +56,8 @@ def alive_density(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = T
 
 
 def macs(graph: Graph) -> int:
-    """Return the multiply-accumulates of one image in convolutions and linear layers."""
-    return sum(layer.macs for layer in graph.layers)
+    """Return the multiply-accumulates of one image in convolutions, linear layers and attention."""
+    return sum(layer.macs for layer in graph.layers) + sum(product.macs for product in graph.products)
 
 
 class _Usage:
@@ -77,13 +83,16 @@ class _Usage:
         pairs = self._pairs(layer).reshape(*layer.shape[:2], *[1] * (len(layer.shape) - 2))
         return pairs & self._kept.get(layer.name, torch.ones(layer.shape, dtype=torch.bool))
 
+    def changing(self, node: Node) -> Tensor:
+        """Return which of the wires that a node makes are used and no constants (bool)."""
+        return self._used[node.made] & self._values[node.made].isnan()
+
     def _needed(self, node: Node) -> Tensor:
         """Return the wires that a node's used wires depend on."""
-        used = self._used[node.made]
         if isinstance(node, Layer):
             read = self._pairs(node).any(dim=1).flatten()
             return node.inputs[read]
-        changing = used & self._values[node.made].isnan()
+        changing = self.changing(node)
         if isinstance(node, Pointwise):
             return torch.cat([wires[changing] for wires in node.operands])
         if isinstance(node, Norm) and not node.mixes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 from torch import Tensor
@@ -20,33 +20,33 @@ def streams(graph: Graph, layers: Collection[str]) -> tuple[Stream, ...]:
     same sums, behind norms, activations and pooling. Layers that share some places alone, as where a shortcut
     pads channels, are of different streams.
     """
-    places = _places(graph)
+    place = places(graph, _pairs)
     found: dict[tuple[int, ...], Stream] = {}
     for layer in graph.layers:
         if layer.name in layers:
-            ordered, order = places[layer.made].sort()
+            ordered, order = place[layer.made].sort()
             if len(ordered.unique()) == layer.count:
                 found.setdefault(tuple(ordered.tolist()), {}).setdefault(layer.name, order)
     return tuple(stream for stream in found.values() if len(stream) > 1)
 
 
-def _places(graph: Graph) -> Tensor:
-    """Return for each wire the lowest of those that it is added to, directly or on the way."""
-    pairs = [pair for node in graph.nodes for pair in _pairs(node)]
+def places(graph: Graph, pairs_of: Callable[[Node], list[tuple[Tensor, Tensor]]]) -> Tensor:
+    """Return for each wire the lowest of those that pairs of wires connect it to, directly or on the way."""
+    pairs = [pair for node in graph.nodes for pair in pairs_of(node)]
     made, read = (
         (torch.cat([NO_WIRES, *side]) for side in zip(*pairs, strict=True)) if pairs else (NO_WIRES,) * 2
     )
     both = read > ZERO
     made, read = made[both], read[both]
-    places = torch.arange(graph.num_wires)
+    lowest = torch.arange(graph.num_wires)
     while True:
-        lowest = places.scatter_reduce(0, made, places[read], "amin").scatter_reduce(
-            0, read, places[made], "amin"
+        lower = lowest.scatter_reduce(0, made, lowest[read], "amin").scatter_reduce(
+            0, read, lowest[made], "amin"
         )
-        lowest = lowest[lowest]
-        if torch.equal(lowest, places):
-            return places
-        places = lowest
+        lower = lower[lower]
+        if torch.equal(lower, lowest):
+            return lowest
+        lowest = lower
 
 
 def _pairs(node: Node) -> list[tuple[Tensor, Tensor]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 from typing import Any
 
 import torch
@@ -13,7 +14,19 @@ from torch.nn.functional import pad
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from distlth.models.graph import LIVE, ZERO, Graph, Join, Layer, Node, Norm, Opaque, Operand, Pointwise
+from distlth.models.graph import (
+    LIVE,
+    ZERO,
+    Graph,
+    Join,
+    Layer,
+    Node,
+    Norm,
+    Opaque,
+    Operand,
+    Pointwise,
+    Product,
+)
 from distlth.models.labels import compact, distinct, live, reshaped, rows
 
 # Operators whose (first) result has the first argument's entries in the same places.
@@ -33,6 +46,8 @@ REDUCTIONS = {"amax", "amin", "mean", "sum"}
 FRESH = {"bernoulli_", "empty_like", "full_like", "new_empty", "new_full", "new_ones", "normal_", "ones_like"}
 FRESH |= {"rand_like", "randn_like", "uniform_"}
 ZEROS = {"new_zeros", "zero_", "zeros", "zeros_like"}
+# Products of matrices whose entries have more labels than this, in all, are not followed.
+MOST_PAIRS = 2**22
 BATCH_NORMS = {"_batch_norm_with_update", "_native_batch_norm_legit", "cudnn_batch_norm", "native_batch_norm"}
 
 Labels = Sequence[Tensor | None]
@@ -169,6 +184,11 @@ class _Tracer(TorchDispatchMode):
         owners, sources = keys // self._next, keys % self._next
         return self._add(lambda first: Join(op, first, len(matrix), sources, owners))
 
+    def _summed(self, op: str, matrix: Tensor) -> Tensor:
+        """Return one wire for each row of labels, the same for equal rows: images do not differ."""
+        distinct_rows, places = torch.unique(matrix, dim=0, return_inverse=True)
+        return self._joined(op, distinct_rows)[places]
+
     def _anything(self, op: str, labels: Sequence[Tensor], *, adds_up: bool = False) -> Tensor:
         wires = torch.cat(list(labels)).unique()
         if wires[-1] <= ZERO:
@@ -214,6 +234,53 @@ class _Tracer(TorchDispatchMode):
         shape, op = tuple(weight[1].shape), str(call.func)
         named = weight[0], self._name(bias), self._is_computed(bias)
         return self._add(lambda first: Layer(op, first, shape[0], *named, shape, groups, positions, channels))
+
+    def _biased(self, call: _Call) -> Labels:
+        """Follow an addition; one of a parameter to what a layer has just made is the layer's own bias.
+
+        So does torch add the bias of a linear layer whose input is not contiguous.
+        """
+        layer, (x, bias) = self._nodes[-1] if self._nodes else None, call.args[:2]
+        if not isinstance(layer, Layer) or layer.bias is not None or layer.computes_bias or call.kwargs:
+            return self._pointwise(call)
+        if not isinstance(bias, Tensor) or self._name(bias) is None or bias.shape != (layer.count,):
+            return self._pointwise(call)
+        made = torch.arange(layer.first, layer.first + layer.count)
+        if not torch.equal(self._of(x).flatten(), made) or x.shape[-1] != layer.count:
+            return self._pointwise(call)
+        self._nodes[-1] = replace(layer, bias=self._name(bias))
+        return [self._of(x)]
+
+    def _matrices(self, call: _Call) -> Labels:
+        """Follow a product of two batches of matrices, batch x n x k and batch x k x m."""
+        x, y = call.args
+        labels = torch.broadcast_tensors(self._of(x)[..., None], self._of(y)[:, None])
+        if labels[0].numel() > MOST_PAIRS:
+            return self._opaque(call)
+        operands, places = distinct([label.flatten() for label in labels])
+        repeats = prod((*x.shape, y.shape[2])) // len(places)
+        costs = places.bincount(minlength=len(operands[0])) * repeats // self._batch
+        types, args = (x.dtype, y.dtype), (Operand(0), Operand(1))
+        wires = self._add(
+            lambda first: Product(
+                "aten.mul.Tensor", first, len(operands[0]), operands, types, args, (), None, costs
+            )
+        )
+        batch, n, _, m = labels[0].shape
+        sums = self._summed(str(call.func), rows(wires[places].reshape(labels[0].shape), [0, 1, 3]))
+        return [sums.reshape(batch, n, m)]
+
+    def _softmaxed(self, call: _Call) -> Labels:
+        """Follow a softmax: constant, and not zero, where all that it looks at is."""
+        x, dim = call.args[:2]
+        labels, others = self._of(x), [other for other in range(x.ndim) if other != dim % x.ndim]
+        sums = self._summed(str(call.func), rows(labels, others))
+        wires = self._add(
+            lambda first: Pointwise(
+                "aten.exp.default", first, len(sums), (sums,), (x.dtype,), (Operand(0),), (), None
+            )
+        )
+        return [wires.reshape([labels.shape[other] if other in others else 1 for other in range(x.ndim)])]
 
     def _batch_norm(self, call: _Call) -> Labels:
         x, weight, bias = call.args[:3]
@@ -355,7 +422,11 @@ OWN_PARAMETERS: dict[str, Callable[[_Tracer, _Call], Labels]] = {
     **dict.fromkeys(BATCH_NORMS, _Tracer._batch_norm),
 }
 FOLLOWED: dict[str, Callable[[_Tracer, _Call], Labels]] = {
+    "_safe_softmax": _Tracer._softmaxed,
+    "_softmax": _Tracer._softmaxed,
+    "add": _Tracer._biased,
     "as_strided_": _Tracer._restrided,
+    "bmm": _Tracer._matrices,
     "cat": _Tracer._concatenated,
     "constant_pad_nd": _Tracer._padded,
     "copy_": _Tracer._copied,
