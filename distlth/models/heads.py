@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from distlth.models.graph import Graph, Join, Layer, Node, Norm, Pointwise
+from distlth.models.graph import Graph, Join, Node, Norm, Pointwise
 from distlth.models.streams import places
 
 
@@ -20,8 +20,7 @@ def heads(graph: Graph, layers: Collection[str]) -> dict[str, Tensor]:
     """
     if not graph.products:
         return {}
-    computed = _computed(graph)
-    place = places(graph, lambda node: _pairs(node, computed))
+    place = places(graph, _pairs)
     multiplied = torch.cat([place[product.made] for product in graph.products])
     found = {}
     for layer in graph.layers:
@@ -32,22 +31,11 @@ def heads(graph: Graph, layers: Collection[str]) -> dict[str, Tensor]:
     return {name: rows for name, rows in found.items() if rows.shape[1] > 1}
 
 
-def _computed(graph: Graph) -> Tensor:
-    """Return which wires depend on a layer (bool), as a mask of positions does not, which all heads share."""
-    found = torch.zeros(graph.num_wires, dtype=torch.bool)
-    for node in graph.nodes:
-        if isinstance(node, Pointwise):
-            found[node.made] = torch.stack([found[wires] for wires in node.operands]).any(dim=0)
-        else:
-            found[node.made] = isinstance(node, Layer) or bool(found[node.reads].any())
-    return found
-
-
-def _pairs(node: Node, computed: Tensor) -> list[tuple[Tensor, Tensor]]:
+def _pairs(node: Node) -> list[tuple[Tensor, Tensor]]:
     """Return the wires that a node makes with those that it connects them to."""
     made = torch.arange(node.first, node.first + node.count)
     if isinstance(node, Pointwise):
-        return [(made[computed[wires]], wires[computed[wires]]) for wires in node.operands]
+        return [(made, wires) for wires in node.operands]
     if isinstance(node, Join):
         return [(made[node.owners], node.sources)]
     if isinstance(node, Norm) and not node.mixes:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 import torch
 from torch import Tensor
 
-from distlth.models.graph import NO_WIRES, ZERO, Graph, Join, Node, Norm, Pointwise
+from distlth.models.graph import NO_WIRES, Graph, Join, Layer, Node, Norm, Pointwise
 
 ADDITIONS = {"add"}
 Stream = dict[str, Tensor]
@@ -31,13 +31,16 @@ def streams(graph: Graph, layers: Collection[str]) -> tuple[Stream, ...]:
 
 
 def places(graph: Graph, pairs_of: Callable[[Node], list[tuple[Tensor, Tensor]]]) -> Tensor:
-    """Return for each wire the lowest of those that pairs of wires connect it to, directly or on the way."""
+    """Return for each wire the lowest of those that pairs of wires connect it to, directly or on the way.
+
+    What depends on no layer, such as a class token or a mask of positions, connects nothing.
+    """
     pairs = [pair for node in graph.nodes for pair in pairs_of(node)]
     made, read = (
         (torch.cat([NO_WIRES, *side]) for side in zip(*pairs, strict=True)) if pairs else (NO_WIRES,) * 2
     )
-    both = read > ZERO
-    made, read = made[both], read[both]
+    computed = _computed(graph)[read]
+    made, read = made[computed], read[computed]
     lowest = torch.arange(graph.num_wires)
     while True:
         lower = lowest.scatter_reduce(0, made, lowest[read], "amin").scatter_reduce(
@@ -47,6 +50,17 @@ def places(graph: Graph, pairs_of: Callable[[Node], list[tuple[Tensor, Tensor]]]
         if torch.equal(lower, lowest):
             return lowest
         lowest = lower
+
+
+def _computed(graph: Graph) -> Tensor:
+    """Return which wires depend on a layer (bool)."""
+    found = torch.zeros(graph.num_wires, dtype=torch.bool)
+    for node in graph.nodes:
+        if isinstance(node, Pointwise):
+            found[node.made] = torch.stack([found[wires] for wires in node.operands]).any(dim=0)
+        else:
+            found[node.made] = isinstance(node, Layer) or bool(found[node.reads].any())
+    return found
 
 
 def _pairs(node: Node) -> list[tuple[Tensor, Tensor]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,9 +15,10 @@ from torch.nn import functional
 from distlth.errors import ConfigError
 from distlth.methods import Source
 from distlth.methods.refill import Refill
-from distlth.models import Graph, LinearLayer, anatomy, build, gates, leaks, prunable
+from distlth.models import Graph, LinearLayer, anatomy, build, gates, leaks, prunable, zoo
 from distlth.models.alive import alive, count_alive, known_alive, macs
 from distlth.models.heads import heads
+from distlth.models.streams import streams
 from distlth.models.trace import trace
 from distlth.prune.mask import Mask, weight_name
 from distlth.ticket import Ticket, Trained
@@ -86,6 +89,9 @@ def test_a_head_is_its_rows_of_query_key_and_value(make: Callable[[], nn.Module]
     shapes = {layer.name: layer.weight_shape for layer in prunable(body, "all", "conv+linear")}
     assert leaks(body.graph, shapes) == ()
     assert gates(body.graph, shapes) == ()
+    assert [len(stream) for stream in streams(body.graph, shapes.keys())] == (
+        [5] if make is tiny_vit else [5, 5]
+    )
 
 
 class Attention(nn.Module):
@@ -212,16 +218,25 @@ def test_what_is_not_followed_is_named_and_not_counted() -> None:
 
 def test_timm_by_name() -> None:
     pytest.importorskip("timm")
-    model = build("timm/vit_tiny_patch16_224", 10, seed=0)
-    again = build("timm/vit_tiny_patch16_224", 10, seed=0).state_dict()
-    assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
-    body = anatomy(model, 224)
-    assert body.num_parameters == 5_717_416 - 990 * 193  # that of 1,000 classes
-    assert heads(body.graph, {"blocks.0.attn.qkv"})["blocks.0.attn.qkv"].shape == (3, 3 * 64)
-    assert len(prunable(body, "all", "conv+linear")) == 1 + 4 * 12
+    model, again = (build("timm/test_vit", 10, seed=0).state_dict() for _ in range(2))
+    assert all(torch.equal(tensor, again[name]) for name, tensor in model.items())
+    body = anatomy(build("timm/test_vit", 10, seed=1), 160)
+    assert body.num_parameters == sum(tensor.numel() for tensor in model.values()) == 306_890
+    assert heads(body.graph, ["blocks.0.attn.qkv"])["blocks.0.attn.qkv"].shape == (2, 3 * 32)
+    assert len(prunable(body, "all", "conv+linear")) == 1 + 4 * 6
     with pytest.raises(
-        ConfigError, match=r"'timm/vit_tinny_patch16_224' is not known to timm .*did you mean timm"
+        ConfigError, match=r"'timm/test_vitt' is not known to timm .*did you mean timm/test_vit"
     ):
-        build("timm/vit_tinny_patch16_224", 10, seed=0)
-    with pytest.raises(ConfigError, match="'timm/resnet18' has no stem 'cifar'"):
-        build("timm/resnet18", 10, seed=0, stem="cifar")
+        build("timm/test_vitt", 10, seed=0)
+    with pytest.raises(ConfigError, match="'timm/test_vit' has no stem 'cifar'"):
+        build("timm/test_vit", 10, seed=0, stem="cifar")
+
+
+def test_without_timm_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError) as caught:
+        zoo.check_name("timm/test_vit")
+    pin = f"timm=={zoo.TIMM_VERSION}"
+    assert str(caught.value) == f"model 'timm/test_vit' needs timm; install it with: pip install {pin}"
+    project = tomllib.loads((Path(__file__).parent.parent.parent / "pyproject.toml").read_text())
+    assert project["project"]["optional-dependencies"]["timm"] == [pin]
