@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from distlth.config.read import load_config
+from distlth.config.changes import Change
+from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
@@ -27,6 +28,7 @@ from distlth.run.results import JobResult
 from distlth.run.store import load_record
 from distlth.run.tickets import load_structured, load_trained
 from tests.small_job import WORLD
+from tests.tiny_run import MINIMAL
 from tests.transformers import PACKED, SIZE, tiny_swin, tiny_vit
 
 OF_VIT = (
@@ -167,3 +169,13 @@ def test_what_cannot_be_done_is_refused_by_name(digits: Dataset, known: None, tm
         ConfigError, match="slimming prunes by the scales of BatchNorm, and this network has none"
     ):
         preflight(configured(digits, tmp_path, "tiny_vit", "prune.branches=[{method: slimming}]"))
+
+
+def test_job_files_from_before_mean_convolutions() -> None:
+    """A job.yaml without the key parses to what it meant; the files of a run do not fit another value."""
+    assert parse_config(MINIMAL, "test").prune.layers == "conv"
+    assert Change("prune.layers", "conv", "conv+linear").kind == "fixed"
+    named = {**MINIMAL, "model": {"name": "timm/test_vit.r160_in1k"}}
+    assert parse_config(named, "test").model.name == "timm/test_vit.r160_in1k"
+    with pytest.raises(ConfigError, match=r"model\.name"):
+        parse_config({**MINIMAL, "model": {"name": "timm/../x"}}, "test")

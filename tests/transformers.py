@@ -15,12 +15,14 @@ FIRST, SECOND = f"{BLOCK}.mlp.0", f"{BLOCK}.mlp.3"
 
 def tiny_vit(num_classes: int = 10) -> nn.Module:
     """Two blocks of four heads of 8 on 17 tokens of 32 channels, with MLPs of 64."""
-    return VisionTransformer(SIZE, 4, 2, 4, 32, 64, num_classes=num_classes)
+    network: nn.Module = VisionTransformer(SIZE, 4, 2, 4, 32, 64, num_classes=num_classes)
+    return network
 
 
 def tiny_swin(num_classes: int = 10) -> nn.Module:
     """Two stages of two blocks, the second of each shifted, with heads of 8 and a merge in between."""
-    return SwinTransformer([2, 2], 16, [2, 2], [2, 4], [4, 4], num_classes=num_classes)
+    network: nn.Module = SwinTransformer([2, 2], 16, [2, 2], [2, 4], [4, 4], num_classes=num_classes)
+    return network
 
 
 def unsettled(model: nn.Module) -> nn.Module:
