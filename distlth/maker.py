@@ -55,7 +55,7 @@ class TicketMaker:
         if exists(path):
             return
         model, classes = self._config.model, self._found.dataset.num_classes
-        network = build(model.name, classes, seed=seed, stem=model.stem)
+        network = build(model.name, classes, seed=seed, stem=model.stem, blurpool=model.blurpool)
         retry_until_written(lambda: save_tensors(path, network.state_dict()), self._waiting)
 
     def mask(self, job: Job) -> tuple[Structured, Mask | None]:

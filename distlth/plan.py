@@ -92,9 +92,7 @@ class _Planner:
         for number in range(1, prune.rounds + 1):
             yield self.trunk(number)
             if prune.mode == "branch":
-                for branch in prune.branches:
-                    if branch.rounds is None or number in branch.rounds:
-                        yield self.branch(number, branch)
+                yield from self.branches(number)
 
     def trunk_id(self, number: int) -> str:
         """Return the id of a round's trunk job. Those of the run's own seed say no seed."""
@@ -107,6 +105,22 @@ class _Planner:
         method = f"{TRUNK}-{structure.label}" if structure else TRUNK
         before = self.trunk_id(number - 1)
         return self.ticket(self.trunk_id(number), number, method, before, before, structure)
+
+    def branches(self, number: int) -> Iterator[Job]:
+        """Iterate over a round's branches, each after the training that it is made from, if it has one."""
+        trainings: dict[str, Job] = {}
+        for branch in self.config.prune.branches:
+            if branch.rounds is not None and number not in branch.rounds:
+                continue
+            job, training = self.branch(number, branch), branch.training
+            if training is None:
+                yield job
+                continue
+            first = replace(self.branch(number, training), density=1.0)
+            if first.id not in trainings:  # branches of one kind share it
+                trainings[first.id] = first
+                yield first
+            yield replace(job, parent=first.id)
 
     def branch(self, number: int, branch: Method) -> Job:
         """Return the job of a branch; what is made from round 0's network alone is one round away from it."""

@@ -12,7 +12,17 @@ from distlth.data.dataset import Dataset
 from distlth.data.load.order import part
 from distlth.errors import ConfigError
 from distlth.methods.channels import Channels
-from distlth.models import Anatomy, WeightLayer, anatomy, build, gates, leaks, prunable, trains_on
+from distlth.models import (
+    Anatomy,
+    WeightLayer,
+    anatomy,
+    build,
+    check_accepts,
+    gates,
+    leaks,
+    prunable,
+    trains_on,
+)
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 from distlth.slim.program import SlimError
@@ -56,8 +66,11 @@ def preflight(config: RunConfig) -> Preflight:
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
-    model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
-    body = anatomy(model, config.data.resolution)
+    classes, asked = dataset.num_classes, config.model
+    model = build(asked.name, classes, seed=config.seed, stem=asked.stem, blurpool=asked.blurpool)
+    body = anatomy(model, config.data.eval_side)
+    for side in {*config.data.sides} - {config.data.eval_side}:
+        check_accepts(model, side)
     _check_rank_batch(config, model)
     layers = prunable(body, config.prune.scope, config.prune.layers)
     for branch in config.prune.branches:
@@ -139,7 +152,7 @@ def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
 
 
 def _check_rank_batch(config: RunConfig, model: nn.Module) -> None:
-    workers, size = config.cluster.workers, config.data.resolution
+    workers, size = config.cluster.workers, config.data.sides[-1]
     parts = [len(part(config.train.batch_size, rank, workers)) for rank in range(workers)]
     counts_all_ranks = config.train.sync_batch_norm and workers > 1
     if min(parts) > 1 or counts_all_ranks or trains_on(model, size, min(parts)):
@@ -173,7 +186,9 @@ def _more_nodes(config: RunConfig) -> str:
 
 def memory(config: RunConfig, body: Anatomy) -> int:
     """Return the bytes of parameters with their companions and of the activations of a rank's batch."""
-    activations = body.activation_bytes * _largest_part(config)
+    data, largest = config.data, _largest_part(config)
+    # `body` is that of evaluation; what a step keeps grows with the pixels.
+    activations = body.activation_bytes * data.resolution**2 // data.eval_side**2 * largest
     if config.train.amp != "off":
         activations //= 2
     return 4 * PARAMETER_COPIES * body.num_parameters + activations

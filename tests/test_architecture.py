@@ -38,6 +38,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "distlth.options": ("pydantic",),
     "distlth.process": ("psutil",),
     "distlth.files": ("safetensors", "torch"),
+    "distlth.kernels": ("numba", "llvmlite"),
     "distlth.prune": ("torch", "numpy", "mtkahypar", "numba"),
     "distlth.config": ("pydantic", "pydantic_core", "yaml"),
     "distlth.plan": (),

@@ -21,7 +21,7 @@ import psutil
 
 from cluster.runtime.folders import abandoned_folders, owned_folder, ray_folder, short_link
 from cluster.runtime.placement import ranks_per_node, resources
-from cluster.runtime.services import leave_out_unused
+from cluster.runtime.services import fork_workers, leave_out_unused
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
 
@@ -225,6 +225,7 @@ def start_ray(
 
     Only who has the session's token can reach it. Ray's messages go to `note`.
     """
+    fork_workers(ray_folder(folder), device)
     import ray
 
     take_messages(note)
@@ -257,5 +258,5 @@ def join_command(config: ClusterSection, device: str, folder: Path, address: str
     arguments += ["--metrics-export-port=0", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
     arguments += [f"--labels={NODE_LABEL}={node_name()}"]
     arguments += [f"--node-ip-address={address}", f"--temp-dir={ray_folder(folder)}", f"--address={head}"]
-    ray = [sys.executable, "-P", "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    return [*ray, *arguments]
+    ray = [sys.executable, "-P", "-m", "cluster.runtime.join", device, str(ray_folder(folder))]
+    return [*ray, "start", "--block", "--disable-usage-stats", *arguments]

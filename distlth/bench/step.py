@@ -50,10 +50,11 @@ class Shape:
     amp: Amp
     device: torch.device
     stem: Stem = "imagenet"
+    blurpool: bool = False
 
     def network(self) -> nn.Module:
         """Return the network on its device, the same each time."""
-        model = build(self.model, 1000, seed=0, stem=self.stem)
+        model = build(self.model, 1000, seed=0, stem=self.stem, blurpool=self.blurpool)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def images(self) -> tuple[Tensor, Tensor]:

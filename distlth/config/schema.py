@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distlth.config.documents import dump_yaml
+from distlth.config.resize import ResizeSection
 from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
@@ -23,6 +24,9 @@ ModelName = Annotated[str, Field(pattern=r"^(timm/)?[A-Za-z0-9][A-Za-z0-9_.+-]*$
 # Where a Ray cluster listens for its nodes, as `ray start` prints it.
 RAY_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}", re.ASCII)
 
+# Sizes of images for which torch keeps compiled code before it falls back to uncompiled steps.
+COMPILED_SIDES = 8
+
 SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
 
 
@@ -32,6 +36,15 @@ class DataSection(Section):
     path: UserPath = Field(description="the folder that `distlth data build` made")
     resolution: int = Field(
         224, ge=4, description="side of the square images that the network sees, in pixels"
+    )
+    resize: ResizeSection | None = Field(
+        None, description="training images that start smaller and grow to `resolution`, see below"
+    )
+    eval_resolution: int | None = Field(
+        None,
+        ge=4,
+        description="side of the images in evaluation, for which multiply-accumulates are counted; default: "
+        "`resolution`",
     )
     crop: Literal["random-resized", "pad", "none"] = Field(
         "random-resized",
@@ -71,8 +84,8 @@ class DataSection(Section):
     def _augmentation_fits(self) -> DataSection:
         if self.pad is not None and self.crop != "pad":
             raise ValueError(f"pad belongs to crop: pad, not to {self.crop}")
-        if self.pad is not None and self.pad > self.resolution:
-            raise ValueError(f"pad ({self.pad}) is more than resolution ({self.resolution})")
+        if self.pad is not None and self.pad > self.sides[-1]:
+            raise ValueError(f"pad ({self.pad}) is more than resolution ({self.sides[-1]})")
         if self.cache == "gpu" and self.crop == "random-resized":
             raise ValueError(
                 "cache: gpu decodes each image once and fits crop: pad and crop: none; random-resized cuts "
@@ -81,6 +94,35 @@ class DataSection(Section):
         if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
             raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
         return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> DataSection:
+        if self.resize is not None:
+            self.resize.check_end(self.resolution)
+            if self.cache == "gpu":
+                raise ValueError("cache: gpu decodes each image once, at one size; with resize use cache: os")
+        return self
+
+    def side(self, epoch: int) -> int:
+        """Return the side of the training images of an epoch (from 0), in pixels."""
+        return self.resolution if self.resize is None else self.resize.side(epoch, self.resolution)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides that training images have, the largest first."""
+        if self.resize is None:
+            return (self.resolution,)
+        epochs = range(self.resize.from_epoch, self.resize.to_epoch + 1)
+        return tuple(sorted({self.side(epoch) for epoch in epochs}, reverse=True))
+
+    @property
+    def eval_side(self) -> int:
+        """The side of the images in evaluation, in pixels."""
+        return self.eval_resolution or self.resolution
+
+    def relative_cost(self, epoch: int) -> float:
+        """Return the pixels of an epoch's image over those of the largest, a fraction: its share of work."""
+        return (self.side(epoch) / self.resolution) ** 2
 
 
 class ModelSection(Section):
@@ -94,6 +136,11 @@ class ModelSection(Section):
         "imagenet",
         description="`cifar`: a 3x3 stride-1 first convolution and no pooling (torchvision's ResNets; the "
         "networks for small images have it anyway)",
+    )
+    blurpool: bool = Field(
+        False,
+        description="a fixed 3x3 low-pass filter before strided convolutions of 16 input channels or more "
+        "(torchvision's ResNets), never pruned",
     )
 
 
@@ -162,10 +209,15 @@ class TrainSection(Section):
         "([more](slim.md#training)); all other jobs train masked",
     )
     eval_every: int = Field(
-        1, ge=1, description="epochs between evaluations; the last epoch is always evaluated"
+        1, ge=1, description="epochs between evaluations on val; the last epoch is always evaluated"
     )
     eval_batch_size: int | None = Field(
         None, ge=1, description="per rank; default: the training batch of a rank"
+    )
+    report_epoch: Literal["last", "best-val"] = Field(
+        "last",
+        description="the epoch whose accuracies a job reports: its last, or the evaluated one that was best "
+        "on val (of equal ones the first), as the paper's code does; what follows is pruned from the last",
     )
 
     profile: ProfileSection | None = Field(None, description="trace some steps of each job, see below")
@@ -189,7 +241,10 @@ class PruneSection(Section):
     rounds: int = Field(ge=0, description="number of prunings; round 0 trains the dense network")
     rate: float = Field(0.2, gt=0, lt=1, description="fraction of the remaining weights that a round removes")
     rewind_epoch: int = Field(
-        0, ge=0, description="tickets start from round 0's weights after this epoch; 0 = init"
+        0,
+        ge=0,
+        description="tickets start from round 0's weights after this epoch; 0 = init; with `after_rewind: "
+        "restart` up to all of `train.epochs`, the trained weights",
     )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
@@ -213,6 +268,7 @@ class PruneSection(Section):
     @model_validator(mode="after")
     def _labels_are_unique(self) -> PruneSection:
         labels = [branch.label for branch in self.branches]
+        labels += {branch.training.label for branch in self.branches if branch.training}
         for label in labels:
             if label == "imp":
                 raise ValueError("a branch cannot be called 'imp', which the rounds themselves are called")
@@ -418,10 +474,41 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _rewind_point_is_before_the_end(self) -> RunConfig:
-        if self.prune.rewind_epoch >= self.train.epochs:
-            rewind, epochs = self.prune.rewind_epoch, self.train.epochs
-            raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
+    def _images_grow_up(self) -> RunConfig:
+        resize, epochs = self.data.resize, self.train.epochs
+        if resize is not None and resize.to_epoch >= epochs:
+            raise ValueError(
+                f"data.resize.to_epoch: {resize.to_epoch} must be below train.epochs = {epochs}, or no image "
+                f"has data.resolution = {self.data.resolution} pixels"
+            )
+        if self.train.compile and len(self.data.sides) > COMPILED_SIDES:
+            raise ValueError(
+                f"data.resize: train.compile compiles the network for each of {len(self.data.sides)} sizes; "
+                f"torch keeps {COMPILED_SIDES}: use a larger data.resize.multiple"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _slim_training_has_one_size(self) -> RunConfig:
+        if self.train.execution == "slim" and {*self.data.sides, self.data.eval_side} != {
+            self.data.resolution
+        }:
+            raise ValueError(
+                "train.execution: slim traces the network for images of one size; leave out data.resize and "
+                "data.eval_resolution, or train masked"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tickets_have_epochs_left(self) -> RunConfig:
+        rewind, epochs, then = self.prune.rewind_epoch, self.train.epochs, self.prune.after_rewind
+        if rewind > epochs:
+            raise ValueError(f"prune.rewind_epoch: {rewind} must be at most train.epochs = {epochs}")
+        if rewind == epochs and then != "restart":
+            raise ValueError(
+                f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}: after_rewind: {then} "
+                "leaves no epoch to train; use a lower one, or after_rewind: restart"
+            )
         return self
 
     def steps_per_epoch(self, train_images: int) -> int:

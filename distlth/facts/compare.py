@@ -25,8 +25,12 @@ RUN = "run"
 WORLD_SIZE = "cluster.workers"
 
 # What equal epochs have in common; the other metrics are speeds.
-METRICS = ("step", "loss", "lr", "eval_loss", "top1", "top5")
-SCORES = ("top1", "top5", "eval_loss")
+METRICS = ("step", "loss", "lr", "val_loss", "val_top1", "val_top5")
+SCORES = (
+    *("val_top1", "val_top5", "val_loss"),
+    *("test_top1", "test_top5", "test_loss"),
+    "best_epoch",
+)
 
 State = Literal["same", "differs", "missing"]
 
@@ -180,8 +184,11 @@ def _compare_job(first: RunPaths, second: RunPaths, job_id: str) -> Iterator[Fin
         yield _missing(job_id, "weights", *results)
         yield _missing(job_id, "accuracy", *results)
         return
-    weights = [load_tensors(path.weights)[0] for path in paths]
-    yield _finding(job_id, "weights", tensor_differences(*weights))
+    found = tensor_differences(*(load_tensors(path.weights)[0] for path in paths))
+    if all(result.best_epoch is not None for result in results if result):
+        best = tensor_differences(*(load_tensors(path.best)[0] for path in paths))
+        found += [f"best epoch's {line}" for line in best]
+    yield _finding(job_id, "weights", found)
     yield _finding(job_id, "accuracy", _field_differences(SCORES, results[0], results[1]))
 
 

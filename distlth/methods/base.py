@@ -64,6 +64,17 @@ class Measurement:
     untrained: bool = False
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """A term of the loss that pulls all weights towards the number of them that the round keeps.
+
+    `rho` is its strength; every `every` epochs that to which they are pulled is computed anew.
+    """
+
+    rho: float
+    every: int
+
+
 class Costs(Protocol):
     """What a mask costs: its alive weights, and the multiply-accumulates of an image that these take."""
 
@@ -150,6 +161,16 @@ class Method(Section):
     def default_label(self) -> str:
         """The name of a branch that the job file gives none."""
         return self.method
+
+    @property
+    def training(self) -> Method | None:
+        """The method of a job that trains first, and whose network the ticket is made from."""
+        return None
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """What the method's own training adds to the loss."""
+        return None
 
     @property
     def removes_channels(self) -> bool:

@@ -7,6 +7,7 @@ from distlth.models.anatomy import (
     Scope,
     WeightLayer,
     anatomy,
+    check_accepts,
     prunable,
     trains_on,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "WeightLayer",
     "anatomy",
     "build",
+    "check_accepts",
     "gates",
     "leaks",
     "names",

@@ -87,12 +87,8 @@ def anatomy(model: nn.Module, resolution: int) -> Anatomy:
     recorder.watch(ghost)
     saved = _SavedBytes(ghost)
     images = torch.empty(BATCH, 3, resolution, resolution, device="meta")
-    try:
-        with FlopCounterMode(display=False) as flops, saved:
-            ghost(images)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"this model does not accept {resolution}x{resolution} images: {reason}") from error
+    with FlopCounterMode(display=False) as flops, saved:
+        _run(ghost, images)
     convs = recorder.conv_layers(ghost)  # before the model runs again
     graph = trace(ghost, images)
     return Anatomy(
@@ -103,6 +99,21 @@ def anatomy(model: nn.Module, resolution: int) -> Anatomy:
         activation_bytes=saved.total // BATCH,
         graph=graph,
     )
+
+
+def check_accepts(model: nn.Module, resolution: int) -> None:
+    """Raise ConfigError where ``model`` does not accept images of this size, found on shapes alone."""
+    ghost = copy.deepcopy(model).to("meta").train()
+    with torch.no_grad():
+        _run(ghost, torch.empty(BATCH, 3, resolution, resolution, device="meta"))
+
+
+def _run(ghost: nn.Module, images: Tensor) -> None:
+    try:
+        ghost(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size, reason = images.shape[-1], str(error).strip().splitlines()[0]
+        raise ConfigError(f"this model does not accept {size}x{size} images: {reason}") from error
 
 
 def trains_on(model: nn.Module, resolution: int, batch: int) -> bool:

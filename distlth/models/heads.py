@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import Tensor
 
-from distlth.models.graph import Graph, Join, Node, Norm, Pointwise
-from distlth.models.streams import places
+from distlth.models.graph import ZERO, Graph, Join, Node, Norm, Pointwise
+from distlth.models.streams import Pair, from_layers, together
 
 
 def heads(graph: Graph, layers: Collection[str]) -> dict[str, Tensor]:
@@ -20,7 +20,7 @@ def heads(graph: Graph, layers: Collection[str]) -> dict[str, Tensor]:
     """
     if not graph.products:
         return {}
-    place = places(graph, _pairs)
+    place = together(graph.num_wires, from_layers(graph, _pairs))
     multiplied = torch.cat([place[product.made] for product in graph.products])
     found = {}
     for layer in graph.layers:
@@ -31,13 +31,14 @@ def heads(graph: Graph, layers: Collection[str]) -> dict[str, Tensor]:
     return {name: rows for name, rows in found.items() if rows.shape[1] > 1}
 
 
-def _pairs(node: Node) -> list[tuple[Tensor, Tensor]]:
+def _pairs(node: Node) -> list[Pair]:
     """Return the wires that a node makes with those that it connects them to."""
     made = torch.arange(node.first, node.first + node.count)
     if isinstance(node, Pointwise):
         return [(made, wires) for wires in node.operands]
     if isinstance(node, Join):
-        return [(made[node.owners], node.sources)]
+        some = node.sources > ZERO
+        return [(made[node.owners[some]], node.sources[some])]
     if isinstance(node, Norm) and not node.mixes:
         return [(made, node.inputs)]
     return []

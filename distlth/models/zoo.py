@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from distlth.errors import ConfigError
+from distlth.models.blurpool import give_blurpool
 from distlth.models.mobilenet_cifar import mobilenet_v1
 from distlth.models.pooling import give_fixed_size_pools
 from distlth.models.resnet_cifar import resnet20, resnet56
@@ -58,20 +59,25 @@ def check_name(name: str) -> None:
         raise ConfigError(_unknown(name))
 
 
-def build(name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet") -> nn.Module:
+def build(
+    name: str, num_classes: int, *, seed: int, stem: Stem = "imagenet", blurpool: bool = False
+) -> nn.Module:
     """A freshly initialised network on the CPU, the same bits for the same arguments.
 
     ``stem="cifar"`` gives torchvision's residual networks a 3x3 stem of stride 1 without pooling, for small
-    images; the networks of ``CIFAR_TYPE`` have one like it whatever is said. The caller's random state is
-    left as it was.
+    images; the networks of ``CIFAR_TYPE`` have one like it whatever is said. ``blurpool`` blurs what their
+    strided convolutions read (`distlth.models.blurpool`). The caller's random state is left as it was.
 
-    Raises ConfigError for an unknown name, a stem that the network cannot have, or no classes.
+    Raises ConfigError for an unknown name, a stem or blurring that the network cannot have, or no classes.
     """
     if num_classes < 1:
         raise ConfigError(f"num_classes is {num_classes}; a classifier needs at least 1")
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        return _build(name, num_classes, stem)
+        model = _build(name, num_classes, stem)
+    if blurpool:
+        _give_blurpool(name, model)
+    return model
 
 
 def _build(name: str, num_classes: int, stem: Stem) -> nn.Module:
@@ -131,6 +137,16 @@ def _no_cifar_stem(name: str) -> ConfigError:
     return ConfigError(
         f"model {name!r} has no stem 'cifar'; torchvision's ResNet, ResNeXt and Wide ResNet families have one"
     )
+
+
+def _give_blurpool(name: str, model: nn.Module) -> None:
+    import torchvision.models as tv
+
+    if not isinstance(model, tv.ResNet):
+        raise ConfigError(
+            f"model.blurpool: {name!r} has none; torchvision's ResNet, ResNeXt and Wide ResNet families do"
+        )
+    give_blurpool(model)
 
 
 def _unknown(name: str) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
+from distlth.kernels import kernels
 from distlth.prune.columns import Rows, budget_pairs, group_sums
+
+kernel = kernels(__file__)
 
 MAX_SWEEPS = 6
 MIN_GAIN = 1e-3
@@ -66,8 +70,8 @@ def _appraise(
 
 # The sums below are cut to 32 bits at every step, which keeps the loop in vector registers. What overflows
 # on the way cancels: no column gains more than one magnitude, so the difference of two sums is below 2^30.
-@numba.njit
-def _worth(row, other, surplus, other_surplus):  # type: ignore[no-untyped-def]
+@kernel
+def _worth(row: Any, other: Any, surplus: Any, other_surplus: Any) -> Any:
     """The worth of two groups after `row` of the first and `other` of the second change places."""
     zero = numba.int32(0)
     worth = numba.int32(0)
@@ -79,8 +83,8 @@ def _worth(row, other, surplus, other_surplus):  # type: ignore[no-untyped-def]
     return worth
 
 
-@numba.njit
-def _sweep(levels, surplus, labels):  # type: ignore[no-untyped-def]
+@kernel
+def _sweep(levels: Any, surplus: Any, labels: Any) -> None:
     """Give each row in turn its best exchange; `surplus` and `labels` change in place."""
     before = np.empty(len(surplus), dtype=np.int32)
     for row in range(len(levels)):

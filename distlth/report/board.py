@@ -2,7 +2,8 @@
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
-    jobs/03-refill      a job over its steps: train/*, eval/*, speed/*, ticket/density, its hyperparameters
+    jobs/03-refill      a job over its steps: train/*, val/*, test/*, speed/*, ticket/density, its
+                        hyperparameters
     accuracy/refill     a method over density: accuracy/*
     masks/refill        a method over rounds: layer_density_by_round/* and masks/* (pictures);
                         `masks/seed2-refill` of a seed that is not the run's own
@@ -35,16 +36,21 @@ from distlth.run.results import JobResult
 
 HPARAMS_SUFFIX = ".hparams"
 
-TOP1_CURVE = "accuracy/top1_over_density_permille"
-TOP5_CURVE = "accuracy/top5_over_density_permille"
 FIGURE = "accuracy/figure"
+
+
+def curve_tag(split: str, score: str) -> str:
+    """Return the tag of the curve of `score` (top1 or top5) on a split, over density."""
+    return f"accuracy/{split}_{score}_over_density_permille"
+
 
 GUIDE = f"""
 | tag | meaning | x |
 | :-- | :-- | :-- |
-| {TOP1_CURVE} | top-1 (and top5) of tickets, mean over seeds, a curve a method | density in per mille |
+| {curve_tag("val", "top1")} | top-1 (and top5) of tickets, mean over seeds, a curve a method; \
+`test` in place of `val` where the data set has such a split | density in per mille |
 | {FIGURE} | the same on a logarithmic axis | finished jobs |
-| eval/* | over the whole validation split; top1 and top5 are fractions | step |
+| val/*, test/* | over a whole split, test once after the last epoch; top1 and top5 are fractions | step |
 | layer_density_by_round/* | kept share of a layer's weights | round |
 | masks/* | a layer before and after structuring, rows of a group together | round |
 | speed/data_wait | share of the training time spent waiting for the loader, 0..1 | step |
@@ -118,7 +124,12 @@ class RunBoard:
         # Ascending: where steps go back, TensorBoard drops those that came before.
         ascending = sorted(curve, key=lambda point: point.density)
         points = {
-            round(1000 * point.density): scalars({TOP1_CURVE: point.top1.mean, TOP5_CURVE: point.top5})
+            round(1000 * point.density): scalars(
+                {
+                    curve_tag(point.split, "top1"): point.top1.mean,
+                    curve_tag(point.split, "top5"): point.top5,
+                }
+            )
             for point in ascending
         }
         self._rewrite(f"accuracy/{method}", 0, points)
@@ -199,7 +210,8 @@ def _write_hparams(run: RunPaths, row: ResultRow, config: RunConfig) -> None:
         "train.lr": config.train.lr,
         "train.weight_decay": config.train.weight_decay,
     }
-    metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
+    splits = dict.fromkeys(("val", row.split))
+    metrics = [hparams.Metric(f"{split}/{score}") for split in splits for score in ("top1", "top5", "loss")]
     columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
     session = hparams.hparams_pb(values, trial_id=row.job)
     _write_once(run, folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from distlth.facts.points import Point
 from distlth.facts.rows import ResultRow, Results
@@ -14,15 +14,27 @@ DIGEST_COLUMNS = ("job", "mask", "weights")
 
 
 def result_columns(results: Results) -> tuple[str, ...]:
-    """Return RESULT_COLUMNS, after the seed where there are several."""
-    return (*(("seed",) if len(results.seeds) > 1 else ()), *RESULT_COLUMNS)
+    """Return RESULT_COLUMNS, after the seed where there are several, and that of val beside test."""
+    seed = ("seed",) if len(results.seeds) > 1 else ()
+    val = ("val top-1",) if results.split == "test" else ()
+    return (*seed, *_of_split(RESULT_COLUMNS, results.split), *val)
+
+
+def point_columns(results: Results) -> tuple[str, ...]:
+    """Return POINT_COLUMNS, with the name of the split."""
+    return _of_split(POINT_COLUMNS, results.split)
+
+
+def _of_split(columns: Iterable[str], split: str) -> tuple[str, ...]:
+    return tuple(f"{split} {column}" if column in ("top-1", "top-5") else column for column in columns)
 
 
 def result_rows(results: Results) -> Iterator[tuple[str, ...]]:
     """Iterate over the cells of each row, one for each of `result_columns`."""
     several = len(results.seeds) > 1
     for row in results.rows:
-        yield (*((str(row.seed),) if several else ()), *result_cells(row))
+        val = (percent(row.val_top1),) if results.split == "test" else ()
+        yield (*((str(row.seed),) if several else ()), *result_cells(row), *val)
 
 
 def result_cells(row: ResultRow) -> tuple[str, ...]:
@@ -41,7 +53,7 @@ def result_cells(row: ResultRow) -> tuple[str, ...]:
 
 
 def point_cells(point: Point) -> tuple[str, ...]:
-    """Return a cell for each of POINT_COLUMNS: means over the seeds, top-1 with its standard deviation."""
+    """Return a cell for each of `point_columns`: means over the seeds, top-1 with its standard deviation."""
     return (
         str(point.round),
         point.method,

@@ -15,9 +15,9 @@ from distlth.facts.rows import Results
 from distlth.facts.summary import RunSummary
 from distlth.report.cells import (
     DIGEST_COLUMNS,
-    POINT_COLUMNS,
     digest_cells,
     point_cells,
+    point_columns,
     result_columns,
     result_rows,
 )
@@ -69,6 +69,7 @@ def page(summary: RunSummary, axes: Sequence[Axis]) -> str:
     parts = [
         f"<h1>{escape(summary.name)}</h1>",
         f"<p>{escape(_sentence(results.verdict))}</p>",
+        f"<p>{escape(_sentence(results.figures))}</p>",
         *_winners(results),
         *_curves(results, axes),
         *_results(results),
@@ -144,7 +145,7 @@ def _results(results: Results) -> list[str]:
     parts: list[str] = []
     if len(results.seeds) > 1:
         points = sorted(results.points, key=lambda point: point.round)
-        parts += _section("Tickets over the seeds", _table(POINT_COLUMNS, map(point_cells, points)))
+        parts += _section("Tickets over the seeds", _table(point_columns(results), map(point_cells, points)))
     table = _table(result_columns(results), result_rows(results))
     return [*parts, *_section("Jobs", table, "vs dense: percentage points of top-1")]
 

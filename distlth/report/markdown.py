@@ -8,9 +8,9 @@ from distlth.facts.rows import Results
 from distlth.facts.summary import RunSummary
 from distlth.report.cells import (
     DIGEST_COLUMNS,
-    POINT_COLUMNS,
     digest_cells,
     point_cells,
+    point_columns,
     result_columns,
     result_rows,
 )
@@ -24,8 +24,9 @@ def summary_markdown(summary: RunSummary) -> str:
         *_points_lines(summary.results),
         *_results_lines(summary.results),
         "",
-        f"{summary.results.verdict}. `vs dense` is in percentage points of top-1; `alive` counts the kept "
-        "weights that read and feed something, `MACs` the multiply-accumulates that they cost.",
+        f"{summary.results.verdict}; {summary.results.figures}. `vs dense` is in percentage points of top-1; "
+        "`alive` counts the kept weights that read and feed something, `MACs` the multiply-accumulates that "
+        "they cost.",
         "",
         *_diverged_lines(summary.diverged),
         *_digests_lines(summary.results),
@@ -44,7 +45,7 @@ def _points_lines(results: Results) -> list[str]:
         return []
     points = sorted(results.points, key=lambda point: point.round)
     note = "A ticket wins if its mean top-1 is at least the dense network's less its standard deviation."
-    return [*_table(POINT_COLUMNS, map(point_cells, points)), "", note, ""]
+    return [*_table(point_columns(results), map(point_cells, points)), "", note, ""]
 
 
 def _diverged_lines(diverged: Iterable[str]) -> list[str]:

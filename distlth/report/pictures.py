@@ -67,7 +67,7 @@ def accuracy_figure(results: Results, axis: Axis = DENSITY) -> Figure:
     _density_axis(axes, [axis.value(point) or 0.0 for point in results.points if point.is_trunk])
     axes.yaxis.set_major_formatter(PercentFormatter())
     axes.set_xlabel(axis.label)
-    axes.set_ylabel("validation top-1")
+    axes.set_ylabel(f"top-1 on {results.split}")
     axes.legend(frameon=False, loc="lower left", handlelength=1.6, ncols=1 + len(results.methods) // 7)
     return figure
 
@@ -125,9 +125,9 @@ def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> F
         seen.add(method)
         shared = {"color": styles[method], "linewidth": 1.1, "alpha": 0.8, "gid": f"curve {method}"}
         losses.plot([e.epoch + 1 for e in epochs], [e.loss for e in epochs], label=label, **shared)
-        scored = [(e.epoch + 1, 100 * e.top1) for e in epochs if e.top1 is not None]
+        scored = [(e.epoch + 1, 100 * e.val_top1) for e in epochs if e.val_top1 is not None]
         scores.plot([epoch for epoch, _ in scored], [top1 for _, top1 in scored], **shared)
-    for axes, what in ((losses, "training loss"), (scores, "validation top-1")):
+    for axes, what in ((losses, "training loss"), (scores, "top-1 on val")):
         _plain(axes)
         axes.set_xlabel("epoch")
         axes.set_ylabel(what)

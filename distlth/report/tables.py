@@ -22,7 +22,7 @@ def results_csv(results: Results) -> str:
 def points_csv(results: Results) -> str:
     """Return a line for each method's ticket of each round; the columns are those of `Point`."""
     names = [field.name for field in fields(Point) if field.name != "top1"]
-    return _csv([*names[:6], *SPREAD.values(), *names[6:]], map(_flat, results.points))
+    return _csv([*names[:7], *SPREAD.values(), *names[7:]], map(_flat, results.points))
 
 
 def _flat(point: Point) -> dict[str, Any]:

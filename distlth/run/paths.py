@@ -38,6 +38,11 @@ class JobPaths:
         return self.root / "weights.safetensors"
 
     @property
+    def best(self) -> Path:
+        """The weights of the epoch that was best on val, where that epoch is reported."""
+        return self.root / "best.safetensors"
+
+    @property
     def activations(self) -> Path:
         """Per-channel scores of the trained weights on the calibration set, where a branch needs them."""
         return self.root / "activations.safetensors"
@@ -70,7 +75,7 @@ class JobPaths:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the job; the folder of a round also holds the folders of its branches."""
-        made = (self.mask, self.structure, self.weights, self.activations, self.untrained)
+        made = (self.mask, self.structure, self.weights, self.best, self.activations, self.untrained)
         return (*made, self.metrics, self.progress, self.result, self.diverged)
 
 

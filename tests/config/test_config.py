@@ -166,7 +166,11 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("prune.branches=[{method: refill, rounds: [3]}]", ["round 3 is not in 1..2"]),
         ("prune={rounds: 1, mode: inline, branches: [{method: snip}]}", ["'snip' needs mode: branch"]),
         ("prune.mode=inline", ["inline needs exactly one branch, not 2"]),
-        ("prune.rewind_epoch=4", ["prune.rewind_epoch: 4 must be below train.epochs = 4"]),
+        ("prune.rewind_epoch=5", ["prune.rewind_epoch: 5 must be at most train.epochs = 4"]),
+        (
+            "prune.rewind_epoch=4 prune.after_rewind=continue",
+            ["prune.rewind_epoch: 4 must be below train.epochs = 4: after_rewind: continue leaves no epoch"],
+        ),
         ("cluster.workers=9", ["train.batch_size: 8 is global", "cluster.workers = 9", "use at most 8"]),
         ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
         ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),

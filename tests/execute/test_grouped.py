@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distlth.execute import Grouped, grouped
-from distlth.execute.blocks import cost, form
+from distlth.execute.blocks import Form, cost, forms
 from distlth.execute.cpu import EngineError
 from distlth.export.export import TOLERANCE, largest_difference, rounding
 from distlth.models import build
@@ -43,6 +43,10 @@ def ticket(model: nn.Module, size: int, density: float = 0.4) -> nn.Module:
                 module.weight *= blocks_of(module.weight.shape, density)
     settle(model, size, None)
     return model
+
+
+def form(kept: Tensor) -> Form:
+    return forms(kept).by_cost
 
 
 def check(model: nn.Module, size: int) -> Grouped:

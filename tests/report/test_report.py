@@ -1,6 +1,8 @@
 """TensorBoard files read back, and the files of a report."""
 
+import io
 import itertools
+import json
 import re
 import time
 from dataclasses import replace
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from tensorboard.backend.event_processing import plugin_event_accumulator  # type: ignore[import-untyped]
 from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
     EventAccumulator,
@@ -19,15 +22,18 @@ from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.errors import RunError
 from distlth.facts.rows import derive_results
+from distlth.facts.status import read_status
 from distlth.files import write_text
 from distlth.plan import plan
 from distlth.prune.mask import Mask
-from distlth.report.board import TOP1_CURVE, RunBoard
+from distlth.report.board import RunBoard, curve_tag
+from distlth.report.console import status_table
 from distlth.report.pictures import accuracy_figure
 from distlth.report.summary import write_joint_report, write_report
 from distlth.run.curves import JobBoard
 from distlth.run.paths import RunPaths
-from distlth.run.store import RunRecord
+from distlth.run.results import JobResult
+from distlth.run.store import RunRecord, load_record
 from distlth.run.tickets import save_structured
 from distlth.ticket import Structured
 from tests.tiny_run import MINIMAL, NOW, TRAIN, make_config, make_result, new_run
@@ -68,7 +74,7 @@ def train_points(board: JobBoard, steps: range, loss: float) -> None:
 def test_job_curves_are_read_back(run: RunPaths) -> None:
     board = JobBoard(run, "03/refill", first_step=0)
     board.train(10, loss=2.0, lr=0.5, images_per_second=123.0, data_wait=0.25, density=0.125)
-    board.evaluation(12, loss=1.5, top1=0.75, top5=0.875)
+    board.evaluation("val", 12, loss=1.5, top1=0.75, top5=0.875)
     board.close()
     folder = run.tensorboard / "jobs" / "03-refill"
     expected = {
@@ -77,9 +83,9 @@ def test_job_curves_are_read_back(run: RunPaths) -> None:
         "speed/images_per_second": (10, 123.0),
         "speed/data_wait": (10, 0.25),
         "ticket/density": (10, 0.125),
-        "eval/loss": (12, 1.5),
-        "eval/top1": (12, 0.75),
-        "eval/top5": (12, 0.875),
+        "val/loss": (12, 1.5),
+        "val/top1": (12, 0.75),
+        "val/top5": (12, 0.875),
     }
     assert {tag: points(folder, tag) for tag in expected} == {tag: [point] for tag, point in expected.items()}
 
@@ -115,8 +121,8 @@ def test_results_shown_again_do_not_double(run: RunPaths, config: RunConfig) -> 
         board.results(shown, config)
         board.results(shown[:1], config)
         board.close()
-    imp = points(run.tensorboard / "accuracy" / "imp", TOP1_CURVE)
-    refill = points(run.tensorboard / "accuracy" / "refill", TOP1_CURVE)
+    imp = points(run.tensorboard / "accuracy" / "imp", curve_tag("val", "top1"))
+    refill = points(run.tensorboard / "accuracy" / "refill", curve_tag("val", "top1"))
     assert [step for step, _ in imp + refill] == [800, 1000, 790]
     assert np.allclose([value for _, value in imp + refill], [0.89, 0.9, 0.88])
     figures = read(run.tensorboard / "accuracy").Images("accuracy/figure")
@@ -196,6 +202,46 @@ def test_runs_of_one_experiment_are_reported_together(tmp_path: Path) -> None:
     assert (ticket["seeds"], ticket["wins"]) == ("3", "True")
     rows = (tmp_path / "joint" / "results.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == ["0", "0", "1", "1", "2", "2"]
+
+
+def test_each_figure_says_which_split_it_is_of(tmp_path: Path) -> None:
+    """Where there is a test split, verdict and curves are of it, whatever val says; one figure everywhere."""
+    runs = [finished(tmp_path / str(seed) / "run", seed, 0.90 + seed / 100) for seed in range(3)]
+    for seed, run in enumerate(runs):
+        for job, top1 in (("00", 0.80), ("01", 0.70 + seed / 100)):
+            result = JobResult.load(run.job(job))
+            assert result is not None
+            tested = replace(result, test_top1=top1, test_top5=0.95, test_loss=1.0, best_epoch=2)
+            tested.save(run.job(job))
+    written = {path.name: path.read_text() for path in write_joint_report(runs, tmp_path / "joint")[:4]}
+    for text in (written["report.html"], written["results.md"]):
+        assert "winning tickets were found by no method" in text
+        assert "ccuracies are on test, after the best epoch on val of each job" in text
+        assert all(word in text for word in ("test top-1", "test top-5", "val top-1", "71.00% ± 1.00"))
+    head, _, ticket = written["points.csv"].splitlines()
+    row = dict(zip(head.split(","), ticket.split(","), strict=True))
+    assert (row["split"], row["wins"]) == ("test", "False")
+    assert float(row["top1_mean"]) == pytest.approx(0.71)
+    head, *_, last = written["results.csv"].splitlines()
+    row = dict(zip(head.split(","), last.split(","), strict=True))
+    assert [row[name] for name in ("split", "top1", "val_top1", "best_epoch")] == [
+        "test",
+        "0.72",
+        "0.93",
+        "2",
+    ]
+    status = read_status(runs[2])
+    shown = json.loads(status.to_json())
+    assert (shown["split"], shown["jobs"][1]["result"]["test_top1"]) == ("test", 0.72)
+    lines = io.StringIO()
+    Console(file=lines, width=140).print(status_table(status))
+    assert "test top-1" in lines.getvalue()
+    assert "72.00%" in lines.getvalue()
+    board = RunBoard(runs[2])
+    board.results(status.results, load_record(runs[2]).config)
+    board.close()
+    curve = points(runs[2].tensorboard / "accuracy" / "imp", curve_tag("test", "top1"))
+    assert [value for _, value in curve] == pytest.approx([0.72, 0.80])
 
 
 def test_runs_that_do_not_belong_together_are_named(tmp_path: Path) -> None:

@@ -105,8 +105,8 @@ def test_two_ranks_train_slim_and_resume_to_the_same_bits(
     assert slim
     assert parts
     assert slim.weights_digest == parts.weights_digest
-    assert (slim.eval_loss, slim.train_loss) == (parts.eval_loss, parts.train_loss)
-    assert slim.eval_loss == pytest.approx(masked.eval_loss, rel=1e-3)
+    assert (slim.val_loss, slim.train_loss) == (parts.val_loss, parts.train_loss)
+    assert slim.val_loss == pytest.approx(masked.val_loss, rel=1e-3)
     found, expected = (load_tensors(jobs[name].weights)[0] for name in ("slim", "masked"))
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=2e-3 * float(tensor.abs().max() + 1))

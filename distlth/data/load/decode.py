@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distlth.data.load.native import imdecode, kernels, resize
+from distlth.data.load.native import imdecode, resize
+from distlth.kernels import kernels
 
 kernel = kernels(__file__)
 

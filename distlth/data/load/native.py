@@ -1,26 +1,18 @@
-"""FFCV's C functions for numba to call, and a cache of compiled kernels that processes may share."""
+"""FFCV's C functions, for numba and for Python to call."""
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import importlib.util
-import os
-import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
-import numba
 import numpy as np
 import numpy.typing as npt
 from numba import types
 
 from distlth.errors import DataError
-
-Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
 
 def _ffcv_library() -> Path:
@@ -66,45 +58,3 @@ def _typed(*arguments: int) -> list[Any]:
     kinds = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p]
     kinds += [ctypes.c_uint32] * 6 + [ctypes.c_bool] * 2
     return [kind(argument) for kind, argument in zip(kinds, arguments, strict=True)]
-
-
-def kernels(source: str) -> Callable[[Kernel], Kernel]:
-    """Return a decorator that compiles functions of the file `source`, or loads them from the cache.
-
-    The name of the cache's folder stands for everything that machine code depends on. So machines that share
-    a home directory never load each other's code, and processes that race write the same bytes.
-    """
-    folder = _cache_folder(Path(source).read_bytes() + Path(__file__).read_bytes())
-    config: Any = numba.config
-    compiler: Any = numba.njit(nogil=True, error_model="numpy", cache=folder is not None)
-
-    def decorate(function: Kernel) -> Kernel:
-        if folder is None:
-            return compiler(function)  # type: ignore[no-any-return]
-        before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
-        try:
-            return compiler(function)  # type: ignore[no-any-return]
-        finally:
-            config.CACHE_DIR = before
-
-    return decorate
-
-
-def _cache_folder(source: bytes) -> Path | None:
-    """Return the user's cache for `source` on this kind of machine; None when there is nowhere to write."""
-    machine = (
-        sys.version,
-        numba.__version__,
-        llvm.get_host_cpu_name(),
-        llvm.get_host_cpu_features().flatten(),
-    )
-    tag = hashlib.sha256(source + repr(machine).encode()).hexdigest()[:16]
-    config: Any = numba.config
-    home = config.CACHE_DIR or os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    folder = Path(home) / "distlth" / f"kernels-{tag}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return folder
-    except OSError:
-        return None
