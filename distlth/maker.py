@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distlth.config import RunConfig
+from distlth.errors import RunError
 from distlth.files import await_file, exists, load_tensors, retry_until_written, save_tensors
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
@@ -23,6 +24,7 @@ from distlth.prune.mask import Mask, empty_layers, weight_name
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.ticket import Structured, Trained
+from distlth.transfer import take_over
 
 # Sets the seed of a second initialisation apart from those that people choose for runs.
 REINIT = 2**31
@@ -43,12 +45,17 @@ class TicketMaker:
         self._waiting, self._run_map = waiting, run_map
 
     def write_init(self) -> None:
-        """Write each seed's weights before the first step, unless they are there, and those of `reinit`."""
+        """Write each seed's weights before the first step, unless they are there, and those of `reinit`.
+
+        In a run that takes its masks over from another, write these and their early weights, too.
+        """
         again = any(branch.weights == "reinit" for branch in self._config.prune.branches)
         for seed in self._config.all_seeds:
             self._write_weights(self._run.seed(seed).init, seed)
             if again:
                 self._write_weights(self._run.seed(seed).reinit, seed ^ REINIT)
+        logits = self._found.anatomy.graph.logits
+        retry_until_written(lambda: take_over(self._config, self._run, logits), self._waiting)
 
     def _write_weights(self, path: Path, seed: int) -> None:
         """Write a network as a seed initialises it, unless the file is there."""
@@ -66,6 +73,10 @@ class TicketMaker:
         """
         parent = self._parent(job)
         made = load_structured(self._run.job(job.id))
+        if made is None and job.given:
+            raise RunError(
+                f"{self._run.job(job.id).mask}: missing; it came from outside of the run, put it back"
+            )
         if made is None:
             rate = self._config.prune.rate
             made = self._next(job, parent, rate) if parent else Structured(self._found.dense)

@@ -27,6 +27,7 @@ from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 from distlth.slim.program import SlimError
 from distlth.slim.trainable import trainable
+from distlth.transfer import check_transfer
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
@@ -62,7 +63,9 @@ def preflight(config: RunConfig) -> Preflight:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
             larger than the train split, or too small on a rank; rounds leave next to nothing; a method
-            cannot run on this machine, or remove this model's channels; or it cannot train slim.
+            cannot run on this machine, or remove this model's channels; it cannot train slim; or the run of
+            `prune.transfer` does not have its tickets.
+        RunError: the folder of `prune.transfer` holds no run.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
@@ -79,12 +82,13 @@ def preflight(config: RunConfig) -> Preflight:
     if not layers:
         raise ConfigError(_nothing_prunable(config))
     _check_costs(config, body)
+    check_transfer(config)
     check_rounds(config.prune, [layer.num_weights for layer in layers])
     removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
     if removing:
         _check_removal(config.model.name, removing, body, layers)
     if config.train.execution == "slim":
-        _check_slim_training(config, model)
+        check_slim_training(config, model)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
     return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
 
@@ -120,14 +124,26 @@ def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: S
         )
 
 
-def _check_slim_training(config: RunConfig, model: nn.Module) -> None:
+def check_slim_training(config: RunConfig, model: nn.Module) -> None:
     """Raise ConfigError where a network without its removed channels would not train as with them."""
     try:
-        trainable(model, config.data.resolution, {})
+        programs = {side: _program(model, side) for side in {*config.data.sides, config.data.eval_side}}
     except SlimError as error:
         raise ConfigError(
             f"train.execution: {config.model.name} cannot train slim: {error}; set train.execution: masked"
         ) from None
+    if len(set(programs.values())) > 1:  # a slim network is traced at one size
+        sizes = ", ".join(map(str, sorted(programs)))
+        raise ConfigError(
+            f"train.execution: {config.model.name} cannot train slim on images of several sizes ({sizes} "
+            "px): it computes in another way for each; set train.execution: masked, or leave out "
+            "data.resize and data.eval_resolution"
+        )
+
+
+def _program(model: nn.Module, side: int) -> str:
+    """Return the code of the network as it trains slim on images of a size, all channels kept."""
+    return str(trainable(model, side, {}).network.code)
 
 
 def _shapes(layers: Sequence[WeightLayer]) -> dict[str, tuple[int, ...]]:

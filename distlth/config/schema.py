@@ -30,6 +30,19 @@ COMPILED_SIDES = 8
 SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
 
 
+class JitterSection(Section):
+    """How far the colours of training images change, at random; ranges as of torchvision's ColorJitter.
+
+    It comes last: after crop, resize, shift, rotation and mirror, on all that is there, before normalisation.
+    The hue turns in YIQ, and not in HSV.
+    """
+
+    brightness: float = Field(0.0, ge=0, description="factor in max(0, 1 - brightness) .. 1 + brightness")
+    contrast: float = Field(0.0, ge=0, description="the same, about the mean luma of the image")
+    saturation: float = Field(0.0, ge=0, description="the same, about the luma of each pixel")
+    hue: float = Field(0.0, ge=0, le=0.5, description="turns of the colour circle, either way")
+
+
 class DataSection(Section):
     """The data set (built by `distlth data build`) and how its images are read."""
 
@@ -62,6 +75,7 @@ class DataSection(Section):
         0.0, ge=0, le=180, description="degrees by which training images are rotated at most, either way"
     )
     flip: bool = Field(True, description="mirror half of the training images")
+    jitter: JitterSection | None = Field(None, description="colour jitter of training images, see below")
     eval_ratio: float | None = Field(
         None,
         gt=0,
@@ -91,6 +105,8 @@ class DataSection(Section):
                 "cache: gpu decodes each image once and fits crop: pad and crop: none; random-resized cuts "
                 "another part out of it in each epoch, use cache: os"
             )
+        if self.cache == "gpu" and self.jitter is not None:
+            raise ValueError("jitter changes the pixels of each image in each epoch; use cache: os with it")
         if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
             raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
         return self
@@ -232,6 +248,29 @@ class TrainSection(Section):
         return self
 
 
+# A round or a branch of it, of any seed: what `distlth status` calls it, without the seed.
+TicketName = Annotated[str, Field(pattern=r"^[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?$")]
+
+
+class TransferSection(Section):
+    """Tickets of another run, trained on this run's data (the paper's Table A2): see docs/import.md.
+
+    The jobs of this run have the masks of the jobs of the same names there, and start together with the
+    dense network from the same weights. The layer that makes the logits is always this run's own.
+    """
+
+    run: UserPath = Field(description="the run directory whose masks and early weights are taken over")
+    tickets: tuple[TicketName, ...] = Field(
+        (),
+        description="the jobs to train, such as `03/refill`, beside the dense one; default: all of the plan",
+    )
+    weights: Literal["rewind", "init"] = Field(
+        "rewind",
+        description="what all jobs start from: `rewind`, that run's rewind weights; `init`, this run's own "
+        "initialisation",
+    )
+
+
 class PruneSection(Section):
     """Iterative magnitude pruning and the structured tickets made on the way.
 
@@ -264,6 +303,42 @@ class PruneSection(Section):
     )
     branches: tuple[Branch, ...] = Field((), description="the structured tickets of each round, see below")
     calibration_images: int = Field(1024, ge=1, description="training images that channels are scored on")
+    transfer: TransferSection | None = Field(
+        None, description="masks and early weights of another run's tickets, see below"
+    )
+    imported: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="rounds whose masks `distlth import` has brought ([more](import.md)); rounds between "
+        "them are left out",
+    )
+
+    @model_validator(mode="after")
+    def _given_masks_fit(self) -> PruneSection:
+        if self.transfer is not None:
+            self._check_given("transfer")
+            if self.imported:
+                raise ValueError("transfer and imported exclude each other")
+            if self.rewind_epoch or self.after_rewind != "restart":
+                raise ValueError(
+                    "transfer trains tickets for the whole schedule; leave out rewind_epoch and after_rewind"
+                )
+        if self.imported:
+            self._check_given("imported")
+            if list(self.imported) != sorted({*self.imported}):
+                raise ValueError(f"imported must rise, got {list(self.imported)}")
+            if self.imported[-1] > self.rounds:
+                raise ValueError(f"imported: round {self.imported[-1]} is above rounds ({self.rounds})")
+            if self.after_rewind == "lr-rewind":
+                raise ValueError(
+                    "imported rounds do not say what they started from; after_rewind: lr-rewind needs that"
+                )
+        return self
+
+    def _check_given(self, key: str) -> None:
+        if self.mode == "inline":
+            raise ValueError(
+                f"{key} brings masks that are there already; mode: inline makes them, use branch"
+            )
 
     @model_validator(mode="after")
     def _labels_are_unique(self) -> PruneSection:
@@ -420,6 +495,29 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _imported_rounds_are_of_one_seed(self) -> RunConfig:
+        if self.prune.imported and len(self.seeds) > 1:
+            raise ValueError(
+                "seeds: imported rounds have the masks and weights of one seed; import each seed's files "
+                "into a run of its own, and report them together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transferred_tickets_are_planned(self) -> RunConfig:
+        transfer, prune = self.prune.transfer, self.prune
+        labels = {branch.label for branch in prune.branches}
+        for ticket in transfer.tickets if transfer else ():
+            number, _, label = ticket.partition("/")
+            if not 1 <= int(number) <= prune.rounds or (label and label not in labels):
+                known = ", ".join(sorted(labels)) or "none"
+                raise ValueError(
+                    f"prune.transfer.tickets: {ticket} is no ticket of prune.rounds = {prune.rounds} and of "
+                    f"prune.branches ({known}); write its branch here as its run has it"
+                )
+        return self
+
     @property
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of the run, in the order of the job file."""
@@ -485,17 +583,6 @@ class RunConfig(Section):
             raise ValueError(
                 f"data.resize: train.compile compiles the network for each of {len(self.data.sides)} sizes; "
                 f"torch keeps {COMPILED_SIDES}: use a larger data.resize.multiple"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _slim_training_has_one_size(self) -> RunConfig:
-        if self.train.execution == "slim" and {*self.data.sides, self.data.eval_side} != {
-            self.data.resolution
-        }:
-            raise ValueError(
-                "train.execution: slim traces the network for images of one size; leave out data.resize and "
-                "data.eval_resolution, or train masked"
             )
         return self
 

@@ -23,10 +23,14 @@ SECONDS = 1.5
 
 @dataclass(frozen=True)
 class LayerTime:
-    """A layer's seconds for one image in either form: medians of one thread's processor time."""
+    """A layer's seconds for one image in either form: medians of one thread's processor time.
+
+    `cells` is the share of the weights that the blocks have.
+    """
 
     dense: float
     by_blocks: float
+    cells: float
 
 
 class Choice:
@@ -62,7 +66,7 @@ class Choice:
             run(image, network, 1)  # its plan is made, its weights are read
         turns = [[_seconds(network, image) for network in networks] for _ in range(self._rounds)]
         dense, by_blocks = (statistics.median(times) for times in zip(*turns, strict=True))
-        return LayerTime(dense, by_blocks)
+        return LayerTime(dense, by_blocks, forms.by_blocks.num_cells / forms.dense.num_cells)
 
 
 def measuring(instructions: InstructionSet, *, measured: bool) -> Choice:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distlth.errors import UserError
 from distlth.export.formats import SUFFIXES, SUMS, WRITERS, Network, check_format, reader
+from distlth.export.masked import check_free
 from distlth.export.parts import pack_parts
 from distlth.export.source import Source, load_source
 from distlth.files import replacing
@@ -73,7 +73,7 @@ def export(
     check_format(format)
     source = load_source(run, ticket)
     path = out or Path(f"{source.record.config.name}-{path_component(ticket)}{SUFFIXES[format]}")
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     slimmed = slim(source.model, source.resolution, SUMS[format], source.multiple)
     difference = largest_difference(source.model, slimmed.network, source.resolution)
     allowed = _allowed(source, difference, TOLERANCE)
@@ -83,7 +83,7 @@ def export(
     file_difference = written and largest_difference(source.model, written, source.resolution)
     allowed = _allowed(source, file_difference or 0.0, FILE_TOLERANCES[format])
     _check(file_difference or 0.0, allowed, f"the logits of the {format} file")
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return Exported(
@@ -142,13 +142,6 @@ def _check(difference: float, tolerance: float, what: str) -> None:
             f"{what} differ by {difference:.1e} of the largest logit from those of the masked network, more "
             f"than {tolerance:.0e}; nothing was written"
         )
-
-
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file with --out")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists; give another --out, or --overwrite")
 
 
 def parameters(network: nn.Module) -> int:

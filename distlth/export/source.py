@@ -74,12 +74,13 @@ class Source:
                 "round": self.job.round,
                 "method": self.job.method,
                 "density": self.result.density,
-                "split": self.result.split,
-                "top1": self.result.top1,
+                "split": None if self.result.imported else self.result.split,
+                "top1": None if self.result.imported else self.result.top1,
+                "imported": dict(self.result.imported) if self.result.imported else None,
                 "best_epoch": self.result.best_epoch,
                 "mask_digest": self.result.mask_digest,
                 "weights_digest": self.result.best_digest or self.result.weights_digest,
-                "data_digest": self.record.data["digest"],
+                "data_digest": self.record.data.get("digest"),
                 "versions": dict(self.record.versions),
             },
         }
@@ -125,4 +126,4 @@ def _data_set(record: RunRecord) -> Dataset | None:
         found = Dataset.load(record.config.data.path)
     except UserError:
         return None
-    return found if found.digest == record.data["digest"] else None
+    return found if found.digest == record.data.get("digest") else None

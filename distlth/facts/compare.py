@@ -112,7 +112,7 @@ def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
     jobs = [{job.id: job for job in plan(file.config)} for file in files]
     findings = compare_records(*files)
     for job_id in dict.fromkeys([*jobs[0], *jobs[1]]):
-        begun = [own[job_id] for own in jobs if job_id in own and own[job_id].parent is None]
+        begun = [own[job_id] for own in jobs if job_id in own and own[job_id].round == 0]
         seeds = [run.seed(job.seed) for run, job in zip((first, second), begun, strict=False)]
         if len(seeds) == 2:
             findings.append(_compare_files(_of_seed("init", job_id), seeds[0].init, seeds[1].init))

@@ -92,7 +92,7 @@ def _row(status: RunStatus, queue: Standing | None, job_id: str | None, restarts
         step=progress.step if progress else None,
         steps=progress.steps if progress else None,
         seconds_left=status.seconds_left if status.state == "running" else None,
-        best=max((result.top1 for result in status.results), default=None),
+        best=max((each.top1 for each in status.results if each.imported is None), default=None),
         best_split=status.split if status.results else None,
     )
 

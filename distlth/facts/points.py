@@ -48,11 +48,6 @@ class Point:
     vs_dense: float | None
     wins: bool | None
 
-    @property
-    def sparsity_key(self) -> float:
-        """Alive density where it is known, else density: the smaller, the sparser."""
-        return self.density if self.alive_density is None else self.alive_density
-
 
 def point(rows: Sequence[ResultRow], floor: float | None, seeds: int) -> Point:
     """Return the point of a method's rows of one round.

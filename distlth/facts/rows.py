@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distlth.config.changes import DEVICE, VERSIONS, changes, covers
@@ -102,17 +102,15 @@ class Results:
             method: tuple(each for each in densest_first if each.method == method) for method in self.methods
         }
 
-    @property
-    def winners(self) -> Mapping[str, Point | None]:
-        """The sparsest winning ticket of each method, by alive density where that is known."""
-        found: dict[str, Point | None] = {}
-        for each in self.points:
-            if each.round == 0 or each.density == 1.0:  # all weights, as in ADMM's training: no ticket
-                continue
-            best = found.setdefault(each.method, None)
-            if each.wins and (best is None or each.sparsity_key < best.sparsity_key):
-                found[each.method] = each
-        return found
+    def best_winners(self, best: Callable[[Sequence[Point]], Point | None]) -> Mapping[str, Point | None]:
+        """Return the best of the winning tickets of each method, None where none wins."""
+        # All weights, as in ADMM's training, are no ticket.
+        tickets = [point for point in self.points if point.round > 0 and point.density < 1.0]
+        methods = dict.fromkeys(point.method for point in tickets)
+        return {
+            method: best([point for point in tickets if point.method == method and point.wins])
+            for method in methods
+        }
 
     @property
     def verdict(self) -> str:
@@ -120,7 +118,7 @@ class Results:
         count = len(self.seeds)
         if self.dense is None or self.dense.count < SEEDS_FOR_A_VERDICT:
             return f"{count} seed{'s' if count != 1 else ''}, no verdict on winning"
-        winning = [method for method, best in self.winners.items() if best is not None]
+        winning = dict.fromkeys(point.method for point in self.points if point.wins)
         return f"over {count} seeds winning tickets were found by {', '.join(winning) or 'no method'}"
 
     @property
@@ -133,8 +131,12 @@ class Results:
 
 
 def derive_results(jobs: Iterable[Job], results: Iterable[JobResult]) -> Results:
-    """Return the rows of `results`, in their order; `jobs` is the plan that they belong to."""
-    results, by_id = tuple(results), {job.id: job for job in jobs}
+    """Return the rows of `results`, in their order; `jobs` is the plan that they belong to.
+
+    A network that was trained elsewhere has no row: its accuracy was not measured here.
+    """
+    results = tuple(result for result in results if result.imported is None)
+    by_id = {job.id: job for job in jobs}
     dense = {by_id[result.job].seed: result for result in results if result.round == 0}
     return Results(
         tuple(

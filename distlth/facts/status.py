@@ -27,7 +27,7 @@ FRESH_SECONDS = 60.0
 LOG_TAIL_BYTES = 64 * 1024
 
 # Events after which a run does not continue by itself.
-ENDINGS = ("failed", "stopped", "lost")
+ENDINGS = ("failed", "stopped", "lost", "imported")
 
 # The states of jobs that nothing is left to train of.
 CLOSED = ("done", "diverged", "left out")
@@ -271,7 +271,8 @@ def _job_seconds_left(job: JobStatus, whole: float) -> float:
 
 
 def _seconds_per_epoch(jobs: Sequence[JobStatus], epochs: Mapping[str, int]) -> float | None:
-    finished = [(job.result.seconds, epochs[job.id]) for job in jobs if job.result is not None]
+    trained = [job for job in jobs if job.result is not None and job.result.imported is None]
+    finished = [(job.result.seconds, epochs[job.id]) for job in trained if job.result is not None]
     if finished:
         return sum(seconds for seconds, _ in finished) / sum(number for _, number in finished)
     for job in jobs:

@@ -15,8 +15,8 @@ from distlth.errors import ConfigError
 from distlth.models.blurpool import give_blurpool
 from distlth.models.mobilenet_cifar import mobilenet_v1
 from distlth.models.pooling import give_fixed_size_pools
-from distlth.models.resnet_cifar import resnet20, resnet56
-from distlth.models.vgg_cifar import vgg16_bn_cifar
+from distlth.models.resnet_cifar import resnet20, resnet20_openlth, resnet56, resnet56_openlth
+from distlth.models.vgg_cifar import vgg16_bn_cifar, vgg16_bn_openlth
 from distlth.models.wrn_cifar import wrn32_2
 
 Stem = Literal["imagenet", "cifar"]
@@ -24,8 +24,11 @@ Stem = Literal["imagenet", "cifar"]
 CIFAR_TYPE: dict[str, Callable[[int], nn.Module]] = {
     "mobilenet_v1": mobilenet_v1,
     "resnet20": resnet20,
+    "resnet20_openlth": resnet20_openlth,
     "resnet56": resnet56,
+    "resnet56_openlth": resnet56_openlth,
     "vgg16_bn_cifar": vgg16_bn_cifar,
+    "vgg16_bn_openlth": vgg16_bn_openlth,
     "wrn32_2": wrn32_2,
 }
 # What people call them besides, as `_bare` leaves it.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -66,7 +67,9 @@ class JobResult:
     reported. `weights_digest` is that of the last epoch's in any case.
     `empty_layers` counts the prunable layers that keep no weight. `alive` counts the kept weights whose input
     can be non-zero and whose output is used, `alive_macs` the multiply-accumulates of one image that such
-    weights cost, of the dense network's `macs`; None in results of earlier versions.
+    weights cost, of the dense network's `macs`; `device` is what each rank computed on, `cpu` or the name of
+    its GPU. None and empty in results of earlier versions. `imported` says what a file tells of a network
+    that was trained elsewhere (docs/import.md); what was not measured here is NaN.
     """
 
     job: str
@@ -95,6 +98,8 @@ class JobResult:
     test_loss: float | None = None
     best_epoch: int | None = None
     best_digest: str | None = None
+    device: str = ""
+    imported: Mapping[str, Any] | None = None
 
     @property
     def split(self) -> SplitName:
@@ -123,12 +128,21 @@ class JobResult:
 
     def save(self, paths: JobPaths) -> None:
         """Mark the job as done. Everything else of the job must be on disk already."""
-        write_json(paths.result, asdict(self))
+        known = {key: None if value != value else value for key, value in asdict(self).items()}
+        write_json(paths.result, known)
 
     @classmethod
     def load(cls, paths: JobPaths) -> JobResult | None:
         """Return a job's result; None if the job is not done."""
-        return cls(**_renamed(read_json(paths.result))) if exists(paths.result) else None
+        if not exists(paths.result):
+            return None
+        stored = _renamed(read_json(paths.result))
+        unknown = {key: math.nan for key in MEASURED if stored.get(key, 0.0) is None}
+        return cls(**{**stored, **unknown})
+
+
+# What is measured on a network that is trained here; of an imported one nobody has measured it.
+MEASURED = ("val_top1", "val_top5", "val_loss", "train_loss")
 
 
 @dataclass(frozen=True)
@@ -165,6 +179,11 @@ def load_results(run: RunPaths, jobs: Sequence[Job]) -> dict[str, JobResult]:
     """Return the results of those of `jobs` that are done, by job id and in their order."""
     found = {job.id: JobResult.load(run.job(job.id)) for job in jobs}
     return {job_id: result for job_id, result in found.items() if result is not None}
+
+
+def trained_here(results: Mapping[str, JobResult]) -> dict[str, JobResult]:
+    """Return the results that were measured in this run, without those of imported networks."""
+    return {job_id: result for job_id, result in results.items() if result.imported is None}
 
 
 def run_progress(run: RunPaths, jobs: Sequence[Job]) -> str:

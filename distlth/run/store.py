@@ -203,15 +203,19 @@ def _record_changes(
 
 
 def _restart_jobs(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
-    """Remove the files of jobs that are not done, so that no job mixes two configs; keep results."""
+    """Remove the files of jobs that are not done, so that no job mixes two configs; keep results.
+
+    Masks and weights that came from outside of the run stay, too.
+    """
     jobs = plan(asked)
     done = load_results(run, jobs)
     shutil.rmtree(run.all_checkpoints, ignore_errors=True)
     for job in jobs:
         if job.id not in done:
-            for file in run.job(job.id).files:
+            paths = run.job(job.id)
+            for file in {*paths.files} - ({paths.mask, paths.structure} if job.given else set()):
                 file.unlink(missing_ok=True)
-    if not done:
+    if not done and not any(job.given for job in jobs):
         shutil.rmtree(run.all_seeds, ignore_errors=True)
     elif asked.seed != stored.seed:
         _copy_weights(run.seed(stored.seed), run.seed(asked.seed))

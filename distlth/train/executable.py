@@ -16,6 +16,7 @@ from distlth.data.dataset import Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order, part
 from distlth.data.load.packed import PackedSplit
+from distlth.data.load.transform import Jitter
 from distlth.models import Anatomy, anatomy, build
 from distlth.models.anatomy import BATCH
 from distlth.train.rehearsal import rehearse
@@ -135,6 +136,7 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, seed: int) ->
         pad=config.data.pad,
         fill=config.data.pad_fill,
         rotate=config.data.rotate,
+        jitter=Jitter(**config.data.jitter.model_dump()) if config.data.jitter else None,
         seed=seed,
         device=world.device,
     )

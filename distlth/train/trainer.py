@@ -268,7 +268,7 @@ class Trainer:
     def save_rewind_point(self) -> None:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
-        if self.job.parent is None and self.step == rewind_step:
+        if self.job.makes_rewind_weights and self.step == rewind_step:
             self.recorder.rewind_point(self.step, self.model)
 
     def save_if_due(self, lr: float) -> None:
@@ -376,6 +376,7 @@ class Trainer:
             alive=None if used is None else used.weights,
             macs=body.macs if used is None else macs(body.graph),
             alive_macs=None if used is None else used.macs,
+            device=self.world.device_name,
             best_epoch=self.best.epoch + 1 if self.best else None,
             best_digest=self.best_digest,
         )

@@ -202,6 +202,7 @@ def test_tiny_imagenets_annotations_are_checked(tmp_path: Path) -> None:
     assert str(source.passed) == (
         "passed over 2 files: 1 .txt, 1 images that val_annotations.txt does not name; 1 folder: 1 test"
     )
+    assert counts(scan(tmp_path, val_fraction=0.5)) == {"train": 2, "val": 2, "test": 2}
     lines.write_text("0.png\tn1\n1.png\tn2\n0.png\tn2\n")
     with pytest.raises(DataError, match=r"val_annotations\.txt: line 3 names 0\.png again"):
         scan(tmp_path)

@@ -99,6 +99,16 @@ def test_densenet_runs_whole_at_any_size() -> None:
         assert largest_difference(model, made.network, size) <= max(TOLERANCE, 2 * rounding(model, size))
 
 
+def test_the_form_of_each_layer_can_be_measured() -> None:
+    model = ticket(DenseBlock(), 32)
+    made = grouped(model, 32, measured=True)
+    assert set(made.times) == {"layers.0", "layers.1", "layers.2"}  # the others have nothing to leave out
+    for name, found in made.times.items():
+        assert made.forms[name].is_dense == (found.dense <= found.by_blocks)
+        assert 0 < found.cells < 1
+    assert largest_difference(model, made.network, 32) <= max(TOLERANCE, 2 * rounding(model, 32))
+
+
 class Swish(nn.Module):
     """A network with an operator that the engine lacks, and a layer that it cannot run."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from torch import nn
 
 from distlth.config.read import load_config
 from distlth.config.schema import RunConfig
@@ -17,6 +18,7 @@ from distlth.methods import METHODS
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from distlth.methods.sources import SOURCES
+from distlth.models import Anatomy, anatomy
 from jobs.arguments import RECIPES
 from jobs.cli import parse
 from jobs.commands.recipes import head
@@ -28,6 +30,7 @@ COSTS = re.compile(
     r"(?P<hours>[\d.]+) GPU-hours a seed \((?P<jobs>\d+) jobs, (?P<epochs>[\d,]+) epochs\) at the "
     r"(?P<rate>[\d,]+) images/s of training steps(?: at (?P<side>\d+) px)? on an H200"
 )
+ANATOMIES: dict[tuple[str, int], Anatomy] = {}
 TIMED = [path for path in sorted(RECIPES.glob("*.yaml")) if path.stem.split("-")[0] in IMAGES]
 COMMANDS = re.findall(r"\| `(distlth run [^`]+)` \|", (DOCS / "experiments.md").read_text())
 
@@ -47,6 +50,26 @@ def test_the_costs_of_a_recipe_are_those_of_its_plan(recipe: Path) -> None:
     assert said["hours"] == (f"{hours:.0f}" if hours >= 10 else f"{hours:.1f}")
     assert int(said["jobs"]) == len(own)
     assert int(said["epochs"].replace(",", "")) == sum(job.epochs for job in own)
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at each network once: many recipes have the same."""
+
+    def remembered(model: nn.Module, resolution: int) -> Anatomy:
+        key = str(model), resolution
+        if key not in ANATOMIES:
+            ANATOMIES[key] = anatomy(model, resolution)
+        return ANATOMIES[key]
+
+    monkeypatch.setattr("distlth.preflight.anatomy", remembered)
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_recipe_comes_to_a_plan(recipe: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+    config = load_config(recipe, [f"data.path={digits.path}"])
+    show_plan(config)
+    assert f"{config.prune.rounds:02d}/refill" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.split("name=")[1].split()[0])

@@ -42,7 +42,7 @@ def test_images_and_weights_reach_convolutions_in_the_memory_format_that_is_aske
     assert all(seen)
 
 
-def small_network(name: str, num_classes: int, *, seed: int, stem: str, blurpool: bool) -> nn.Module:
+def small_network(name: str, num_classes: int, *, seed: int, stem: str, blurpool: bool = False) -> nn.Module:
     """Two convolutions: what takes little to compile."""
     torch.manual_seed(seed)
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from distlth.config.read import load_config
 from distlth.config.resize import ResizeSection
@@ -20,10 +20,12 @@ from distlth.data.dataset import Dataset
 from distlth.data.load.loader import TrainLoader
 from distlth.errors import ConfigError
 from distlth.facts.forecast import forecast
+from distlth.models.pooling import FixedSizeAvgPool2d
 from distlth.plan import plan
-from distlth.preflight import memory, preflight
+from distlth.preflight import check_slim_training, memory, preflight
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
+from distlth.slim.trainable import trainable
 from distlth.train.evaluate import evaluate
 from distlth.train.trainer import Trainer
 from tests.small_job import ignore, train
@@ -68,7 +70,6 @@ def test_sides_rise_in_multiples_between_their_ends(
         ("train.epochs=3", "data.resize.to_epoch: 3 must be below train.epochs = 3"),
         ("data.pad=9", "pad (9) is more than resolution (8)"),
         ("data.cache=gpu", "with resize use cache: os"),
-        ("train.execution=slim", "train.execution: slim traces the network for images of one size"),
         ("train.compile=true data.resize.multiple=1", "train.compile compiles the network for each of 9"),
     ],
 )
@@ -99,6 +100,34 @@ def test_ranks_share_the_batches_of_an_epochs_size(digits: Dataset) -> None:
         whole = batch(0, 1, epoch)
         assert whole.shape == (30, 3, side, side)
         assert torch.equal(torch.cat([batch(rank, 2, epoch) for rank in (0, 1)]), whole)
+
+
+class Pooled(nn.Module):
+    """Two layers and a pooling to 4 x 4 between them, which differs with the size of what it reads."""
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.pool = FixedSizeAvgPool2d(side)
+        self.head = nn.Linear(4 * side * side, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.pool(self.body(images)).flatten(1))
+        return logits
+
+
+def test_slim_training_takes_sizes_that_run_the_same_program(quickstart: Path) -> None:
+    """Windows and slices differ with the size, a mean over the whole map does not."""
+    asked = [RESIZE, "train.execution=slim"]
+    config = load_config(quickstart, asked)
+    with pytest.raises(ConfigError, match=r"cannot train slim on images of several sizes \(8, 12, 16 px\)"):
+        check_slim_training(config, Pooled(4))
+    network = small_network("", 10, seed=0, stem="", blurpool=False)
+    check_slim_training(config, network)
+    traced = trainable(network, 16, {})
+    traced.network.load_state_dict({**traced.network.state_dict(), **traced.take(network.state_dict())})
+    images = torch.randn(2, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(traced.network.eval()(images), network.eval()(images))
 
 
 class StoppedError(Exception):

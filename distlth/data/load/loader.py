@@ -15,7 +15,7 @@ from distlth.data.load.packed import PackedSplit
 from distlth.data.load.reader import Batches, BatchSource, Reader
 from distlth.data.load.resident import resident
 from distlth.data.load.storage import Cache, Indices
-from distlth.data.load.transform import Colour, Crop, Fill, Transform
+from distlth.data.load.transform import Colour, Crop, Fill, Jitter, Transform
 from distlth.errors import DataError
 
 IMAGENET_RATIO = 224 / 256
@@ -62,12 +62,12 @@ class TrainLoader(_Loader):
     memory, normalised by `mean` and `std` (per RGB channel, 0..1; by default the data set's own); labels
     as int64 (batch,). The same (seed, epoch, step) always gives the same bits.
 
-    `resolution`, `crop`, `flip`, `pad`, `fill`, `rotate` are as in `Transform`; with `side`, the images of an
-    epoch have the resolution that it returns for the epoch. `packed` is the train split where the caller has
-    opened it: then a loader for another seed, resolution or batch size costs next to nothing, and `threads`
-    and `cache` do not count. Without it the loader opens the split with these two, and closes it. Raises
-    DataError for arguments that do not fit the data set, and, while iterating, for a sample that does not
-    decode.
+    `resolution`, `crop`, `flip`, `pad`, `fill`, `rotate`, `jitter` are as in `Transform`; with `side`, the
+    images of an epoch have the resolution that it returns for the epoch. `packed` is the train split where
+    the caller has opened it: then a loader for another seed, resolution or batch size costs next to nothing,
+    and `threads` and `cache` do not count. Without it the loader opens the split with these two, and closes
+    it. Raises DataError for arguments that do not fit the data set, and, while iterating, for a sample that
+    does not decode.
     """
 
     def __init__(
@@ -84,6 +84,7 @@ class TrainLoader(_Loader):
         pad: int | None = None,
         fill: Fill = "mean",
         rotate: float = 0.0,
+        jitter: Jitter | None = None,
         seed: int,
         threads: int | None = None,
         cache: Cache = "os",
@@ -94,7 +95,7 @@ class TrainLoader(_Loader):
         packed: PackedSplit | None = None,
     ) -> None:
         colours = mean or dataset.mean, std or dataset.std
-        transform = Transform(resolution, crop, 1.0, flip, *colours, pad, fill, rotate)
+        transform = Transform(resolution, crop, 1.0, flip, *colours, pad, fill, rotate, jitter or Jitter())
         if batch_size < world_size:
             raise DataError(f"batch size {batch_size} leaves some of {world_size} ranks without an image")
         self._count = dataset.split("train").count

@@ -13,6 +13,7 @@ from distlth.report.text import count, percent
 
 if TYPE_CHECKING:  # torch, which a login node should not have to load
     from distlth.export.export import Exported
+    from distlth.export.masked import Masked
 
 # The number of layers that are named of those that keep channels they could do without.
 SHOWN_LAYERS = 5
@@ -24,6 +25,15 @@ def exported_view(exported: Exported) -> Group:
     if not exported.removed:
         lines.insert(0, f"nothing to slim: ticket {exported.ticket} removes no channels; its zeros are kept")
     return Group(_sizes(exported), *map(Text, lines), Text(f"wrote {exported.path}", style="green"))
+
+
+def masked_view(masked: Masked) -> Text:
+    """Return a line about a file of masks."""
+    return Text(
+        f"wrote {masked.path}: {masked.layers} masked layers, {percent(masked.density)} of their weights, "
+        f"{_mebibytes(masked.file_bytes)}",
+        style="green",
+    )
 
 
 def _sizes(exported: Exported) -> Table:

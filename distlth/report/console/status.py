@@ -57,11 +57,11 @@ def _cells(job: JobStatus) -> tuple[RenderableType, ...]:
         job.id,
         job.method,
         percent(job.density),
-        Text(job.state, style=STATE_STYLES[job.state]),
+        Text("imported" if result and result.imported else job.state, style=STATE_STYLES[job.state]),
         f"{job.share_done:.0%}" if progress else "",
         percent(result.top1) if result else "",
         percent(result.top5) if result else "",
-        duration(result.seconds) if result else "",
+        duration(result.seconds) if result and not result.imported else "",
         duration(progress.seconds_left) if progress and job.state == "running" else "",
     )
 
