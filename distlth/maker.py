@@ -16,10 +16,11 @@ from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
 from distlth.models import build, returning
 from distlth.models.alive import count_alive
+from distlth.models.heads import heads
 from distlth.models.streams import streams
 from distlth.plan import Job
 from distlth.preflight import Preflight
-from distlth.prune.mask import Mask, empty_layers
+from distlth.prune.mask import Mask, empty_layers, weight_name
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.ticket import Structured, Trained
@@ -83,10 +84,11 @@ class TicketMaker:
         return made, parent.mask if parent else None
 
     def _next(self, job: Job, parent: Trained, rate: float) -> Structured:
+        graph, layers = self._found.anatomy.graph, parent.mask.names
+        units = heads(graph, layers) if job.structure is not None else {}
         needs = job.structure is not None and job.structure.needs_streams
-        found = streams(self._found.anatomy.graph, parent.mask.names) if needs else ()
-        count = partial(count_alive, self._found.anatomy.graph)
-        return next_mask(job, parent, rate, self._run_map, count, found)
+        found = streams(graph, layers - units.keys()) if needs else ()
+        return next_mask(job, parent, rate, self._run_map, partial(count_alive, graph), found, units)
 
     def weights(self, job: Job) -> dict[str, Tensor]:
         """Return the whole state dict that a job trains from; its mask must have been made.
@@ -120,7 +122,7 @@ class TicketMaker:
         if job.structure is None or job.structure.made_from != "untrained":
             return trained
         initial, _ = load_tensors(await_file(self._run.seed(job.seed).init))
-        return replace(trained, weights={layer: initial[f"{layer}.weight"] for layer in trained.mask})
+        return replace(trained, weights={layer: initial[weight_name(layer)] for layer in trained.mask})
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)

@@ -11,9 +11,10 @@ from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.data.load.order import part
 from distlth.errors import ConfigError
+from distlth.methods.channels import Channels
 from distlth.models import (
     Anatomy,
-    ConvLayer,
+    WeightLayer,
     anatomy,
     build,
     check_accepts,
@@ -44,7 +45,7 @@ class Preflight:
 
     dataset: Dataset
     anatomy: Anatomy
-    layers: tuple[ConvLayer, ...]
+    layers: tuple[WeightLayer, ...]
     steps_per_epoch: int
     memory: int
     gates: tuple[str, ...]  # layers whose removed channels become constant factors, if a branch removes any
@@ -74,11 +75,13 @@ def preflight(config: RunConfig) -> Preflight:
     for side in {*config.data.sides} - {config.data.eval_side}:
         check_accepts(model, side)
     _check_rank_batch(config, model)
-    layers = prunable(body, config.prune.scope)
+    layers = prunable(body, config.prune.scope, config.prune.layers)
     for branch in config.prune.branches:
         branch.check_machine()
+        branch.check_model(model)
     if not layers:
-        raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+        raise ConfigError(_nothing_prunable(config))
+    _check_costs(config, body)
     check_transfer(config)
     check_rounds(config.prune, [layer.num_weights for layer in layers])
     removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
@@ -90,7 +93,27 @@ def preflight(config: RunConfig) -> Preflight:
     return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
 
 
-def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: Sequence[ConvLayer]) -> None:
+def _nothing_prunable(config: RunConfig) -> str:
+    """Return why a model has no layer to prune."""
+    if config.prune.layers == "conv":
+        return (
+            f"model.name: {config.model.name} has no prunable convolution; "
+            "prune.layers: conv+linear prunes its linear layers, too"
+        )
+    return f"model.name: {config.model.name} has no prunable convolution and no prunable linear layer"
+
+
+def _check_costs(config: RunConfig, body: Anatomy) -> None:
+    """Raise ConfigError where a branch has a budget that nobody can count in this network."""
+    for branch in config.prune.branches:
+        if isinstance(branch, Channels) and branch.budget != "weights" and body.graph.unfollowed:
+            raise ConfigError(
+                f"prune.branches: {branch.label} has budget: {branch.budget}, which cannot be counted in "
+                f"{config.model.name} behind {' and '.join(body.graph.unfollowed)}; use budget: weights"
+            )
+
+
+def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: Sequence[WeightLayer]) -> None:
     """Raise ConfigError where a removed channel would not stay zero up to the layers that read it."""
     if found := leaks(body.graph, _shapes(layers)):
         named = "; ".join(f"{leak.layer}: {leak.reason}" for leak in found[:NAMED])
@@ -123,7 +146,7 @@ def _program(model: nn.Module, side: int) -> str:
     return str(trainable(model, side, {}).network.code)
 
 
-def _shapes(layers: Sequence[ConvLayer]) -> dict[str, tuple[int, ...]]:
+def _shapes(layers: Sequence[WeightLayer]) -> dict[str, tuple[int, ...]]:
     return {layer.name: layer.weight_shape for layer in layers}
 
 

@@ -19,6 +19,8 @@ def show_plan(config: RunConfig) -> None:
         show(
             f"removed channels of {len(found.gates)} gates (such as {found.gates[0]}) become constant factors"
         )
+    if unfollowed := found.anatomy.graph.unfollowed:
+        show(f"alive density and alive MACs are not counted: {' and '.join(unfollowed)} is not followed")
     show(
         "memory is an estimate: parameters, gradients, momentum, mask, and the activations of a rank's batch"
     )

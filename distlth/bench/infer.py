@@ -23,7 +23,7 @@ from distlth.export.source import Source, load_source
 from distlth.models import anatomy, build, prunable
 from distlth.models.alive import count_alive
 from distlth.prune.magnitude import prune_magnitude
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
 from distlth.slim import slim
@@ -186,7 +186,7 @@ def _resnet50(resolution: int, density: float, multiple: int, device: Device) ->
     mask = refill(prune_magnitude(weights, dense, 1 - density), weights, multiple=multiple)
     with torch.no_grad():
         for name, weight in weights.items():
-            model.get_parameter(f"{name}.weight").copy_(weight)
+            model.get_parameter(weight_name(name)).copy_(weight)
     ticket = Ticket(mask, {}, remove_channels=True)
     Masking(model, parameter_masks(ticket, body, dict(model.named_parameters())))
     return Case(model, resolution, count_alive(body.graph, mask.layers).macs, device, multiple)

@@ -24,7 +24,7 @@ INEXACT = ("cluster.workers", "cluster.cpus_per_worker")
 
 # The files of a run do not fit another value of these.
 FIXED = (
-    *("model", "prune.scope", "prune.rewind_epoch", "data.classes"),
+    *("model", "prune.scope", "prune.layers", "prune.rewind_epoch", "data.classes"),
     *("prune.imported", "prune.transfer.weights"),
 )
 

@@ -19,6 +19,7 @@ from distlth.options import Line, Section, UserPath
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+ModelName = Annotated[str, Field(pattern=r"^(timm/)?[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=128)]
 
 # Where a Ray cluster listens for its nodes, as `ray start` prints it.
 RAY_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}", re.ASCII)
@@ -143,9 +144,9 @@ class DataSection(Section):
 class ModelSection(Section):
     """The network, always trained from a random initialisation."""
 
-    name: Name = Field(
+    name: ModelName = Field(
         description="`resnet20`, `resnet56`, `wrn32_2`, `vgg16_bn_cifar`, `mobilenet_v1` (for small images), "
-        "or any classifier of torchvision"
+        "any classifier of torchvision, or `timm/NAME` (`pip install 'distlth[timm]'`)"
     )
     stem: Literal["imagenet", "cifar"] = Field(
         "imagenet",
@@ -289,7 +290,14 @@ class PruneSection(Section):
         description="the full schedule; from the rewind epoch on; or from there on, with the weights that "
         "the round before has trained, of which only refilled ones are rewound",
     )
-    scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
+    layers: Literal["conv", "conv+linear"] = Field(
+        "conv",
+        description="what is pruned: convolutions, or linear layers too, attention's among them "
+        "([more](methods.md#linear-layers)); never the classifier",
+    )
+    scope: Literal["all", "no-stem"] = Field(
+        "all", description="all of these layers, or all but the first convolution"
+    )
     mode: Literal["branch", "inline"] = Field(
         "branch", description="structured tickets beside the unstructured rounds, or in their place"
     )

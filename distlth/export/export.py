@@ -18,7 +18,7 @@ from distlth.export.parts import pack_parts
 from distlth.export.source import Source, load_source
 from distlth.files import replacing
 from distlth.models import anatomy
-from distlth.models.alive import count_alive
+from distlth.models.alive import known_alive
 from distlth.run.paths import RunPaths, path_component
 from distlth.slim import Slim, Whole, slim
 from distlth.slim.program import SlimError
@@ -45,15 +45,15 @@ class Exported:
     """A file that was written: its network before and after, and the largest difference of their logits.
 
     `difference` is relative to the largest logit, `file_difference` that of the file, None where nothing on
-    this machine runs it. `alive_macs` are those of one image that are not by zeros. `removed` channels are
-    gone; in `whole` are layers with channels that could be, too.
+    this machine runs it. `alive_macs` are those of one image that are not by zeros, None where the graph does
+    not follow an operator. `removed` channels are gone; `whole` has layers with channels that could be, too.
     """
 
     path: Path
     ticket: str
     before: Size
     after: Size
-    alive_macs: int
+    alive_macs: int | None
     removed: int
     whole: Sequence[Whole]
     difference: float
@@ -152,11 +152,13 @@ def parameters(network: nn.Module) -> int:
 def macs(network: nn.Module, resolution: int) -> int:
     """Return the multiply-accumulates of one image, on shapes alone."""
     ghost = copy.deepcopy(network).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+    # With gradients, attention runs step by step: torch's fused form of it is one operator, and not counted.
+    with FlopCounterMode(display=False) as flops:
         ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
     return int(flops.get_total_flops()) // 2
 
 
-def _alive_macs(source: Source) -> int:
+def _alive_macs(source: Source) -> int | None:
     graph = anatomy(source.model, source.resolution).graph
-    return count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs
+    alive = known_alive(graph, source.mask.layers, removed=source.job.removes_channels)
+    return None if alive is None else alive.macs

@@ -12,7 +12,7 @@ from torch import Tensor
 from distlth.errors import UserError
 from distlth.foreign.checkpoint import INPUT, Checkpoint, State
 from distlth.foreign.names import COUNTER, Names, names
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 
 # More zeros than this in a network without masks, as a fraction of its prunable weights, are no chance.
 MANY_ZEROS = 0.01
@@ -51,7 +51,7 @@ def fit(checkpoint: Checkpoint, target: Target, *, zeros: bool, dense_classifier
     mask = _mask(checkpoint, found, target, state, zeros)
     _check_other_masks(checkpoint, found, target, dense_classifier)
     for layer, kept in mask.items():
-        state[f"{layer}.weight"] = torch.where(kept, state[f"{layer}.weight"], 0.0)
+        state[weight_name(layer)] = torch.where(kept, state[weight_name(layer)], 0.0)
     return Fitted(checkpoint, found, mask, state)
 
 
@@ -109,12 +109,12 @@ def _missing(name: str, ours: Tensor, model: str, spare: State) -> str:
 
 def _mask(checkpoint: Checkpoint, found: Names, target: Target, state: State, zeros: bool) -> Mask:
     """Return the mask of the prunable layers; a layer without one was not pruned."""
-    weights = {layer: state[f"{layer}.weight"] for layer in target.layers}
+    weights = {layer: state[weight_name(layer)] for layer in target.layers}
     if zeros:
         return Mask({layer: weight != 0 for layer, weight in weights.items()})
     if not checkpoint.masks:
         _check_no_zeros(checkpoint.path, weights)
-    stored = {layer: checkpoint.masks.get(found.theirs[f"{layer}.weight"]) for layer in target.layers}
+    stored = {layer: checkpoint.masks.get(found.theirs[weight_name(layer)]) for layer in target.layers}
     return Mask(
         {
             layer: torch.ones_like(weights[layer], dtype=torch.bool) if kept is None else kept
@@ -134,7 +134,7 @@ def _check_no_zeros(path: Path, weights: State) -> None:
 
 
 def _check_other_masks(checkpoint: Checkpoint, found: Names, target: Target, dense_classifier: bool) -> None:
-    own = {found.theirs[f"{layer}.weight"] for layer in target.layers}
+    own = {found.theirs[weight_name(layer)] for layer in target.layers}
     for name, kept in checkpoint.masks.items():
         if name in own or bool(kept.all()) or dense_classifier:
             continue

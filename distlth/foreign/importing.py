@@ -22,9 +22,9 @@ from distlth.foreign.document import NO_DATA, Known, known, resolved
 from distlth.foreign.files import file_digest, read_document
 from distlth.foreign.fit import Fitted, Target, fit, fit_state
 from distlth.models import Anatomy, anatomy, build, prunable
-from distlth.models.alive import count_alive, macs
+from distlth.models.alive import known_alive, macs
 from distlth.plan import Job, plan
-from distlth.prune.mask import Mask, empty_layers
+from distlth.prune.mask import Mask, empty_layers, weight_name
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
@@ -90,7 +90,7 @@ def import_run(request: Request) -> Imported:
     num_classes, data = _classes(config, seen)
     network = build(config.model.name, num_classes, seed=config.seed, stem=config.model.stem)
     body = anatomy(network, config.data.resolution)
-    layers = [layer.name for layer in prunable(body, config.prune.scope)]
+    layers = [layer.name for layer in prunable(body, config.prune.scope, config.prune.layers)]
     target = Target(config.model.name, network.state_dict(), layers)
     fitted = {
         number: fit(each, target, zeros=request.zeros, dense_classifier=request.dense_classifier)
@@ -255,13 +255,13 @@ def _unmasked(fitted: Sequence[Fitted]) -> list[str]:
     return [
         layer
         for layer in (pruned[0].mask if pruned else ())
-        if all(each.names.theirs[f"{layer}.weight"] not in each.checkpoint.masks for each in pruned)
+        if all(each.names.theirs[weight_name(layer)] not in each.checkpoint.masks for each in pruned)
     ]
 
 
 def _is_masked(weights: Mapping[str, Tensor], mask: Mask) -> bool:
     """Return whether weights are zero wherever a mask drops, and it drops some."""
-    dropped = [weights[f"{layer}.weight"][~kept] for layer, kept in mask.items()]
+    dropped = [weights[weight_name(layer)][~kept] for layer, kept in mask.items()]
     return mask.kept < mask.total and not any(bool(values.any()) for values in dropped)
 
 
@@ -300,7 +300,7 @@ def _write_round(run: RunPaths, job: Job, fitted: Fitted, body: Anatomy, masks_o
 def _result(job: Job, fitted: Fitted, body: Anatomy) -> JobResult:
     """Return the result of a network that was trained elsewhere: our counts of its mask, nothing measured."""
     mask, stated = fitted.mask, fitted.checkpoint.stated
-    alive = count_alive(body.graph, mask.layers, removed=False)
+    alive = known_alive(body.graph, mask.layers, removed=False)
     return JobResult(
         job=job.id,
         round=job.round,
@@ -320,9 +320,9 @@ def _result(job: Job, fitted: Fitted, body: Anatomy) -> JobResult:
         weights_digest=tensors_digest(fitted.weights),
         finished=time.time(),
         empty_layers=len(empty_layers(mask)),
-        alive=alive.weights,
-        macs=macs(body.graph),
-        alive_macs=alive.macs,
+        alive=None if alive is None else alive.weights,
+        macs=body.macs if alive is None else macs(body.graph),
+        alive_macs=None if alive is None else alive.macs,
         imported={"file": fitted.checkpoint.path.name, **asdict(stated)},
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distlth.models.flow import flow
-from distlth.models.graph import Graph, Layer
+from distlth.models.graph import Graph, Layer, Product
 from distlth.models.usage import Usage
 
 
@@ -46,7 +46,13 @@ def count_alive(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = Tru
         work += layer.positions * int(torch.count_nonzero(own))
         if layer.name in kept:
             found[layer.name] = found[layer.name] | own if layer.name in found else own
+    work += sum(int(product.costs[counted.changing(product)].sum()) for product in graph.products)
     return Alive(sum(int(torch.count_nonzero(weights)) for weights in found.values()), work)
+
+
+def known_alive(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> Alive | None:
+    """Return both counts of a mask; None where an operator is not followed (`Graph.unfollowed`)."""
+    return None if graph.unfollowed else count_alive(graph, kept, removed=removed)
 
 
 def alive_density(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = True) -> float:
@@ -56,18 +62,22 @@ def alive_density(graph: Graph, kept: Mapping[str, Tensor], *, removed: bool = T
 
 
 def macs(graph: Graph) -> int:
-    """Return the multiply-accumulates of one image in convolutions and linear layers."""
-    return sum(layer.macs for layer in graph.layers)
+    """Return the multiply-accumulates of one image in convolutions, linear layers and attention."""
+    return sum(layer.macs for layer in graph.layers) + sum(product.macs for product in graph.products)
 
 
 class _Counted:
     """The alive weights of a network under a mask."""
 
     def __init__(self, graph: Graph, kept: Mapping[str, Tensor], removed: bool) -> None:
-        self._kept = kept
-        self._usage = Usage(graph, kept, flow(graph, kept, removed=removed).values)
+        self._kept, self._values = kept, flow(graph, kept, removed=removed).values
+        self._usage = Usage(graph, kept, self._values)
 
     def weights(self, layer: Layer) -> Tensor:
         """Return the alive weights (bool) of a layer, as it runs this time."""
         pairs = self._usage.pairs(layer).reshape(*layer.shape[:2], *[1] * (len(layer.shape) - 2))
         return pairs & self._kept.get(layer.name, torch.ones(layer.shape, dtype=torch.bool))
+
+    def changing(self, product: Product) -> Tensor:
+        """Return which products (bool) are used and no constants."""
+        return self._usage.used[product.made] & self._values[product.made].isnan()

@@ -154,6 +154,26 @@ class Pointwise(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Product(Pointwise):
+    """Products of two results, entry by entry, that a product of matrices then adds up, as in attention.
+
+    `costs` are the multiply-accumulates of one image that each takes.
+    """
+
+    costs: Tensor  # int64
+
+    @property
+    def title(self) -> str:
+        """What people call the operator."""
+        return "a product of matrices"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return int(self.costs.sum())
+
+
+@dataclass(frozen=True, eq=False)
 class Join(Node):
     """Wires that are joined into one each, as by a mean over channels: `sources[i]` goes into `owners[i]`.
 
@@ -204,6 +224,16 @@ class Graph:
     def layers(self) -> tuple[Layer, ...]:
         """The convolutions and linear layers, each as often as it runs."""
         return tuple(node for node in self.nodes if isinstance(node, Layer))
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """The products of two results, such as those of attention."""
+        return tuple(node for node in self.nodes if isinstance(node, Product))
+
+    @cached_property
+    def unfollowed(self) -> tuple[str, ...]:
+        """The operators of which nothing is known, by name: behind them nobody can say what is alive."""
+        return tuple(dict.fromkeys(node.title for node in self.nodes if isinstance(node, Opaque)))
 
     @cached_property
     def logits(self) -> frozenset[str]:

@@ -5,12 +5,12 @@ Streams are what follows for layers: those whose output channels are added to ea
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 import torch
 from torch import Tensor
 
-from distlth.models.graph import NO_WIRES, ZERO, Graph, Join, Node, Norm, Pointwise
+from distlth.models.graph import NO_WIRES, ZERO, Graph, Join, Layer, Node, Norm, Pointwise
 
 ADDITIONS = {"add"}
 Stream = dict[str, Tensor]
@@ -24,7 +24,7 @@ def streams(graph: Graph, layers: Collection[str]) -> tuple[Stream, ...]:
     same sums, behind norms, activations and pooling. Layers that share some places alone, as where a shortcut
     pads channels, are of different streams.
     """
-    places = together(graph.num_wires, (pair for node in graph.nodes for pair in _in_stream(node)))
+    places = together(graph.num_wires, from_layers(graph, _in_stream))
     found: dict[tuple[int, ...], Stream] = {}
     for layer in graph.layers:
         if layer.name in layers:
@@ -50,6 +50,21 @@ def carried(node: Node) -> Iterator[Pair]:
         owners, sources = node.owners[some], node.sources[some]
         single = owners.bincount(minlength=node.count)[owners] == 1
         yield made[owners[single]], sources[single]
+
+
+def from_layers(graph: Graph, pairs_of: Callable[[Node], Iterable[Pair]]) -> Iterator[Pair]:
+    """Iterate over the pairs of all nodes, without what depends on no layer.
+
+    A class token, or a mask of positions, is one wire for all channels: it connects nothing.
+    """
+    computed = torch.zeros(graph.num_wires, dtype=torch.bool)
+    for node in graph.nodes:
+        if isinstance(node, Pointwise):
+            computed[node.made] = torch.stack([computed[wires] for wires in node.operands]).any(dim=0)
+        else:
+            computed[node.made] = isinstance(node, Layer) or bool(computed[node.reads].any())
+        for made, read in pairs_of(node):
+            yield made[computed[read]], read[computed[read]]
 
 
 def together(count: int, pairs: Iterable[Pair]) -> Tensor:

@@ -6,7 +6,7 @@ What each operator does with channels stands here, and nowhere else.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
@@ -30,6 +30,7 @@ from distlth.models.graph import (
     Opaque,
     Operand,
     Pointwise,
+    Product,
 )
 from distlth.models.labels import compact, distinct, live, reshaped, rows
 
@@ -50,6 +51,10 @@ REDUCTIONS = {"amax", "amin", "mean", "sum"}
 FRESH = {"bernoulli_", "empty_like", "full_like", "new_empty", "new_full", "new_ones", "normal_", "ones_like"}
 FRESH |= {"rand_like", "randn_like", "uniform_"}
 ZEROS = {"new_zeros", "zero_", "zeros", "zeros_like"}
+# What a linear layer may do to its transposed weight before it multiplies a batch of matrices with it.
+REPEATS = {"expand", "view"}
+# Products of matrices whose entries have more labels than this, in all, are not followed.
+MOST_PAIRS = 2**22
 BATCH_NORMS = {"_batch_norm_with_update", "_native_batch_norm_legit", "cudnn_batch_norm", "native_batch_norm"}
 
 Labels = Sequence[Tensor | None]
@@ -139,6 +144,8 @@ class Tracer(TorchDispatchMode):
         name = call.name
         if name in ("t", "transpose") and id(call.args[0]) in self._weights:
             self._transposed[id(call.results[0])] = self._weights[id(call.args[0])]
+        if name in REPEATS and id(call.args[0]) in self._transposed:
+            self._transposed[id(call.results[0])] = self._transposed[id(call.args[0])]
         if name in OWN_PARAMETERS:
             return OWN_PARAMETERS[name](self, call)
         if name in ZEROS:
@@ -197,6 +204,15 @@ class Tracer(TorchDispatchMode):
         owners, sources = keys // self._next, keys % self._next
         return self._add(lambda first: Join(op, first, len(matrix), sources, owners))
 
+    def _distinct_rows(self, op: str, matrix: Tensor) -> Tensor:
+        """Return one wire for each row of labels, the same for equal rows: images do not differ."""
+        distinct_rows, places = torch.unique(matrix, dim=0, return_inverse=True)
+        return self._joined(op, distinct_rows)[places]
+
+    def _summed(self, op: str, matrix: Tensor) -> Tensor:
+        """Return one wire for the sum over each row of labels, zero where all of it is."""
+        return self._distinct_rows(op, torch.cat([matrix, torch.full((len(matrix), 1), ZERO)], dim=1))
+
     def _anything(self, op: str, labels: Sequence[Tensor], *, adds_up: bool = False) -> Tensor:
         wires = torch.cat(list(labels)).unique()
         if wires[-1] <= ZERO:
@@ -248,6 +264,69 @@ class Tracer(TorchDispatchMode):
         return self._add(
             lambda first: Layer(op, first, shape[0], *named, shape, groups, positions, pads, channels)
         )
+
+    def _biased(self, call: _Call) -> Labels:
+        """Follow an addition; one of a parameter to what a layer has just made is the layer's own bias.
+
+        So does torch add the bias of a linear layer whose input is not contiguous.
+        """
+        layer, (x, bias) = self._nodes[-1] if self._nodes else None, call.args[:2]
+        if not isinstance(layer, Layer) or layer.bias is not None or layer.computes_bias or call.kwargs:
+            return self._pointwise(call)
+        if not isinstance(bias, Tensor) or id(bias) not in self._weights or bias.shape != (layer.count,):
+            return self._pointwise(call)
+        made = torch.arange(layer.first, layer.first + layer.count)
+        if not torch.equal(self._of(x).flatten(), made) or x.shape[-1] != layer.count:
+            return self._pointwise(call)
+        self._nodes[-1] = replace(layer, bias=self._name(bias))
+        return [self._of(x)]
+
+    def _matrices(self, call: _Call) -> Labels:
+        """Follow a product of two batches of matrices, batch x n x k and batch x k x m.
+
+        So does torch multiply the weight of a linear layer whose input is not contiguous.
+        """
+        x, y = call.args
+        if id(y) in self._transposed:
+            channels, positions = (
+                self._channels(str(call.func), x, [2]),
+                x.shape[0] * x.shape[1] // self._batch,
+            )
+            wires = self._layer(call, self._transposed[id(y)], None, channels, positions, 1, False)
+            return [wires.reshape(1, 1, -1)]
+        labels = torch.broadcast_tensors(self._of(x)[..., None], self._of(y)[:, None])
+        if labels[0].numel() > MOST_PAIRS:
+            return self._opaque(call)
+        operands, places = distinct([label.flatten() for label in labels])
+        repeats = prod((*x.shape, y.shape[2])) // len(places)
+        costs = places.bincount(minlength=len(operands[0])) * repeats // self._batch
+        count, types, args = len(operands[0]), (x.dtype, y.dtype), (Operand(0), Operand(1))
+        wires = self._add(
+            lambda first: Product(
+                "aten.mul.Tensor", first, count, operands, (False, False), types, args, (), None, costs
+            )
+        )
+        batch, n, _, m = labels[0].shape
+        sums = self._summed(str(call.func), rows(wires[places].reshape(labels[0].shape), [0, 1, 3]))
+        return [sums.reshape(batch, n, m)]
+
+    def _softmaxed(self, call: _Call) -> Labels:
+        """Follow a softmax: of scores that are all the same it is uniform, whatever they are."""
+        x, dim = call.args[:2]
+        labels, others = self._of(x), [other for other in range(x.ndim) if other != dim % x.ndim]
+        scores = self._distinct_rows(str(call.func), rows(labels, others))
+        args = Operand(0), Operand(1)
+        apart = self._alike("aten.sub.Tensor", (scores, scores), x.dtype, args)
+        wires = self._alike("aten.add.Scalar", (apart,), x.dtype, (Operand(0), 1 / x.shape[dim]))
+        return [wires.reshape([labels.shape[other] if other in others else 1 for other in range(x.ndim)])]
+
+    def _alike(
+        self, op: str, operands: tuple[Tensor, ...], dtype: torch.dtype, args: tuple[Any, ...]
+    ) -> Tensor:
+        """Return the wires of a pointwise operator on operands of one type."""
+        count, spread = len(operands[0]), (False,) * len(operands)
+        dtypes = (dtype,) * len(operands)
+        return self._add(lambda first: Pointwise(op, first, count, operands, spread, dtypes, args, (), None))
 
     def _batch_norm(self, call: _Call) -> Labels:
         x, weight, bias, *statistics = call.args
@@ -441,7 +520,11 @@ OWN_PARAMETERS: dict[str, Callable[[Tracer, _Call], Labels]] = {
     **dict.fromkeys(BATCH_NORMS, Tracer._batch_norm),
 }
 FOLLOWED: dict[str, Callable[[Tracer, _Call], Labels]] = {
+    "_safe_softmax": Tracer._softmaxed,
+    "_softmax": Tracer._softmaxed,
+    "add": Tracer._biased,
     "as_strided_": Tracer._restrided,
+    "bmm": Tracer._matrices,
     "cat": Tracer._concatenated,
     "constant_pad_nd": Tracer._padded,
     "copy_": Tracer._copied,

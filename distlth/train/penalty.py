@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distlth.methods import Penalty
 from distlth.prune.admm import dual, project, target
+from distlth.prune.mask import weight_name
 from distlth.train.checkpoint import snapshot
 
 
@@ -20,7 +21,7 @@ class Pull:
 
     def __init__(self, penalty: Penalty, model: nn.Module, layers: Mapping[str, Tensor], kept: int) -> None:
         self._penalty, self._kept = penalty, kept
-        self._weights = {name: model.get_parameter(f"{name}.weight") for name in layers}
+        self._weights = {name: model.get_parameter(weight_name(name)) for name in layers}
         self._set(project(self._now(), kept))  # U is zero before the first update
 
     def _now(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from distlth.data.load.loader import EvalLoader
 from distlth.errors import DivergedError
 from distlth.files import tensors_digest
 from distlth.methods import Measurement
-from distlth.models.alive import count_alive, macs
+from distlth.models.alive import known_alive, macs
 from distlth.plan import Job
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import empty_layers
@@ -351,8 +351,10 @@ class Trainer:
     def result(self, last: Evaluation, test: Evaluation | None, digest: str) -> JobResult:
         """Return what the job leaves for people and for the plan; `last` is of the last epoch, on val."""
         val = self.best.evaluation if self.best else last
-        mask, graph = self.ticket.mask, self.executable.anatomy.graph
-        used = count_alive(graph, mask.layers, removed=self.ticket.remove_channels)
+        mask, body = self.ticket.mask, self.executable.anatomy
+        used = known_alive(body.graph, mask.layers, removed=self.ticket.remove_channels)
+        if used is None:
+            self.recorder.event("alive-not-counted", self.step, behind=", ".join(body.graph.unfollowed))
         return JobResult(
             job=self.job.id,
             round=self.job.round,
@@ -371,9 +373,9 @@ class Trainer:
             weights_digest=digest,
             finished=time.time(),
             empty_layers=len(empty_layers(mask)),
-            alive=used.weights,
-            macs=macs(graph),
-            alive_macs=used.macs,
+            alive=None if used is None else used.weights,
+            macs=body.macs if used is None else macs(body.graph),
+            alive_macs=None if used is None else used.macs,
             device=self.world.device_name,
             best_epoch=self.best.epoch + 1 if self.best else None,
             best_digest=self.best_digest,

@@ -45,7 +45,8 @@ def _sizes(exported: Exported) -> Table:
         ("alive MACs", before.macs, exported.alive_macs, count),
         ("file", before.file_bytes, after.file_bytes, _mebibytes),
     ):
-        table.add_row(name, shown(old), shown(new), percent(new / old, 1))
+        if new is not None:
+            table.add_row(name, shown(old), shown(new), percent(new / old, 1))
     return table
 
 

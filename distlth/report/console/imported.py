@@ -32,10 +32,12 @@ def imported_view(imported: Imported) -> Group:
 
 def _layers(found: Fitted) -> Table:
     """Draw which layer of the file is which of ours, and how much of it the last round keeps."""
+    from distlth.prune.mask import weight_name
+
     table = new_table(("layer of the file", "is"), ("shape", "kept"), title=f"By {found.names.dialect}")
     densities = found.mask.layer_density()
     for layer, shape in found.mask.shapes.items():
-        theirs = found.names.theirs[f"{layer}.weight"].removesuffix(".weight")
+        theirs = found.names.theirs[weight_name(layer)].removesuffix(".weight")
         table.add_row(theirs, layer, " x ".join(map(str, shape)), percent(densities[layer]))
     return table
 
