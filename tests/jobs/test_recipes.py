@@ -25,7 +25,7 @@ from jobs.commands.recipes import head
 from jobs.dry_run import show_plan
 
 DOCS = Path(__file__).parent.parent.parent / "docs"
-IMAGES = {"cifar10": 50_000, "cifar100": 50_000, "tiny": 100_000, "imagenet": 1_281_167}
+IMAGES = {"cifar10": 45_000, "cifar100": 50_000, "tiny": 90_000, "imagenet": 1_281_167}
 COSTS = re.compile(
     r"(?P<hours>[\d.]+) GPU-hours a seed \((?P<jobs>\d+) jobs, (?P<epochs>[\d,]+) epochs\) at the "
     r"(?P<rate>[\d,]+) images/s of training steps(?: at (?P<side>\d+) px)? on an H200"
