@@ -354,7 +354,7 @@ class Gate(nn.Module):
     ("something", "reason"),
     [
         (nn.Sigmoid(), "a removed channel is 0.5, not zero, where head reads it"),
-        (nn.Softmax(dim=1), "a removed channel goes into softmax"),
+        (nn.Softmax(dim=1), "a removed channel is 0.25, not zero, where head reads it"),
         (nn.BatchNorm2d(4, affine=False), "a removed channel goes into a norm without weights"),
         (
             nn.LayerNorm([8, 8], elementwise_affine=False),
