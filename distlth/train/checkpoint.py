@@ -32,6 +32,7 @@ class JobState:
     Steps count from the schedule's start, which a job with `first_epoch` does not begin at. The schedule's
     and the loader's position follow from `step`, and so does the random state: every step draws from a
     generator seeded by (seed, step, rank). `sums` are each rank's running metric sums, shape (world size, n).
+    `sends_kept` is whether the gradients of kept weights alone travel between the ranks.
     """
 
     job: str
@@ -41,6 +42,7 @@ class JobState:
     momentum: Mapping[str, Tensor]
     scaler: Mapping[str, Any]
     sums: Tensor
+    sends_kept: bool = False
 
     def sums_of(self, rank: int, world_size: int) -> Tensor:
         """Return a rank's running sums, shape (n,). Where the number of ranks changed, rank 0 has all."""
@@ -53,6 +55,7 @@ class JobState:
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
         about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
+        about["sends_kept"] = self.sends_kept
         save_tensors(path, {**tensors, "sums": self.sums}, {"state": json.dumps(about)})
 
     @classmethod
@@ -68,6 +71,7 @@ class JobState:
             momentum=_part(tensors, "momentum/"),
             scaler=about["scaler"],
             sums=tensors["sums"],
+            sends_kept=about.get("sends_kept", False),
         )
 
 

@@ -18,6 +18,7 @@ from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress
 from distlth.ticket import Measured, Ticket
 from distlth.train.agreement import Agreement
+from distlth.train.all_reduce import compare
 from distlth.train.calibration import measure
 from distlth.train.checkpoint import JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
@@ -126,6 +127,7 @@ class Trainer:
         self.state = self.form.fresh_state(self.config.train, self.world, self.job.seed)
         if found is not None:
             self.restore(found)
+        self.sends_kept = self.choose_gradients(found)
         self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
         self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
         self.recorder.open(self.step, self.ticket.mask.density)
@@ -145,6 +147,23 @@ class Trainer:
             self.state.scaler.load_state_dict(dict(found.scaler))
         self.meter.restore(found.sums_of(self.world.rank, self.world.size))
         self.step = found.step
+
+    def choose_gradients(self, found: JobState | None) -> bool:
+        """Return whether gradients of kept weights alone are sent, as the checkpoint has it. Collective."""
+        exchange, wanted = self.form.gradients, self.config.train.all_reduce.send
+        if exchange is None:
+            return False
+        kept = self.state.masking.kept()
+        sends_kept = bool(kept) and wanted != "all"
+        if found is not None:
+            sends_kept = found.sends_kept
+        elif sends_kept and wanted == "auto":
+            trial = compare(self.model, kept, self.world)
+            sends_kept = trial.pays
+            sent = "kept" if sends_kept else "all"
+            self.recorder.event("all-reduce", self.step, sent=sent, **asdict(trial))
+        exchange.use(kept if sends_kept else {})
+        return sends_kept
 
     # -- steps ----------------------------------------------------------------------------------------
 
@@ -271,6 +290,7 @@ class Trainer:
             momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
             scaler=self.state.scaler.state_dict(),
             sums=sums,
+            sends_kept=self.sends_kept,
         )
 
     # -- ending ---------------------------------------------------------------------------------------
