@@ -11,7 +11,7 @@ from distlth.errors import RunError
 from distlth.methods import CountAlive, Map, Source
 from distlth.plan import Job
 from distlth.prune.magnitude import planned_kept, prune_magnitude
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.ticket import Structured, Trained
 
 
@@ -30,11 +30,12 @@ def next_mask(
     run_map: Map = map,
     count_alive: CountAlive | None = None,
     streams: Sequence[Mapping[str, Tensor]] = (),
+    units: Mapping[str, Tensor] | None = None,
 ) -> Structured:
     """Return the mask of a job: its magnitude mask, made structured where the job's method does.
 
     `run_map` does a method's work on many layers, `count_alive` says what a mask costs, `streams` are what
-    methods need that couple layers. A pure function.
+    methods need that couple layers, `units` the layers whose channels are heads. A pure function.
 
     Raises:
         RunError: the mask would keep no weight at all.
@@ -43,7 +44,7 @@ def next_mask(
     made = Structured(mask)
     if job.structure is not None:
         kept = planned_kept(mask.total, rate, job.round)[-1]
-        source = Source(mask, parent, kept, job.seed, run_map, job.density, count_alive, streams)
+        source = Source(mask, parent, kept, job.seed, run_map, job.density, count_alive, streams, units or {})
         made = job.structure.make(source)
     if not made.mask.kept:
         raise RunError(
@@ -66,7 +67,7 @@ def rewind_refilled(
     to be pruned (section 3.2: refilled weights are reset to the rewound ones, whatever the rest does). With
     a whole channel come back its bias and what norms do to it: the entries `returning` (bool, flat).
     """
-    back = {f"{layer}.weight": kept & ~before[layer] for layer, kept in after.items()}
+    back = {weight_name(layer): kept & ~before[layer] for layer, kept in after.items()}
     weights = dict(trained)
     for name, cells in (*back.items(), *returning.items()):
         weights[name] = torch.where(cells.reshape(weights[name].shape), rewound[name], trained[name])

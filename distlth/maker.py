@@ -10,18 +10,21 @@ from pathlib import Path
 from torch import Tensor
 
 from distlth.config import RunConfig
+from distlth.errors import RunError
 from distlth.files import await_file, exists, load_tensors, retry_until_written, save_tensors
 from distlth.imp import magnitude_mask, next_mask, rewind_refilled
 from distlth.methods import Map
 from distlth.models import build, returning
 from distlth.models.alive import count_alive
+from distlth.models.heads import heads
 from distlth.models.streams import streams
 from distlth.plan import Job
 from distlth.preflight import Preflight
-from distlth.prune.mask import Mask, empty_layers
+from distlth.prune.mask import Mask, empty_layers, weight_name
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import load_structured, load_trained, save_structured
 from distlth.ticket import Structured, Trained
+from distlth.transfer import take_over
 
 # Sets the seed of a second initialisation apart from those that people choose for runs.
 REINIT = 2**31
@@ -42,19 +45,24 @@ class TicketMaker:
         self._waiting, self._run_map = waiting, run_map
 
     def write_init(self) -> None:
-        """Write each seed's weights before the first step, unless they are there, and those of `reinit`."""
+        """Write each seed's weights before the first step, unless they are there, and those of `reinit`.
+
+        In a run that takes its masks over from another, write these and their early weights, too.
+        """
         again = any(branch.weights == "reinit" for branch in self._config.prune.branches)
         for seed in self._config.all_seeds:
             self._write_weights(self._run.seed(seed).init, seed)
             if again:
                 self._write_weights(self._run.seed(seed).reinit, seed ^ REINIT)
+        logits = self._found.anatomy.graph.logits
+        retry_until_written(lambda: take_over(self._config, self._run, logits), self._waiting)
 
     def _write_weights(self, path: Path, seed: int) -> None:
         """Write a network as a seed initialises it, unless the file is there."""
         if exists(path):
             return
         model, classes = self._config.model, self._found.dataset.num_classes
-        network = build(model.name, classes, seed=seed, stem=model.stem)
+        network = build(model.name, classes, seed=seed, stem=model.stem, blurpool=model.blurpool)
         retry_until_written(lambda: save_tensors(path, network.state_dict()), self._waiting)
 
     def mask(self, job: Job) -> tuple[Structured, Mask | None]:
@@ -65,6 +73,10 @@ class TicketMaker:
         """
         parent = self._parent(job)
         made = load_structured(self._run.job(job.id))
+        if made is None and job.given:
+            raise RunError(
+                f"{self._run.job(job.id).mask}: missing; it came from outside of the run, put it back"
+            )
         if made is None:
             rate = self._config.prune.rate
             made = self._next(job, parent, rate) if parent else Structured(self._found.dense)
@@ -72,10 +84,11 @@ class TicketMaker:
         return made, parent.mask if parent else None
 
     def _next(self, job: Job, parent: Trained, rate: float) -> Structured:
+        graph, layers = self._found.anatomy.graph, parent.mask.names
+        units = heads(graph, layers) if job.structure is not None else {}
         needs = job.structure is not None and job.structure.needs_streams
-        found = streams(self._found.anatomy.graph, parent.mask.names) if needs else ()
-        count = partial(count_alive, self._found.anatomy.graph)
-        return next_mask(job, parent, rate, self._run_map, count, found)
+        found = streams(graph, layers - units.keys()) if needs else ()
+        return next_mask(job, parent, rate, self._run_map, partial(count_alive, graph), found, units)
 
     def weights(self, job: Job) -> dict[str, Tensor]:
         """Return the whole state dict that a job trains from; its mask must have been made.
@@ -109,7 +122,7 @@ class TicketMaker:
         if job.structure is None or job.structure.made_from != "untrained":
             return trained
         initial, _ = load_tensors(await_file(self._run.seed(job.seed).init))
-        return replace(trained, weights={layer: initial[f"{layer}.weight"] for layer in trained.mask})
+        return replace(trained, weights={layer: initial[weight_name(layer)] for layer in trained.mask})
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)

@@ -22,6 +22,7 @@ class Job:
     equally long; from weights that saw no step it trains for the whole schedule.
     `method` is its name in tables and curves, `structure` what makes its mask from the magnitude mask (None
     leaves that as it is). `density` is the planned one, a fraction; structured masks come close to it.
+    A `given` job's mask was brought into the run, and is made from nothing in it.
     """
 
     id: str
@@ -34,6 +35,12 @@ class Job:
     seed: int
     density: float
     start_job: str | None = None
+    given: bool = False
+
+    @property
+    def makes_rewind_weights(self) -> bool:
+        """Whether the tickets of its seed start from this job's early weights."""
+        return self.parent is None and self.start == "init"
 
     @property
     def is_trunk(self) -> bool:
@@ -87,14 +94,46 @@ class _Planner:
 
     def jobs(self) -> Iterator[Job]:
         """Iterate over the jobs: each round's trunk job before its branches."""
-        prune = self.config.prune
-        yield Job(self.trunk_id(0), 0, TRUNK, None, "init", 0, None, self.seed, 1.0)
-        for number in range(1, prune.rounds + 1):
+        if self.config.prune.transfer is None:
+            yield from self.made_here()
+        else:
+            yield from self.transferred(self.config.prune.transfer.tickets)
+
+    def made_here(self) -> Iterator[Job]:
+        """Iterate over the jobs of a run that makes its tickets, but for rounds that were imported."""
+        yield self.dense()
+        for number in self.rounds():
             yield self.trunk(number)
-            if prune.mode == "branch":
-                for branch in prune.branches:
-                    if branch.rounds is None or number in branch.rounds:
-                        yield self.branch(number, branch)
+            if self.config.prune.mode == "branch":
+                yield from self.branches(number)
+
+    def transferred(self, tickets: Collection[str]) -> Iterator[Job]:
+        """Iterate over the jobs of a run that has its masks, of `tickets` or all, from another run."""
+        trainings = {job.parent for job in self.made_here() if not job.is_trunk}
+        for job in self.made_here():
+            if job.id in trainings and not job.is_trunk:  # their masks are there already
+                continue
+            name = job.id.removeprefix(f"{job.of_seed}/")
+            start = job.start if job.start == "reinit" else "rewind"
+            if job.round == 0 or not tickets or name in tickets:
+                yield replace(
+                    job, parent=None, start=start, first_epoch=0, start_job=None, given=job.round > 0
+                )
+
+    def rounds(self) -> Iterator[int]:
+        """Iterate over the rounds after the first; before the last imported one, over the imported."""
+        imported = self.config.prune.imported
+        for number in range(1, self.config.prune.rounds + 1):
+            if not imported or number in imported or number > imported[-1]:
+                yield number
+
+    def dense(self) -> Job:
+        """Return round 0's job; beside imported rounds it starts from their rewind weights, as they do."""
+        job = Job(self.trunk_id(0), 0, TRUNK, None, "init", 0, None, self.seed, 1.0)
+        imported = self.config.prune.imported
+        if not imported:
+            return job
+        return replace(job, start="rewind", first_epoch=self.first_epoch, given=0 in imported)
 
     def trunk_id(self, number: int) -> str:
         """Return the id of a round's trunk job. Those of the run's own seed say no seed."""
@@ -106,7 +145,24 @@ class _Planner:
         structure = self.config.prune.branches[0] if inline else None
         method = f"{TRUNK}-{structure.label}" if structure else TRUNK
         before = self.trunk_id(number - 1)
-        return self.ticket(self.trunk_id(number), number, method, before, before, structure)
+        job = self.ticket(self.trunk_id(number), number, method, before, before, structure)
+        return replace(job, parent=None, given=True) if number in self.config.prune.imported else job
+
+    def branches(self, number: int) -> Iterator[Job]:
+        """Iterate over a round's branches, each after the training that it is made from, if it has one."""
+        trainings: dict[str, Job] = {}
+        for branch in self.config.prune.branches:
+            if branch.rounds is not None and number not in branch.rounds:
+                continue
+            job, training = self.branch(number, branch), branch.training
+            if training is None:
+                yield job
+                continue
+            first = replace(self.branch(number, training), density=1.0)
+            if first.id not in trainings:  # branches of one kind share it
+                trainings[first.id] = first
+                yield first
+            yield replace(job, parent=first.id)
 
     def branch(self, number: int, branch: Method) -> Job:
         """Return the job of a branch; what is made from round 0's network alone is one round away from it."""
@@ -127,13 +183,17 @@ class _Planner:
         self, job_id: str, number: int, method: str, parent: str, start_job: str, structure: Method | None
     ) -> Job:
         """Return a job of a round; `start_job` is the one whose trained weights it keeps with `lr-rewind`."""
-        prune = self.config.prune
-        first_epoch = 0 if prune.after_rewind == "restart" else prune.rewind_epoch
         density = planned_density(self.config, number)
-        job = Job(job_id, number, method, parent, "rewind", first_epoch, structure, self.seed, density)
-        if prune.after_rewind == "lr-rewind":
+        job = Job(job_id, number, method, parent, "rewind", self.first_epoch, structure, self.seed, density)
+        if self.config.prune.after_rewind == "lr-rewind":
             return replace(job, start="trained", start_job=start_job)
         return job
+
+    @property
+    def first_epoch(self) -> int:
+        """The epoch of the schedule at which jobs start from the rewind weights."""
+        prune = self.config.prune
+        return 0 if prune.after_rewind == "restart" else prune.rewind_epoch
 
 
 def planned_density(config: RunConfig, number: int) -> float:

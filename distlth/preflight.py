@@ -11,11 +11,23 @@ from distlth.config.schema import PruneSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.data.load.order import part
 from distlth.errors import ConfigError
-from distlth.models import Anatomy, ConvLayer, anatomy, build, gates, leaks, prunable, trains_on
+from distlth.methods.channels import Channels
+from distlth.models import (
+    Anatomy,
+    WeightLayer,
+    anatomy,
+    build,
+    check_accepts,
+    gates,
+    leaks,
+    prunable,
+    trains_on,
+)
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import Mask
 from distlth.slim.program import SlimError
 from distlth.slim.trainable import trainable
+from distlth.transfer import check_transfer
 
 # float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
 PARAMETER_COPIES = 4
@@ -33,7 +45,7 @@ class Preflight:
 
     dataset: Dataset
     anatomy: Anatomy
-    layers: tuple[ConvLayer, ...]
+    layers: tuple[WeightLayer, ...]
     steps_per_epoch: int
     memory: int
     gates: tuple[str, ...]  # layers whose removed channels become constant factors, if a branch removes any
@@ -51,29 +63,57 @@ def preflight(config: RunConfig) -> Preflight:
         DataError: `data.path` holds no built data set.
         ConfigError: the model is unknown, does not take these images or has nothing to prune; the batch is
             larger than the train split, or too small on a rank; rounds leave next to nothing; a method
-            cannot run on this machine, or remove this model's channels; or it cannot train slim.
+            cannot run on this machine, or remove this model's channels; it cannot train slim; or the run of
+            `prune.transfer` does not have its tickets.
+        RunError: the folder of `prune.transfer` holds no run.
     """
     dataset = Dataset.load(config.data.path)
     steps_per_epoch = config.steps_per_epoch(dataset.split("train").count)
-    model = build(config.model.name, dataset.num_classes, seed=config.seed, stem=config.model.stem)
-    body = anatomy(model, config.data.resolution)
+    classes, asked = dataset.num_classes, config.model
+    model = build(asked.name, classes, seed=config.seed, stem=asked.stem, blurpool=asked.blurpool)
+    body = anatomy(model, config.data.eval_side)
+    for side in {*config.data.sides} - {config.data.eval_side}:
+        check_accepts(model, side)
     _check_rank_batch(config, model)
-    layers = prunable(body, config.prune.scope)
+    layers = prunable(body, config.prune.scope, config.prune.layers)
     for branch in config.prune.branches:
         branch.check_machine()
+        branch.check_model(model)
     if not layers:
-        raise ConfigError(f"model.name: {config.model.name} has no prunable convolution")
+        raise ConfigError(_nothing_prunable(config))
+    _check_costs(config, body)
+    check_transfer(config)
     check_rounds(config.prune, [layer.num_weights for layer in layers])
     removing = [branch.label for branch in config.prune.branches if branch.removes_channels]
     if removing:
         _check_removal(config.model.name, removing, body, layers)
     if config.train.execution == "slim":
-        _check_slim_training(config, model)
+        check_slim_training(config, model)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
     return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
 
 
-def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: Sequence[ConvLayer]) -> None:
+def _nothing_prunable(config: RunConfig) -> str:
+    """Return why a model has no layer to prune."""
+    if config.prune.layers == "conv":
+        return (
+            f"model.name: {config.model.name} has no prunable convolution; "
+            "prune.layers: conv+linear prunes its linear layers, too"
+        )
+    return f"model.name: {config.model.name} has no prunable convolution and no prunable linear layer"
+
+
+def _check_costs(config: RunConfig, body: Anatomy) -> None:
+    """Raise ConfigError where a branch has a budget that nobody can count in this network."""
+    for branch in config.prune.branches:
+        if isinstance(branch, Channels) and branch.budget != "weights" and body.graph.unfollowed:
+            raise ConfigError(
+                f"prune.branches: {branch.label} has budget: {branch.budget}, which cannot be counted in "
+                f"{config.model.name} behind {' and '.join(body.graph.unfollowed)}; use budget: weights"
+            )
+
+
+def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: Sequence[WeightLayer]) -> None:
     """Raise ConfigError where a removed channel would not stay zero up to the layers that read it."""
     if found := leaks(body.graph, _shapes(layers)):
         named = "; ".join(f"{leak.layer}: {leak.reason}" for leak in found[:NAMED])
@@ -84,17 +124,29 @@ def _check_removal(model: str, branches: Sequence[str], body: Anatomy, layers: S
         )
 
 
-def _check_slim_training(config: RunConfig, model: nn.Module) -> None:
+def check_slim_training(config: RunConfig, model: nn.Module) -> None:
     """Raise ConfigError where a network without its removed channels would not train as with them."""
     try:
-        trainable(model, config.data.resolution, {})
+        programs = {side: _program(model, side) for side in {*config.data.sides, config.data.eval_side}}
     except SlimError as error:
         raise ConfigError(
             f"train.execution: {config.model.name} cannot train slim: {error}; set train.execution: masked"
         ) from None
+    if len(set(programs.values())) > 1:  # a slim network is traced at one size
+        sizes = ", ".join(map(str, sorted(programs)))
+        raise ConfigError(
+            f"train.execution: {config.model.name} cannot train slim on images of several sizes ({sizes} "
+            "px): it computes in another way for each; set train.execution: masked, or leave out "
+            "data.resize and data.eval_resolution"
+        )
 
 
-def _shapes(layers: Sequence[ConvLayer]) -> dict[str, tuple[int, ...]]:
+def _program(model: nn.Module, side: int) -> str:
+    """Return the code of the network as it trains slim on images of a size, all channels kept."""
+    return str(trainable(model, side, {}).network.code)
+
+
+def _shapes(layers: Sequence[WeightLayer]) -> dict[str, tuple[int, ...]]:
     return {layer.name: layer.weight_shape for layer in layers}
 
 
@@ -116,7 +168,7 @@ def check_rounds(prune: PruneSection, sizes: Sequence[int]) -> None:
 
 
 def _check_rank_batch(config: RunConfig, model: nn.Module) -> None:
-    workers, size = config.cluster.workers, config.data.resolution
+    workers, size = config.cluster.workers, config.data.sides[-1]
     parts = [len(part(config.train.batch_size, rank, workers)) for rank in range(workers)]
     counts_all_ranks = config.train.sync_batch_norm and workers > 1
     if min(parts) > 1 or counts_all_ranks or trains_on(model, size, min(parts)):
@@ -150,7 +202,9 @@ def _more_nodes(config: RunConfig) -> str:
 
 def memory(config: RunConfig, body: Anatomy) -> int:
     """Return the bytes of parameters with their companions and of the activations of a rank's batch."""
-    activations = body.activation_bytes * _largest_part(config)
+    data, largest = config.data, _largest_part(config)
+    # `body` is that of evaluation; what a step keeps grows with the pixels.
+    activations = body.activation_bytes * data.resolution**2 // data.eval_side**2 * largest
     if config.train.amp != "off":
         activations //= 2
     return 4 * PARAMETER_COPIES * body.num_parameters + activations

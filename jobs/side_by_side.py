@@ -169,7 +169,7 @@ def _train(job_file: str, job_id: str) -> str:
         Divergence(job.id, str(error), time.time()).save(run.job(job.id))
         return str(error)
     remove_states(run.checkpoints(job.id))
-    return f"density {result.density:.3f}, top-1 {result.top1:.2%}, {result.seconds:.1f} s"
+    return f"density {result.density:.3f}, {result.split} top-1 {result.top1:.2%}, {result.seconds:.1f} s"
 
 
 @cache

@@ -30,6 +30,8 @@ ROOMS = (
     "distlth.execute",
     "distlth.data",
     "distlth.run",
+    "distlth.foreign",
+    "distlth.transfer",
     "distlth.preflight",
     "distlth.export",
     "distlth.maker",

@@ -33,7 +33,7 @@ def dense_ticket(rank: WarmRank, job: Job) -> Ticket:
     """All weights of a job's network, as its seed initialises them."""
     executable, model = rank.executable(job), rank.config.model
     layers = prunable(executable.anatomy, rank.config.prune.scope)
-    fresh = build(model.name, rank.num_classes, seed=job.seed, stem=model.stem)
+    fresh = build(model.name, rank.num_classes, seed=job.seed, stem=model.stem, blurpool=model.blurpool)
     mask = Mask.dense({layer.name: layer.weight_shape for layer in layers})
     return Ticket(mask, fresh.state_dict())
 

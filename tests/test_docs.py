@@ -113,6 +113,7 @@ def test_every_command_has_an_example_or_is_named() -> None:
         "compare",
         "report",
         "export",
+        "import",
         "plan",
         "recipes",
         "data build",

@@ -132,7 +132,12 @@ class Coordinator:
     async def job_done(self, result: JobResult) -> None:
         """Take in the result that a lane has written on its node; make the tickets that depend on it."""
         self.log.note(
-            "job-done", job=result.job, density=result.density, top1=result.top1, seconds=result.seconds
+            "job-done",
+            job=result.job,
+            density=result.density,
+            split=result.split,
+            top1=result.top1,
+            seconds=result.seconds,
         )
         async with self.changed:
             self.results[result.job] = result

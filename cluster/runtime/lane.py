@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.train import BackendConfig, FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError, WorkerHealthCheckFailedError
 from ray.train.v2._internal.execution.scaling_policy.fixed import FixedScalingPolicy
@@ -110,15 +111,19 @@ class _FixedSize(FixedScalingPolicy):
         pass
 
 
-class _LaneTrainer(TorchTrainer):
-    """Starts no actor that would outlive the run: Ray Train's helpers are detached, one of them for ever.
+# Helpers of Ray Train. The first starts an actor that would outlive the run: what a lane has reserved is free
+# again when its controller has ended. The second, for Ray's data sets, starts an actor too, and asks ranks
+# once more when they have met: the lane of one that died in that moment would keep what it has reserved, and
+# stand still until `cluster.start_seconds`.
+LEFT_OUT = (PlacementGroupCleanerCallback, DatasetsCallback)
 
-    What a lane has reserved is Ray's again when its controller has ended.
-    """
+
+class _LaneTrainer(TorchTrainer):
+    """A trainer without the helpers that a lane leaves out."""
 
     def _create_default_callbacks(self) -> list[Any]:
         found: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]  # mypy sees the old class
-        return [one for one in found if not isinstance(one, PlacementGroupCleanerCallback)]
+        return [one for one in found if not isinstance(one, LEFT_OUT)]
 
     def _initialize_and_run_controller(self, **arguments: Any) -> Any:
         arguments["scaling_policy"] = _FixedSize(self.scaling_config)  # type: ignore[arg-type]

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from cluster.runtime import fork_client, fork_server
+
 # The autoscaler's monitor (a session's nodes are given) and the dashboard's server, which Ray starts even
 # where none is wanted: each costs most of a second. The log monitor stays: it hands on what raylets say.
 UNUSED = ("start_monitor", "start_api_server")
@@ -13,6 +19,33 @@ def leave_out_unused() -> None:
 
     for name in UNUSED:
         setattr(Node, name, _nothing)
+
+
+def fork_workers(folder: Path, device: str) -> None:
+    """Have the workers of the raylet that this process starts forked, where they may be.
+
+    The fork server imports while Ray starts; its socket lies in `folder`.
+    """
+    if fork_server.is_wanted(device):
+        fork_server.start(folder)
+        start_workers_with(fork_client.__file__)
+
+
+def start_workers_with(script: str) -> None:
+    """Have the raylet that this process starts run a script where it would run Ray's, to start a worker.
+
+    Changes nothing in a version of Ray that keeps the paths of its scripts elsewhere.
+    """
+    from ray._private.node import Node
+
+    start_raylet = getattr(Node, "start_raylet", _nothing)
+
+    def start(node: Any, *arguments: Any, **named: Any) -> None:
+        with suppress(AttributeError):
+            node._ray_params.worker_path = node._ray_params.setup_worker_path = script
+        start_raylet(node, *arguments, **named)
+
+    Node.start_raylet = start  # type: ignore[method-assign, assignment]
 
 
 def _nothing(*_: object, **__: object) -> None:

@@ -21,7 +21,7 @@ import psutil
 
 from cluster.runtime.folders import abandoned_folders, owned_folder, ray_folder, short_link
 from cluster.runtime.placement import ranks_per_node, resources
-from cluster.runtime.services import leave_out_unused
+from cluster.runtime.services import fork_workers, leave_out_unused
 from distlth.config.schema import ClusterSection
 from distlth.errors import ConfigError
 
@@ -225,6 +225,7 @@ def start_ray(
 
     Only who has the session's token can reach it. Ray's messages go to `note`.
     """
+    fork_workers(ray_folder(folder), device)
     import ray
 
     take_messages(note)

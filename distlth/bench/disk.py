@@ -17,7 +17,7 @@ from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from distlth.models import anatomy, build, prunable
 from distlth.prune.magnitude import prune_magnitude
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.run.paths import RunPaths
 from distlth.run.tickets import save_structured
 from distlth.ticket import Structured, Trained
@@ -39,7 +39,7 @@ def bench(*, model: str = "resnet50", resolution: int = 224, density: float = 0.
     network = build(model, 1000, seed=0)
     convs = prunable(anatomy(network, resolution), "all")
     dense = Mask.dense({conv.name: conv.weight_shape for conv in convs})
-    weights = {name: network.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
+    weights = {name: network.get_parameter(weight_name(name)).detach().contiguous() for name in dense}
     trained = Trained(prune_magnitude(weights, dense, 1 - density), weights)
     source = Source(trained.mask, trained, trained.mask.kept, seed=0)
     tickets = {

@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import nn
@@ -18,11 +19,11 @@ from distlth.bench.runtimes import DENSE, GROUPED, MASKED, RUNTIMES, SLIM, Call,
 from distlth.cores import num_cores
 from distlth.errors import UserError
 from distlth.export.export import macs, parameters
-from distlth.export.source import load_source
+from distlth.export.source import Source, load_source
 from distlth.models import anatomy, build, prunable
 from distlth.models.alive import count_alive
 from distlth.prune.magnitude import prune_magnitude
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
 from distlth.slim import slim
@@ -33,6 +34,7 @@ WARM_UPS = 3
 EAGER = "eager"
 
 Key = tuple[str, str]  # network, runtime
+Keep: TypeAlias = "Callable[[Sequence[InferRow]], None]"
 
 
 @dataclass(frozen=True)
@@ -42,14 +44,17 @@ class InferRow:
     `saved_of_own`, `saved_of_eager` and `saved_of_fastest` are shares of the dense network's time: in the
     same runtime, in eager torch, and in the runtime that is fastest with it; medians over rounds.
     `macs_saved`, of its multiply-accumulates, is the limit of what can be saved. `peak_memory` are the bytes
-    that the process took for the network and its first batch. Each has run `warm_ups` times before.
+    that the process took for the network and its first batch. Each has run `warm_ups` times before it ran
+    `rounds` times. `ticket` is a run's, such as `03/refill`; None of the ResNet-50.
     """
 
+    ticket: str | None
     network: str
     runtime: str
     batch: int
     cores: tuple[int, ...]
     warm_ups: int
+    rounds: int
     milliseconds: float
     quartiles: tuple[float, float]
     images_per_second: float
@@ -75,6 +80,7 @@ class Case:
     macs: int
     device: Device
     multiple: int = 1
+    ticket: str | None = None
 
     @property
     def dense(self) -> nn.Module:
@@ -86,10 +92,20 @@ class Case:
         return dense
 
 
+@dataclass(frozen=True, eq=False)
+class Timed:
+    """A network in a runtime, ready to be timed, and its size; `macs` count its zeros, too."""
+
+    loaded: Loaded
+    peak_memory: int | None
+    parameters: int
+    macs: int
+
+
 def bench(
     *,
     run: RunPaths | None = None,
-    ticket: str = "",
+    tickets: Sequence[str] = (),
     resolution: int = 224,
     density: float = 0.42,
     multiple: int = 8,
@@ -100,33 +116,49 @@ def bench(
     rounds: int = 15,
     layers: bool = False,
     paper: bool = False,
+    keep: Keep | None = None,
 ) -> Sequence[InferRow | LayerRow | PaperRow]:
-    """Time a finished ticket of `run`, or a ResNet-50 with weights as in trained layers, refilled.
+    """Time finished tickets of `run`, or a ResNet-50 with weights as in trained layers, refilled.
 
     In each of `rounds` each network runs once in each runtime; the order turns, so that a drift of the
-    machine falls on all. `density` and `multiple` are of the ResNet-50. With `layers` each layer is timed by
-    itself, with `paper` the convolutions alone, as the paper does. By default all runtimes are timed that are
-    installed, but compile, which takes minutes on a CPU.
+    machine falls on all. One ticket is timed after the other, each in turn with the same dense network, and
+    `keep` is called with the ticket's rows. `density` and `multiple` are of the ResNet-50. With `layers` each
+    layer is timed by itself, with `paper` the convolutions alone, as the paper does: of one ticket. By
+    default all runtimes are timed that are installed, but compile, which takes minutes on a CPU.
 
     Raises:
         UserError: there is no GPU, or no runtime of those named.
+        RunError: a ticket is not there or not finished.
     """
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch sees no GPU here")
-    case = _case(run, ticket, resolution, density, multiple, device)
+    if run is None:
+        cases = iter([_resnet50(resolution, density, multiple, device)])
+    else:
+        cases = (_case(load_source(run, ticket), device) for ticket in tickets)
     with pinned(threads or num_cores()) as cores:
         if layers or paper:
-            slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums, case.multiple).network
-            forms: dict[str, nn.Module] = {DENSE: case.dense, SLIM: slimmed}
-            for form in forms.values():
-                form.to(device)
-            measure = paper_rows if paper else layer_rows
-            return measure(forms, case.resolution, (batches or (1,))[0], torch.device(device), rounds)
+            return _by_layer(next(cases), (batches or (1,))[0], rounds, paper=paper)
         names = _there(runtimes or [name for name in RUNTIMES if name != "compile"], device, bool(runtimes))
-        networks = _networks(case, names)
-        return [
-            row for batch in batches or (1, 8) for row in _batch(case, networks, names, batch, cores, rounds)
-        ]
+        found: list[InferRow] = []
+        dense: dict[int, dict[Key, Timed]] = {}
+        for case in cases:
+            networks = _networks(case, names)
+            for batch in batches or (1, 8):
+                rows = _batch(case, networks, dense.setdefault(batch, {}), batch, cores, rounds)
+                if keep is not None:
+                    keep(rows)
+                found += rows
+        return found
+
+
+def _by_layer(case: Case, batch: int, rounds: int, *, paper: bool) -> Sequence[LayerRow | PaperRow]:
+    slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums, case.multiple).network
+    forms: dict[str, nn.Module] = {DENSE: case.dense, SLIM: slimmed}
+    for form in forms.values():
+        form.to(case.device)
+    measure = paper_rows if paper else layer_rows
+    return measure(forms, case.resolution, batch, torch.device(case.device), rounds)
 
 
 def _there(names: Sequence[str], device: Device, are_asked_for: bool) -> list[str]:
@@ -139,15 +171,10 @@ def _there(names: Sequence[str], device: Device, are_asked_for: bool) -> list[st
     return found
 
 
-def _case(
-    run: RunPaths | None, ticket: str, resolution: int, density: float, multiple: int, device: Device
-) -> Case:
-    if run is not None:
-        source = load_source(run, ticket)
-        graph = anatomy(source.model, source.resolution).graph
-        left = count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs
-        return Case(source.model, source.resolution, left, device, source.multiple)
-    return _resnet50(resolution, density, multiple, device)
+def _case(source: Source, device: Device) -> Case:
+    graph = anatomy(source.model, source.resolution).graph
+    left = count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs
+    return Case(source.model, source.resolution, left, device, source.multiple, source.job.id)
 
 
 def _resnet50(resolution: int, density: float, multiple: int, device: Device) -> Case:
@@ -159,7 +186,7 @@ def _resnet50(resolution: int, density: float, multiple: int, device: Device) ->
     mask = refill(prune_magnitude(weights, dense, 1 - density), weights, multiple=multiple)
     with torch.no_grad():
         for name, weight in weights.items():
-            model.get_parameter(f"{name}.weight").copy_(weight)
+            model.get_parameter(weight_name(name)).copy_(weight)
     ticket = Ticket(mask, {}, remove_channels=True)
     Masking(model, parameter_masks(ticket, body, dict(model.named_parameters())))
     return Case(model, resolution, count_alive(body.graph, mask.layers).macs, device, multiple)
@@ -179,39 +206,41 @@ def _networks(case: Case, names: Sequence[str]) -> dict[Key, nn.Module]:
 def _batch(
     case: Case,
     networks: Mapping[Key, nn.Module],
-    names: Sequence[str],
+    dense: dict[Key, Timed],
     batch: int,
     cores: tuple[int, ...],
     rounds: int,
 ) -> list[InferRow]:
+    """Time a case; `dense` holds the dense network in each runtime, from the first case on."""
     images = torch.randn(batch, 3, case.resolution, case.resolution, device=case.device)
-    loaded: dict[Key, Loaded] = {}
-    peaks: dict[Key, int | None] = {}
+    timed: dict[Key, Timed] = {}
     for key, network in networks.items():
-        loaded[key], peaks[key] = _load(key, network, images, len(cores))
-    times = _times({key: each.call for key, each in loaded.items()}, rounds)
-    denses = [key for key in networks if key[0] == DENSE]
-    fastest = min(denses, key=lambda key: statistics.median(times[key]), default=None)
-    return [
-        _row(case, key, networks[key], batch, cores, loaded[key].file_bytes, peaks[key], times, fastest)
-        for key in networks
-    ]
+        timed[key] = dense.get(key) or _load(key, network, images, len(cores))
+        if key[0] == DENSE:
+            dense[key] = timed[key]
+    times = _times({key: each.loaded.call for key, each in timed.items()}, rounds)
+    fastest = min(dense, key=lambda key: statistics.median(times[key]), default=None)
+    return [_row(case, key, timed[key], batch, cores, times, fastest) for key in timed]
 
 
-def _load(key: Key, network: nn.Module, images: torch.Tensor, threads: int) -> tuple[Loaded, int | None]:
-    """Load a copy of a network into its runtime and run it once; return it and the memory that it took."""
+def _load(key: Key, network: nn.Module, images: torch.Tensor, threads: int) -> Timed:
+    """Load a copy of a network into its runtime and run it once."""
 
     def load() -> Loaded:
         found = RUNTIMES[key[1]].load(copy.deepcopy(network).to(images.device), images, threads)
         found.call()
         return found
 
+    side = images.shape[-1]
     if not images.is_cuda:
-        return peak_memory(load)
+        loaded, peak = peak_memory(load)
+        return Timed(loaded, peak, parameters(network), macs(network, side))
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
-    return load(), torch.cuda.max_memory_allocated() - before
+    loaded = load()
+    peak = torch.cuda.max_memory_allocated() - before
+    return Timed(loaded, peak, parameters(network), macs(network, side))
 
 
 def _times(calls: Mapping[Key, Call], rounds: int) -> dict[Key, list[float]]:
@@ -233,34 +262,33 @@ def _times(calls: Mapping[Key, Call], rounds: int) -> dict[Key, list[float]]:
 def _row(
     case: Case,
     key: Key,
-    network: nn.Module,
+    timed: Timed,
     batch: int,
     cores: tuple[int, ...],
-    file_bytes: int,
-    peak: int | None,
     times: Mapping[Key, Sequence[float]],
     fastest: Key | None,
 ) -> InferRow:
     low, median, high = statistics.quantiles(times[key], n=4)
-    whole = macs(case.masked, case.resolution)
-    work = case.macs if key[0] == GROUPED else macs(network, case.resolution)
+    work = case.macs if key[0] == GROUPED else timed.macs
     return InferRow(
+        ticket=case.ticket,
         network=key[0],
         runtime=key[1],
         batch=batch,
         cores=cores,
         warm_ups=WARM_UPS,
+        rounds=len(times[key]),
         milliseconds=1e3 * median,
         quartiles=(1e3 * low, 1e3 * high),
         images_per_second=batch / median,
-        peak_memory=peak,
-        parameters=parameters(network),
+        peak_memory=timed.peak_memory,
+        parameters=timed.parameters,
         macs=work,
-        file_bytes=file_bytes,
+        file_bytes=timed.loaded.file_bytes,
         saved_of_own=_saved(times, key, (DENSE, key[1])),
         saved_of_eager=_saved(times, key, (DENSE, EAGER)),
         saved_of_fastest=_saved(times, key, fastest),
-        macs_saved=1 - work / whole,
+        macs_saved=1 - work / macs(case.masked, case.resolution),
     )
 
 

@@ -1,10 +1,11 @@
-"""What a process can see and set of its machine: cores for its threads, and the memory that it takes."""
+"""What a process can see and set of its machine: its chip, cores for its threads, and the memory it takes."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
 import os
+import platform
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,17 @@ T = TypeVar("T")
 PROCESS = Path("/proc/self")
 # Written to clear_refs, this makes the peak of the resident memory what it is now.
 RESET_PEAK = "5"
+
+
+def chip(device: str) -> str:
+    """Return the name of the GPU (`cuda`), or of the processor (`cpu`)."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 @contextmanager

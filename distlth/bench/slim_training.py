@@ -13,7 +13,7 @@ from distlth.config.schema import TrainSection
 from distlth.models import Anatomy, anatomy, prunable
 from distlth.models.alive import count_alive, macs
 from distlth.prune.magnitude import prune_magnitude
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.prune.refill import refill
 from distlth.slim import Sums
 from distlth.slim.trainable import trainable
@@ -60,7 +60,7 @@ def _rows(shape: Shape, density: float, rounds: int) -> list[SlimTrainingRow]:
     model = shape.network().cpu()
     body = anatomy(model, shape.resolution)
     dense = Mask.dense({layer.name: layer.weight_shape for layer in prunable(body, "all")})
-    weights = {name: model.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
+    weights = {name: model.get_parameter(weight_name(name)).detach().contiguous() for name in dense}
     mask = refill(prune_magnitude(weights, dense, 1 - density), weights, count="exact")
     ticket = Ticket(mask, {}, remove_channels=True)
     steps = {MASKED: _masked(shape, ticket, body)}

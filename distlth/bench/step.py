@@ -16,7 +16,7 @@ from torch.nn.utils import prune
 from distlth.config.schema import TrainSection
 from distlth.models import Stem, anatomy, build
 from distlth.prune.magnitude import prune_magnitude
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.ticket import Ticket
 from distlth.train.masking import parameter_masks
 from distlth.train.step import StepState, train_step
@@ -50,10 +50,11 @@ class Shape:
     amp: Amp
     device: torch.device
     stem: Stem = "imagenet"
+    blurpool: bool = False
 
     def network(self) -> nn.Module:
         """Return the network on its device, the same each time."""
-        model = build(self.model, 1000, seed=0, stem=self.stem)
+        model = build(self.model, 1000, seed=0, stem=self.stem, blurpool=self.blurpool)
         return model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
     def images(self) -> tuple[Tensor, Tensor]:
@@ -202,6 +203,6 @@ def _masks(model: nn.Module, resolution: int, density: float | None) -> dict[str
         return {}
     body = anatomy(model, resolution)
     dense = Mask.dense({conv.name: conv.weight_shape for conv in body.convs})
-    weights = {name: model.get_parameter(f"{name}.weight").detach().cpu().contiguous() for name in dense}
+    weights = {name: model.get_parameter(weight_name(name)).detach().cpu().contiguous() for name in dense}
     ticket = Ticket(prune_magnitude(weights, dense, 1 - density), {})
     return parameter_masks(ticket, body, dict(model.named_parameters()))

@@ -23,7 +23,10 @@ FREE = (
 INEXACT = ("cluster.workers", "cluster.cpus_per_worker")
 
 # The files of a run do not fit another value of these.
-FIXED = ("model", "prune.scope", "prune.rewind_epoch", "data.classes")
+FIXED = (
+    *("model", "prune.scope", "prune.layers", "prune.rewind_epoch", "data.classes"),
+    *("prune.imported", "prune.transfer.weights"),
+)
 
 # A branch each below it (`prune.branches.refill`), where rounds do not depend on branches.
 BRANCHES = "prune.branches"
@@ -56,11 +59,13 @@ class Change:
 
     @property
     def adds_jobs(self) -> bool:
-        """Whether the run keeps all its jobs and gets more: seeds, rounds, a branch, or rounds of one."""
+        """Whether the run keeps all its jobs and gets more: seeds, rounds, tickets, branches."""
         if self.key == "prune.rounds":
             return bool(self.new > self.old)
         if self.key == "seeds":
             return {*self.old} <= {*self.new}
+        if self.key == "prune.transfer.tickets":  # none: all of them
+            return not self.new or (bool(self.old) and {*self.old} <= {*self.new})
         if _option(self.key) == "rounds":  # None: all of them
             return self.new is None or (self.old is not None and {*self.old} <= {*self.new})
         return _option(self.key) == "" and self.old is None

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from distlth.config.documents import dump_yaml
+from distlth.config.resize import ResizeSection
 from distlth.config.slurm import SlurmSection
 from distlth.errors import ConfigError
 from distlth.methods import Branch, Method
@@ -18,11 +19,28 @@ from distlth.options import Line, Section, UserPath
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=64)]
+ModelName = Annotated[str, Field(pattern=r"^(timm/)?[A-Za-z0-9][A-Za-z0-9_.+-]*$", max_length=128)]
 
 # Where a Ray cluster listens for its nodes, as `ray start` prints it.
 RAY_ADDRESS = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9_.-]+):[0-9]{1,5}", re.ASCII)
 
+# Sizes of images for which torch keeps compiled code before it falls back to uncompiled steps.
+COMPILED_SIDES = 8
+
 SYNC_NEEDS_GPUS = "torch synchronises BatchNorm on GPUs only"
+
+
+class JitterSection(Section):
+    """How far the colours of training images change, at random; ranges as of torchvision's ColorJitter.
+
+    It comes last: after crop, resize, shift, rotation and mirror, on all that is there, before normalisation.
+    The hue turns in YIQ, and not in HSV.
+    """
+
+    brightness: float = Field(0.0, ge=0, description="factor in max(0, 1 - brightness) .. 1 + brightness")
+    contrast: float = Field(0.0, ge=0, description="the same, about the mean luma of the image")
+    saturation: float = Field(0.0, ge=0, description="the same, about the luma of each pixel")
+    hue: float = Field(0.0, ge=0, le=0.5, description="turns of the colour circle, either way")
 
 
 class DataSection(Section):
@@ -31,6 +49,15 @@ class DataSection(Section):
     path: UserPath = Field(description="the folder that `distlth data build` made")
     resolution: int = Field(
         224, ge=4, description="side of the square images that the network sees, in pixels"
+    )
+    resize: ResizeSection | None = Field(
+        None, description="training images that start smaller and grow to `resolution`, see below"
+    )
+    eval_resolution: int | None = Field(
+        None,
+        ge=4,
+        description="side of the images in evaluation, for which multiply-accumulates are counted; default: "
+        "`resolution`",
     )
     crop: Literal["random-resized", "pad", "none"] = Field(
         "random-resized",
@@ -48,6 +75,7 @@ class DataSection(Section):
         0.0, ge=0, le=180, description="degrees by which training images are rotated at most, either way"
     )
     flip: bool = Field(True, description="mirror half of the training images")
+    jitter: JitterSection | None = Field(None, description="colour jitter of training images, see below")
     eval_ratio: float | None = Field(
         None,
         gt=0,
@@ -70,29 +98,65 @@ class DataSection(Section):
     def _augmentation_fits(self) -> DataSection:
         if self.pad is not None and self.crop != "pad":
             raise ValueError(f"pad belongs to crop: pad, not to {self.crop}")
-        if self.pad is not None and self.pad > self.resolution:
-            raise ValueError(f"pad ({self.pad}) is more than resolution ({self.resolution})")
+        if self.pad is not None and self.pad > self.sides[-1]:
+            raise ValueError(f"pad ({self.pad}) is more than resolution ({self.sides[-1]})")
         if self.cache == "gpu" and self.crop == "random-resized":
             raise ValueError(
                 "cache: gpu decodes each image once and fits crop: pad and crop: none; random-resized cuts "
                 "another part out of it in each epoch, use cache: os"
             )
+        if self.cache == "gpu" and self.jitter is not None:
+            raise ValueError("jitter changes the pixels of each image in each epoch; use cache: os with it")
         if self.pad_fill != "mean" and self.crop != "pad" and self.rotate == 0:
             raise ValueError("pad_fill belongs to crop: pad or rotate; without these nothing is uncovered")
         return self
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> DataSection:
+        if self.resize is not None:
+            self.resize.check_end(self.resolution)
+            if self.cache == "gpu":
+                raise ValueError("cache: gpu decodes each image once, at one size; with resize use cache: os")
+        return self
+
+    def side(self, epoch: int) -> int:
+        """Return the side of the training images of an epoch (from 0), in pixels."""
+        return self.resolution if self.resize is None else self.resize.side(epoch, self.resolution)
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """The sides that training images have, the largest first."""
+        if self.resize is None:
+            return (self.resolution,)
+        epochs = range(self.resize.from_epoch, self.resize.to_epoch + 1)
+        return tuple(sorted({self.side(epoch) for epoch in epochs}, reverse=True))
+
+    @property
+    def eval_side(self) -> int:
+        """The side of the images in evaluation, in pixels."""
+        return self.eval_resolution or self.resolution
+
+    def relative_cost(self, epoch: int) -> float:
+        """Return the pixels of an epoch's image over those of the largest, a fraction: its share of work."""
+        return (self.side(epoch) / self.resolution) ** 2
 
 
 class ModelSection(Section):
     """The network, always trained from a random initialisation."""
 
-    name: Name = Field(
+    name: ModelName = Field(
         description="`resnet20`, `resnet56`, `wrn32_2`, `vgg16_bn_cifar`, `mobilenet_v1` (for small images), "
-        "or any classifier of torchvision"
+        "any classifier of torchvision, or `timm/NAME` (`pip install 'distlth[timm]'`)"
     )
     stem: Literal["imagenet", "cifar"] = Field(
         "imagenet",
         description="`cifar`: a 3x3 stride-1 first convolution and no pooling (torchvision's ResNets; the "
         "networks for small images have it anyway)",
+    )
+    blurpool: bool = Field(
+        False,
+        description="a fixed 3x3 low-pass filter before strided convolutions of 16 input channels or more "
+        "(torchvision's ResNets), never pruned",
     )
 
 
@@ -178,10 +242,15 @@ class TrainSection(Section):
         "([more](slim.md#training)); all other jobs train masked",
     )
     eval_every: int = Field(
-        1, ge=1, description="epochs between evaluations; the last epoch is always evaluated"
+        1, ge=1, description="epochs between evaluations on val; the last epoch is always evaluated"
     )
     eval_batch_size: int | None = Field(
         None, ge=1, description="per rank; default: the training batch of a rank"
+    )
+    report_epoch: Literal["last", "best-val"] = Field(
+        "last",
+        description="the epoch whose accuracies a job reports: its last, or the evaluated one that was best "
+        "on val (of equal ones the first), as the paper's code does; what follows is pruned from the last",
     )
 
     profile: ProfileSection | None = Field(None, description="trace some steps of each job, see below")
@@ -196,6 +265,29 @@ class TrainSection(Section):
         return self
 
 
+# A round or a branch of it, of any seed: what `distlth status` calls it, without the seed.
+TicketName = Annotated[str, Field(pattern=r"^[0-9]{2,}(/[A-Za-z0-9][A-Za-z0-9_.+-]*)?$")]
+
+
+class TransferSection(Section):
+    """Tickets of another run, trained on this run's data (the paper's Table A2): see docs/import.md.
+
+    The jobs of this run have the masks of the jobs of the same names there, and start together with the
+    dense network from the same weights. The layer that makes the logits is always this run's own.
+    """
+
+    run: UserPath = Field(description="the run directory whose masks and early weights are taken over")
+    tickets: tuple[TicketName, ...] = Field(
+        (),
+        description="the jobs to train, such as `03/refill`, beside the dense one; default: all of the plan",
+    )
+    weights: Literal["rewind", "init"] = Field(
+        "rewind",
+        description="what all jobs start from: `rewind`, that run's rewind weights; `init`, this run's own "
+        "initialisation",
+    )
+
+
 class PruneSection(Section):
     """Iterative magnitude pruning and the structured tickets made on the way.
 
@@ -205,23 +297,70 @@ class PruneSection(Section):
     rounds: int = Field(ge=0, description="number of prunings; round 0 trains the dense network")
     rate: float = Field(0.2, gt=0, lt=1, description="fraction of the remaining weights that a round removes")
     rewind_epoch: int = Field(
-        0, ge=0, description="tickets start from round 0's weights after this epoch; 0 = init"
+        0,
+        ge=0,
+        description="tickets start from round 0's weights after this epoch; 0 = init; with `after_rewind: "
+        "restart` up to all of `train.epochs`, the trained weights",
     )
     after_rewind: Literal["restart", "continue", "lr-rewind"] = Field(
         "restart",
         description="the full schedule; from the rewind epoch on; or from there on, with the weights that "
         "the round before has trained, of which only refilled ones are rewound",
     )
-    scope: Literal["all", "no-stem"] = Field("all", description="every convolution, or all but the first")
+    layers: Literal["conv", "conv+linear"] = Field(
+        "conv",
+        description="what is pruned: convolutions, or linear layers too, attention's among them "
+        "([more](methods.md#linear-layers)); never the classifier",
+    )
+    scope: Literal["all", "no-stem"] = Field(
+        "all", description="all of these layers, or all but the first convolution"
+    )
     mode: Literal["branch", "inline"] = Field(
         "branch", description="structured tickets beside the unstructured rounds, or in their place"
     )
     branches: tuple[Branch, ...] = Field((), description="the structured tickets of each round, see below")
     calibration_images: int = Field(1024, ge=1, description="training images that channels are scored on")
+    transfer: TransferSection | None = Field(
+        None, description="masks and early weights of another run's tickets, see below"
+    )
+    imported: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="rounds whose masks `distlth import` has brought ([more](import.md)); rounds between "
+        "them are left out",
+    )
+
+    @model_validator(mode="after")
+    def _given_masks_fit(self) -> PruneSection:
+        if self.transfer is not None:
+            self._check_given("transfer")
+            if self.imported:
+                raise ValueError("transfer and imported exclude each other")
+            if self.rewind_epoch or self.after_rewind != "restart":
+                raise ValueError(
+                    "transfer trains tickets for the whole schedule; leave out rewind_epoch and after_rewind"
+                )
+        if self.imported:
+            self._check_given("imported")
+            if list(self.imported) != sorted({*self.imported}):
+                raise ValueError(f"imported must rise, got {list(self.imported)}")
+            if self.imported[-1] > self.rounds:
+                raise ValueError(f"imported: round {self.imported[-1]} is above rounds ({self.rounds})")
+            if self.after_rewind == "lr-rewind":
+                raise ValueError(
+                    "imported rounds do not say what they started from; after_rewind: lr-rewind needs that"
+                )
+        return self
+
+    def _check_given(self, key: str) -> None:
+        if self.mode == "inline":
+            raise ValueError(
+                f"{key} brings masks that are there already; mode: inline makes them, use branch"
+            )
 
     @model_validator(mode="after")
     def _labels_are_unique(self) -> PruneSection:
         labels = [branch.label for branch in self.branches]
+        labels += {branch.training.label for branch in self.branches if branch.training}
         for label in labels:
             if label == "imp":
                 raise ValueError("a branch cannot be called 'imp', which the rounds themselves are called")
@@ -373,6 +512,29 @@ class RunConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _imported_rounds_are_of_one_seed(self) -> RunConfig:
+        if self.prune.imported and len(self.seeds) > 1:
+            raise ValueError(
+                "seeds: imported rounds have the masks and weights of one seed; import each seed's files "
+                "into a run of its own, and report them together"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _transferred_tickets_are_planned(self) -> RunConfig:
+        transfer, prune = self.prune.transfer, self.prune
+        labels = {branch.label for branch in prune.branches}
+        for ticket in transfer.tickets if transfer else ():
+            number, _, label = ticket.partition("/")
+            if not 1 <= int(number) <= prune.rounds or (label and label not in labels):
+                known = ", ".join(sorted(labels)) or "none"
+                raise ValueError(
+                    f"prune.transfer.tickets: {ticket} is no ticket of prune.rounds = {prune.rounds} and of "
+                    f"prune.branches ({known}); write its branch here as its run has it"
+                )
+        return self
+
     @property
     def all_seeds(self) -> tuple[int, ...]:
         """The seeds of the run, in the order of the job file."""
@@ -427,10 +589,30 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _rewind_point_is_before_the_end(self) -> RunConfig:
-        if self.prune.rewind_epoch >= self.train.epochs:
-            rewind, epochs = self.prune.rewind_epoch, self.train.epochs
-            raise ValueError(f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}")
+    def _images_grow_up(self) -> RunConfig:
+        resize, epochs = self.data.resize, self.train.epochs
+        if resize is not None and resize.to_epoch >= epochs:
+            raise ValueError(
+                f"data.resize.to_epoch: {resize.to_epoch} must be below train.epochs = {epochs}, or no image "
+                f"has data.resolution = {self.data.resolution} pixels"
+            )
+        if self.train.compile and len(self.data.sides) > COMPILED_SIDES:
+            raise ValueError(
+                f"data.resize: train.compile compiles the network for each of {len(self.data.sides)} sizes; "
+                f"torch keeps {COMPILED_SIDES}: use a larger data.resize.multiple"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tickets_have_epochs_left(self) -> RunConfig:
+        rewind, epochs, then = self.prune.rewind_epoch, self.train.epochs, self.prune.after_rewind
+        if rewind > epochs:
+            raise ValueError(f"prune.rewind_epoch: {rewind} must be at most train.epochs = {epochs}")
+        if rewind == epochs and then != "restart":
+            raise ValueError(
+                f"prune.rewind_epoch: {rewind} must be below train.epochs = {epochs}: after_rewind: {then} "
+                "leaves no epoch to train; use a lower one, or after_rewind: restart"
+            )
         return self
 
     def steps_per_epoch(self, train_images: int) -> int:

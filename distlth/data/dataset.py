@@ -14,7 +14,8 @@ from distlth.errors import DataError
 
 FORMAT = 1
 MANIFEST = "dataset.json"
-SPLITS = ("train", "val")
+SPLITS = ("train", "val", "test")
+REQUIRED = SPLITS[:2]
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder with `train.beton`, `val.beton` (adopted ones are links) and `dataset.json`.
+    """A folder with `train.beton`, `val.beton`, perhaps `test.beton` (links, if adopted) and `dataset.json`.
 
+    Networks are trained on train, choices are made on val, results are reported on test where there is one.
     `classes[label]` is the class name. `mean` and `std` are over all pixels of the train split, per RGB
     channel, in units of 0..1. `skipped` lists source files that were left out as (path, reason); `notes` are
     lines about the source: its layout, what was passed over, warnings.
@@ -63,6 +65,11 @@ class Dataset:
         """Return the number of classes."""
         return len(self.classes)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of its splits: train, val and, where there is one, test."""
+        return tuple(name for name in SPLITS if name in self.splits)
+
     def split(self, name: str) -> Split:
         """Return the split called `name`; DataError names the known ones."""
         if name not in self.splits:
@@ -76,8 +83,8 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """Return both splits' content digests (hex), joined: they identify what is trained and tested on."""
-        return "-".join(self.splits[name].digest for name in SPLITS)
+        """Return the splits' content digests (hex), joined: they identify what is trained and tested on."""
+        return "-".join(self.splits[name].digest for name in self.names)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -89,7 +96,7 @@ class Dataset:
         """Read a built data set; DataError when it is missing, unfinished, cut short or of another format."""
         path = Path(path)
         dataset = _from_json(path, _read_manifest(path))
-        for name in SPLITS:
+        for name in dict.fromkeys((*REQUIRED, *dataset.names)):
             _check_size(split_file(path, name), dataset.split(name).size)
         return dataset
 

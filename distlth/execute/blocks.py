@@ -1,4 +1,4 @@
-"""The blocks that a layer runs by: those of its mask, or all of it as one block where that is faster."""
+"""The forms that a layer can run in: by the blocks of its mask, or all of it as one block."""
 
 from __future__ import annotations
 
@@ -32,15 +32,31 @@ class Form:
         return sum(block.num_cells for block in self.blocks)
 
 
-def form(kept: Tensor, groups: int = 1) -> Form:
-    """Return the form of a layer whose mask is `kept` (bool, C_out x C_in/groups x ...), by what it costs."""
-    by_blocks = _joined(list(_in_groups(kept, groups)))
-    dense = tuple(_whole(kept, groups))
-    if _total(dense) <= _total(by_blocks):
-        return Form(dense, np.empty(0, np.int64), True)
+@dataclass(frozen=True, eq=False)
+class Forms:
+    """Both forms that a layer could run in."""
+
+    dense: Form
+    by_blocks: Form
+
+    @property
+    def by_cost(self) -> Form:
+        """The form that should take fewer cycles in the engine (`cost`)."""
+        return self.dense if _total(self.dense.blocks) <= _total(self.by_blocks.blocks) else self.by_blocks
+
+    @property
+    def differ(self) -> bool:
+        """Whether the blocks leave anything out."""
+        return self.by_blocks.num_cells < self.dense.num_cells
+
+
+def forms(kept: Tensor, groups: int = 1) -> Forms:
+    """Return the forms of a layer whose mask is `kept` (bool, C_out x C_in/groups x ...)."""
+    by_blocks, dense = tuple(_joined(list(_in_groups(kept, groups)))), tuple(_whole(kept, groups))
     in_blocks = [block.rows for block in by_blocks]
     empty = np.setdiff1d(np.arange(len(kept)), np.concatenate(in_blocks) if in_blocks else [])
-    return Form(tuple(by_blocks), empty.astype(np.int64), False)
+    nothing = np.empty(0, np.int64)
+    return Forms(Form(dense, nothing, True), Form(by_blocks, empty.astype(np.int64), False))
 
 
 def cost(num_rows: int, num_columns: int) -> float:

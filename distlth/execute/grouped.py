@@ -12,6 +12,7 @@ from distlth.execute.blocks import Form
 from distlth.execute.cpu import EngineError, Network, run
 from distlth.execute.cpu.engine import InstructionSet
 from distlth.execute.lower import Lowering, Unsupported
+from distlth.execute.measure import Choice, LayerTime, measuring
 from distlth.slim.program import graph_module, operator_name, program, shape_of
 
 LAYERS = {"conv2d", "linear"}
@@ -32,13 +33,15 @@ class Grouped:
     """A network that runs by blocks.
 
     `network` takes float32 images, N x 3 x H x W, any number of any size that the model takes, and gives the
-    masked network's logits; several threads may call it. `forms` says how each layer runs, by name.
+    masked network's logits; several threads may call it. `forms` says how each layer runs, by name, `times`
+    what was measured of layers that could run in two ways.
     `in_torch` is empty where the engine runs everything; else it names what keeps it from that, and each
     layer runs in the engine by itself.
     """
 
     network: nn.Module
     forms: Mapping[str, Form]
+    times: Mapping[str, LayerTime]
     in_torch: Sequence[InTorch]
 
 
@@ -64,12 +67,15 @@ def grouped(
     masks: Mapping[str, Tensor] | None = None,
     instructions: InstructionSet = "auto",
     threads: int | None = None,
+    measured: bool | Choice = False,
 ) -> Grouped:
     """Return a network that computes what `model` does in eval mode, by the dense blocks of its weights.
 
     A layer's blocks are read off its mask: `masks` by the weight's name, or which weights are not zero. A
-    layer that is faster as a whole runs as a whole. `model` is left as it was, and traced for images of
-    `resolution` x `resolution`. `instructions` and `threads` are the engine's; None means torch's number.
+    layer that is faster as a whole runs as a whole: by a model of the engine's cost, or with `measured` by
+    running both forms of each layer on one image, on one thread, for at most some 1.5 seconds in all. `model`
+    is left as it was, and traced for images of `resolution` x `resolution`. `instructions` and `threads` are
+    the engine's; None means torch's number.
 
     Raises:
         EngineError: the engine is not compiled, this machine lacks these instructions, or the model is not
@@ -79,19 +85,20 @@ def grouped(
     _check(model)
     module = graph_module(program(model, resolution))
     module.graph.eliminate_dead_code()
-    whole = Lowering(module, masks or {}, Network(instructions))
+    choice = measured if isinstance(measured, Choice) else measuring(instructions, measured=measured)
+    whole = Lowering(module, masks or {}, Network(instructions), choice)
     hurdles = _lower_all(module.graph, whole)
     if not hurdles:
         (result,) = _results(module.graph)
-        return Grouped(_in_engine(whole, result, threads), whole.forms, ())
+        return Grouped(_in_engine(whole, result, threads), whole.forms, choice.times, ())
     forms: dict[str, Form] = {}
     for node in list(module.graph.nodes):
         if operator_name(node) in LAYERS:
-            alone = Lowering(module, masks or {}, Network(instructions))
+            alone = Lowering(module, masks or {}, Network(instructions), choice)
             forms |= _replace(module, node, alone, threads)
     module.graph.eliminate_dead_code()
     module.delete_all_unused_submodules()
-    return Grouped(fx.GraphModule(module, module.graph, "Grouped"), forms, hurdles)
+    return Grouped(fx.GraphModule(module, module.graph, "Grouped"), forms, choice.times, hurdles)
 
 
 def _check(model: nn.Module) -> None:

@@ -8,59 +8,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, fx
 
-from distlth.execute.blocks import Form, form
+from distlth.execute.blocks import Form, forms
 from distlth.execute.cpu import Network, Window
+from distlth.execute.measure import Choice
+from distlth.execute.product import Doubles, Product
 from distlth.slim.program import concrete, constant_of, operator_name, shape_of
 
-Doubles = npt.NDArray[np.float64]
 # Operators whose result is what they read, in eval mode.
 SAME = {"_to_copy", "alias", "clone", "contiguous", "detach", "dropout", "feature_dropout", "lift_fresh_copy"}
 
 
 class Unsupported(Exception):  # noqa: N818  # no error: torch runs it then
     """The engine has no such operator."""
-
-
-@dataclass(frozen=True, eq=False)
-class Product:
-    """A convolution or linear layer, and what is done to its result."""
-
-    layer: str
-    source: fx.Node
-    weight: Doubles
-    bias: Doubles
-    form: Form
-    channels: tuple[int, int]
-    window: Window
-    add: int | None = None
-    bounds: tuple[float, float] = (-math.inf, math.inf)
-
-    def scaled(self, scale: Doubles, shift: Doubles) -> Product:
-        """Return the product with a norm behind it."""
-        weight = self.weight * scale.reshape(-1, *[1] * (self.weight.ndim - 1))
-        return replace(self, weight=weight, bias=self.bias * scale + shift)
-
-    def emit(self, network: Network, source: int) -> int:
-        """Add it to a network."""
-        number = network.convolution(source, self.channels, self.window, add=self.add, bounds=self.bounds)
-        width = self.weight[0].size
-        matrix = self.weight.reshape(-1, width).astype(np.float32)
-        groups = self.channels[0] * math.prod(self.window.size) // width
-        first = np.arange(len(matrix)) // (len(matrix) // groups) * width  # column of each row
-        for block in self.form.blocks:
-            weights = matrix[np.ix_(block.rows, block.columns - first[block.rows[0]])]
-            network.block(
-                number, block.rows, block.columns, weights, self.bias[block.rows].astype(np.float32)
-            )
-        if len(rows := self.form.empty_rows):
-            nothing = np.empty(0, np.int64)
-            zeros = np.zeros((len(rows), 0), np.float32)
-            network.block(number, rows, nothing, zeros, self.bias[rows].astype(np.float32))
-        return number
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,9 +57,12 @@ class Lowering:
     clamp, this becomes a part of them.
     """
 
-    def __init__(self, module: fx.GraphModule, masks: Mapping[str, Tensor], network: Network) -> None:
+    def __init__(
+        self, module: fx.GraphModule, masks: Mapping[str, Tensor], network: Network, choice: Choice
+    ) -> None:
         self.network = network
         self.forms: dict[str, Form] = {}
+        self._choice = choice
         self._module, self._masks = module, masks
         self._numbers: dict[fx.Node, int] = {}
         self._pending: dict[fx.Node, Pending] = {}
@@ -182,15 +147,17 @@ class Lowering:
         found = found.reshape(*found.shape, *[1] * (4 - found.ndim))
         name = str(weight.target)
         kept = self._masks.get(name, torch.from_numpy(found != 0)).reshape(found.shape)
-        self._pending[node] = Product(
+        both = forms(kept, groups)
+        product = Product(
             layer=name.removesuffix(".weight"),
             source=source,
             weight=found,
             bias=np.zeros(len(found)) if offset is None else offset,
-            form=form(kept, groups),
+            form=both.by_cost,
             channels=(found.shape[1] * groups, len(found)),
             window=self._window(found.shape[2:], *rest),
         )
+        self._pending[node] = replace(product, form=self._choice.of(product, both, shape_of(source)))
 
     def _norm(self, node: fx.Node) -> None:
         read, weight, bias, mean, var, training, _, eps = _args(node)[:8]

@@ -12,13 +12,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from distlth.errors import UserError
 from distlth.export.formats import SUFFIXES, SUMS, WRITERS, Network, check_format, reader
+from distlth.export.masked import check_free
 from distlth.export.parts import pack_parts
 from distlth.export.source import Source, load_source
 from distlth.files import replacing
 from distlth.models import anatomy
-from distlth.models.alive import count_alive
+from distlth.models.alive import known_alive
 from distlth.run.paths import RunPaths, path_component
 from distlth.slim import Slim, Whole, slim
 from distlth.slim.program import SlimError
@@ -45,15 +45,15 @@ class Exported:
     """A file that was written: its network before and after, and the largest difference of their logits.
 
     `difference` is relative to the largest logit, `file_difference` that of the file, None where nothing on
-    this machine runs it. `alive_macs` are those of one image that are not by zeros. `removed` channels are
-    gone; in `whole` are layers with channels that could be, too.
+    this machine runs it. `alive_macs` are those of one image that are not by zeros, None where the graph does
+    not follow an operator. `removed` channels are gone; `whole` has layers with channels that could be, too.
     """
 
     path: Path
     ticket: str
     before: Size
     after: Size
-    alive_macs: int
+    alive_macs: int | None
     removed: int
     whole: Sequence[Whole]
     difference: float
@@ -73,7 +73,7 @@ def export(
     check_format(format)
     source = load_source(run, ticket)
     path = out or Path(f"{source.record.config.name}-{path_component(ticket)}{SUFFIXES[format]}")
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     slimmed = slim(source.model, source.resolution, SUMS[format], source.multiple)
     difference = largest_difference(source.model, slimmed.network, source.resolution)
     allowed = _allowed(source, difference, TOLERANCE)
@@ -83,7 +83,7 @@ def export(
     file_difference = written and largest_difference(source.model, written, source.resolution)
     allowed = _allowed(source, file_difference or 0.0, FILE_TOLERANCES[format])
     _check(file_difference or 0.0, allowed, f"the logits of the {format} file")
-    _check_free(path, overwrite)
+    check_free(path, overwrite)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
     return Exported(
@@ -144,13 +144,6 @@ def _check(difference: float, tolerance: float, what: str) -> None:
         )
 
 
-def _check_free(path: Path, overwrite: bool) -> None:
-    if path.is_dir():
-        raise UserError(f"{path}: is a folder; name a file with --out")
-    if path.exists() and not overwrite:
-        raise UserError(f"{path}: exists; give another --out, or --overwrite")
-
-
 def parameters(network: nn.Module) -> int:
     """Return the number of a network's parameters."""
     return sum(parameter.numel() for parameter in network.parameters())
@@ -159,11 +152,13 @@ def parameters(network: nn.Module) -> int:
 def macs(network: nn.Module, resolution: int) -> int:
     """Return the multiply-accumulates of one image, on shapes alone."""
     ghost = copy.deepcopy(network).to("meta").eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+    # With gradients, attention runs step by step: torch's fused form of it is one operator, and not counted.
+    with FlopCounterMode(display=False) as flops:
         ghost(torch.empty(1, 3, resolution, resolution, device="meta"))
     return int(flops.get_total_flops()) // 2
 
 
-def _alive_macs(source: Source) -> int:
+def _alive_macs(source: Source) -> int | None:
     graph = anatomy(source.model, source.resolution).graph
-    return count_alive(graph, source.mask.layers, removed=source.job.removes_channels).macs
+    alive = known_alive(graph, source.mask.layers, removed=source.job.removes_channels)
+    return None if alive is None else alive.macs

@@ -112,7 +112,8 @@ def _safetensors(path: Path) -> tuple[Mapping[str, Any], Network]:
 
 def _whole(about: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     model, parts = about["model"], unpack_parts(about["parts"])
-    network = build(model["name"], model["num_classes"], seed=0, stem=model["stem"])
+    blurpool = model.get("blurpool", False)  # older files do not say
+    network = build(model["name"], model["num_classes"], seed=0, stem=model["stem"], blurpool=blurpool)
     for part in parts.values():
         _give_bias(network, part.source)
     blank = {name: torch.zeros_like(tensor) for name, tensor in network.state_dict().items()}

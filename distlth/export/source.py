@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -34,8 +35,8 @@ class Source:
 
     @property
     def resolution(self) -> int:
-        """The side of the images that it was trained on, in pixels."""
-        return self.record.config.data.resolution
+        """The side of the images that it was evaluated on, in pixels."""
+        return self.record.config.data.eval_side
 
     @property
     def multiple(self) -> int:
@@ -45,7 +46,7 @@ class Source:
     @property
     def stored_bytes(self) -> int:
         """The size of the file with its trained weights."""
-        return self.run.job(self.job.id).weights.stat().st_size
+        return _reported_weights(self.run, self.result).stat().st_size
 
     def about(self) -> dict[str, Any]:
         """Return what a file of the network says beside its weights, as a JSON document."""
@@ -54,6 +55,7 @@ class Source:
             "model": {
                 "name": config.model.name,
                 "stem": config.model.stem,
+                "blurpool": config.model.blurpool,
                 "num_classes": self.record.data["classes"],
                 "classes": list(data.classes) if data else None,
             },
@@ -72,17 +74,20 @@ class Source:
                 "round": self.job.round,
                 "method": self.job.method,
                 "density": self.result.density,
-                "top1": self.result.top1,
+                "split": None if self.result.imported else self.result.split,
+                "top1": None if self.result.imported else self.result.top1,
+                "imported": dict(self.result.imported) if self.result.imported else None,
+                "best_epoch": self.result.best_epoch,
                 "mask_digest": self.result.mask_digest,
-                "weights_digest": self.result.weights_digest,
-                "data_digest": self.record.data["digest"],
+                "weights_digest": self.result.best_digest or self.result.weights_digest,
+                "data_digest": self.record.data.get("digest"),
                 "versions": dict(self.record.versions),
             },
         }
 
 
 def load_source(run: RunPaths, job_id: str) -> Source:
-    """Return the network of a job that is done.
+    """Return the network of a job that is done, as it was when it was reported: last, or best on val.
 
     Raises:
         RunError: the folder holds no run, or no such job, or the job is not done, or a file is damaged.
@@ -97,14 +102,22 @@ def load_source(run: RunPaths, job_id: str) -> Source:
         raise RunError(f"{run.root}: ticket {job_id} is not trained to its end; finished: {finished}")
     job, paths = jobs[job_id], run.job(job_id)
     config = record.config
-    model = build(config.model.name, record.data["classes"], seed=job.seed, stem=config.model.stem)
-    state, _ = load_tensors(await_file(paths.weights))
+    asked, classes = config.model, record.data["classes"]
+    model = build(asked.name, classes, seed=job.seed, stem=asked.stem, blurpool=asked.blurpool)
+    file = _reported_weights(run, done[job_id])
+    state, _ = load_tensors(await_file(file))
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
-        raise RunError(f"{paths.weights}: not weights of {config.model.name} ({reason})") from None
+        raise RunError(f"{file}: not weights of {config.model.name} ({reason})") from None
     return Source(run, record, job, done[job_id], load_trained(paths).mask, model.eval())
+
+
+def _reported_weights(run: RunPaths, result: JobResult) -> Path:
+    """Return the file with the weights that a job's accuracies are of."""
+    paths = run.job(result.job)
+    return paths.weights if result.best_epoch is None else paths.best
 
 
 def _data_set(record: RunRecord) -> Dataset | None:
@@ -113,4 +126,4 @@ def _data_set(record: RunRecord) -> Dataset | None:
         found = Dataset.load(record.config.data.path)
     except UserError:
         return None
-    return found if found.digest == record.data["digest"] else None
+    return found if found.digest == record.data.get("digest") else None

@@ -25,8 +25,12 @@ RUN = "run"
 WORLD_SIZE = "cluster.workers"
 
 # What equal epochs have in common; the other metrics are speeds.
-METRICS = ("step", "loss", "lr", "eval_loss", "top1", "top5")
-SCORES = ("top1", "top5", "eval_loss")
+METRICS = ("step", "loss", "lr", "val_loss", "val_top1", "val_top5")
+SCORES = (
+    *("val_top1", "val_top5", "val_loss"),
+    *("test_top1", "test_top5", "test_loss"),
+    "best_epoch",
+)
 
 State = Literal["same", "differs", "missing"]
 
@@ -108,7 +112,7 @@ def compare_runs(first: RunPaths, second: RunPaths) -> Comparison:
     jobs = [{job.id: job for job in plan(file.config)} for file in files]
     findings = compare_records(*files)
     for job_id in dict.fromkeys([*jobs[0], *jobs[1]]):
-        begun = [own[job_id] for own in jobs if job_id in own and own[job_id].parent is None]
+        begun = [own[job_id] for own in jobs if job_id in own and own[job_id].round == 0]
         seeds = [run.seed(job.seed) for run, job in zip((first, second), begun, strict=False)]
         if len(seeds) == 2:
             findings.append(_compare_files(_of_seed("init", job_id), seeds[0].init, seeds[1].init))
@@ -180,8 +184,11 @@ def _compare_job(first: RunPaths, second: RunPaths, job_id: str) -> Iterator[Fin
         yield _missing(job_id, "weights", *results)
         yield _missing(job_id, "accuracy", *results)
         return
-    weights = [load_tensors(path.weights)[0] for path in paths]
-    yield _finding(job_id, "weights", tensor_differences(*weights))
+    found = tensor_differences(*(load_tensors(path.weights)[0] for path in paths))
+    if all(result.best_epoch is not None for result in results if result):
+        best = tensor_differences(*(load_tensors(path.best)[0] for path in paths))
+        found += [f"best epoch's {line}" for line in best]
+    yield _finding(job_id, "weights", found)
     yield _finding(job_id, "accuracy", _field_differences(SCORES, results[0], results[1]))
 
 

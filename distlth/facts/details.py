@@ -1,12 +1,13 @@
-"""What a report shows of a run beside its results: settings, training curves, layers, overlaps, cost."""
+"""What a report shows of a run beside its results: settings, training curves, layers, cost."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
+from distlth.config.changes import Change
+from distlth.facts.cost import Cost, costs
+from distlth.facts.overlaps import KeptMask, kept_masks
 from distlth.plan import Job
 from distlth.prune.mask import Mask
 from distlth.run.paths import RunPaths
@@ -21,8 +22,8 @@ class RunDetails:
 
     `config` is the job file as YAML, `data` the digest of the data set. `training` has the method and the
     epochs of each finished job, `layers` the kept share of each layer in the tickets of the latest round of
-    the run's own seed, by method, and `overlaps` the intersection over union of these tickets' kept weights:
-    (method, method) -> fraction. `rank_hours` is the time that ranks have trained, all together.
+    the run's own seed, by method. `changes` are those that a resume was allowed, `masks` where the finished
+    tickets' masks are.
     """
 
     name: str
@@ -31,8 +32,9 @@ class RunDetails:
     data: str
     training: Sequence[tuple[str, Sequence[EpochMetrics]]]
     layers: Mapping[str, Mapping[str, float]]
-    overlaps: Mapping[tuple[str, str], float]
-    rank_hours: float
+    costs: Sequence[Cost]
+    changes: Sequence[str]
+    masks: Sequence[KeptMask]
 
 
 def read_details(run: RunPaths, jobs: Sequence[Job], results: Mapping[str, JobResult]) -> RunDetails:
@@ -42,30 +44,27 @@ def read_details(run: RunPaths, jobs: Sequence[Job], results: Mapping[str, JobRe
         RunError: a file is damaged.
     """
     record = load_record(run)
-    masks = _latest_masks(run, [job for job in jobs if job.id in results and not job.of_seed])
+    done = [job for job in jobs if job.id in results]
+    trained = [job for job in done if results[job.id].imported is None]
+    training = [(job.method, load_metrics(run.job(job.id))) for job in trained]
+    finished = [
+        (job.method, results[job.id], epochs) for job, (_, epochs) in zip(trained, training, strict=True)
+    ]
+    masks = _latest_masks(run, [job for job in done if not job.of_seed])
     return RunDetails(
         name=record.config.name,
         config=record.config.to_yaml(),
         versions=record.versions,
         data=str(record.data.get("digest", "")),
-        training=[(job.method, load_metrics(run.job(job.id))) for job in jobs if job.id in results],
+        training=training,
         layers={method: mask.layer_density() for method, mask in masks.items()},
-        overlaps=_overlaps(masks),
-        rank_hours=sum(each.seconds * each.world_size for each in results.values()) / 3600,
+        costs=costs(record.config, finished),
+        changes=[str(Change(**change)) for entry in record.history for change in entry["changes"]],
+        masks=kept_masks(run, done),
     )
-
-
-def overlap(first: Mask, second: Mask) -> float:
-    """Return the intersection over union of two masks' kept weights, 0..1."""
-    both = sum(int(torch.count_nonzero(kept & second[name])) for name, kept in first.items())
-    return both / max(1, first.kept + second.kept - both)
 
 
 def _latest_masks(run: RunPaths, done: Sequence[Job]) -> dict[str, Mask]:
     latest = max((job.round for job in done), default=0)
     found = ((job.method, load_structured(run.job(job.id))) for job in done if job.round == latest > 0)
     return {method: made.mask for method, made in found if made is not None}
-
-
-def _overlaps(masks: Mapping[str, Mask]) -> dict[tuple[str, str], float]:
-    return {(a, b): overlap(masks[a], masks[b]) for a in masks for b in masks}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 from distlth.config.schema import RunConfig
 from distlth.plan import Job, plan
@@ -25,7 +26,10 @@ class JobForecast:
 
 @dataclass(frozen=True)
 class Forecast:
-    """All jobs of a run; `step_seconds` is the wall time of a step that `hours` were made from."""
+    """All jobs of a run; `step_seconds` is the wall time of a step that `hours` were made from.
+
+    That is a step with images of `data.resolution` pixels; smaller ones take less time, as they have pixels.
+    """
 
     jobs: tuple[JobForecast, ...]
     step_seconds: float | None
@@ -52,21 +56,30 @@ def forecast(
     What is done counts with the time it took, the rest with `step_seconds`, by default the mean over the
     steps of `results`.
     """
-    pace = step_seconds or _mean_step(results)
+    jobs = plan(config)
+    pixels = {job.id: _relative_pixels(config, job) for job in jobs}
+    pace = step_seconds or _mean_step(results, pixels)
     found = []
-    for job in plan(config):
+    for job in jobs:
         epochs = config.train.epochs - job.first_epoch
         steps, result = epochs * steps_per_epoch, results.get(job.id)
-        hours = None if pace is None else steps * pace * config.cluster.workers / HOUR
+        hours = None if pace is None else steps * pixels[job.id] * pace * config.cluster.workers / HOUR
         if result is not None:
             hours = result.seconds * result.world_size / HOUR
         found.append(JobForecast(job, epochs, steps, result is not None, hours))
     return Forecast(tuple(found), pace)
 
 
-def _mean_step(results: Mapping[str, JobResult]) -> float | None:
-    steps = sum(result.steps for result in results.values())
-    return sum(result.seconds for result in results.values()) / steps if steps else None
+def _relative_pixels(config: RunConfig, job: Job) -> float:
+    """Return the mean over a job's epochs of an image's pixels, as a share of those of the largest."""
+    return fmean(config.data.relative_cost(epoch) for epoch in range(job.first_epoch, config.train.epochs))
+
+
+def _mean_step(results: Mapping[str, JobResult], pixels: Mapping[str, float]) -> float | None:
+    """Return the seconds of a step with the largest images, from jobs with these shares of their pixels."""
+    done = [result for name, result in results.items() if name in pixels]
+    steps = sum(result.steps * pixels[result.job] for result in done)
+    return sum(result.seconds for result in done) / steps if steps else None
 
 
 def _sum(jobs: tuple[JobForecast, ...]) -> float | None:

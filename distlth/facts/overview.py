@@ -11,6 +11,7 @@ from distlth.errors import UserError
 from distlth.facts.status import RunStatus, read_status
 from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
+from distlth.run.results import SplitName
 from distlth.run.submission import Standing, load_submission
 
 
@@ -20,8 +21,8 @@ class RunRow:
 
     `queue` is how its submission stands, None of a run that was not submitted; `restarts` counts the starts
     after the first; `round`, `job`, `step` and `steps` are those of its current job; `best` is the highest
-    top-1 of a finished job (0..1). A run that cannot be read has a `problem`, and nothing else but its name,
-    path and queue.
+    top-1 of a finished job (0..1), on `best_split`. A run that cannot be read has a `problem`, and nothing
+    else but its name, path and queue.
     """
 
     name: str
@@ -38,6 +39,7 @@ class RunRow:
     steps: int | None = None
     seconds_left: float | None = None
     best: float | None = None
+    best_split: SplitName | None = None
     problem: str | None = None
 
     @property
@@ -90,7 +92,8 @@ def _row(status: RunStatus, queue: Standing | None, job_id: str | None, restarts
         step=progress.step if progress else None,
         steps=progress.steps if progress else None,
         seconds_left=status.seconds_left if status.state == "running" else None,
-        best=max((result.top1 for result in status.results), default=None),
+        best=max((each.top1 for each in status.results if each.imported is None), default=None),
+        best_split=status.split if status.results else None,
     )
 
 

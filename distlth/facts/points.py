@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from distlth.run.results import SplitName
+
 if TYPE_CHECKING:
     from distlth.facts.rows import ResultRow
 
@@ -29,8 +31,9 @@ class Spread:
 class Point:
     """A method's ticket of one round, over the seeds that have it.
 
-    `density`, `alive_density`, `macs_share`, `top5` and `vs_dense` are means (see `ResultRow`). `wins` says
-    whether the mean top-1 is at least the dense network's less its standard deviation; None: no verdict.
+    `density`, `alive_density`, `macs_share`, `top5` and `vs_dense` are means, on `split` (see `ResultRow`).
+    `wins` says whether the mean top-1 is at least the dense network's less its standard deviation; None: no
+    verdict.
     """
 
     method: str
@@ -39,15 +42,11 @@ class Point:
     density: float
     alive_density: float | None
     macs_share: float | None
+    split: SplitName
     top1: Spread
     top5: float
     vs_dense: float | None
     wins: bool | None
-
-    @property
-    def sparsity_key(self) -> float:
-        """Alive density where it is known, else density: the smaller, the sparser."""
-        return self.density if self.alive_density is None else self.alive_density
 
 
 def point(rows: Sequence[ResultRow], floor: float | None, seeds: int) -> Point:
@@ -64,6 +63,7 @@ def point(rows: Sequence[ResultRow], floor: float | None, seeds: int) -> Point:
         density=statistics.fmean(row.density for row in rows),
         alive_density=_mean([row.alive_density for row in rows]),
         macs_share=_mean([row.macs_share for row in rows]),
+        split=rows[0].split,
         top1=top1,
         top5=statistics.fmean(row.top5 for row in rows),
         vs_dense=_mean([row.vs_dense for row in rows]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from distlth.config.changes import DEVICE, VERSIONS, changes, covers
@@ -10,7 +10,7 @@ from distlth.errors import RunError
 from distlth.facts.points import Point, Spread, point
 from distlth.plan import Job, plan
 from distlth.run.paths import RunPaths
-from distlth.run.results import Divergence, JobResult, load_divergences, load_results
+from distlth.run.results import Divergence, JobResult, SplitName, load_divergences, load_results
 from distlth.run.store import load_record
 
 # Winning is defined over this many seeds or more.
@@ -21,7 +21,10 @@ SEEDS_FOR_A_VERDICT = 3
 class ResultRow:
     """One finished job.
 
-    `density`, `alive_density`, `macs_share`, `top1` and `top5` are fractions, `seconds` is wall time. Weights
+    `density`, `alive_density`, `macs_share`, `top1` and `top5` are fractions, `seconds` is wall time. `top1`
+    and `top5` are of the `split` that the job is reported on: test where there is one, else val; `val_top1`
+    is of val in any case. They are of the last epoch, or of `best_epoch` where the best on val is reported.
+    Weights
     are alive if their input can be non-zero and their output is used; `macs_share` is the share of the dense
     network's multiply-accumulates that alive weights cost; both are None of a job that recorded neither.
     `vs_dense` is `top1` minus that of the seed's dense network; None for the dense network itself, and while
@@ -37,9 +40,12 @@ class ResultRow:
     alive_density: float | None
     macs_share: float | None
     empty_layers: int
+    split: SplitName
     top1: float
     vs_dense: float | None
     top5: float
+    val_top1: float
+    best_epoch: int | None
     seconds: float
     mask_digest: str
     weights_digest: str
@@ -50,6 +56,19 @@ class Results:
     """The rows of one run, or of several runs of one experiment, in the order of their results."""
 
     rows: tuple[ResultRow, ...]
+
+    @property
+    def split(self) -> SplitName:
+        """The split that the rows, and what is derived from them, are of."""
+        return "test" if any(row.split == "test" for row in self.rows) else "val"
+
+    @property
+    def figures(self) -> str:
+        """Which images and which epoch the accuracies are of, in a sentence."""
+        if all(row.best_epoch is None for row in self.rows):
+            return f"accuracies are on {self.split}, after the last epoch"
+        chosen = ", which are chosen by the same images" if self.split == "val" else ""
+        return f"accuracies are on {self.split}, after the best epoch on val of each job{chosen}"
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -83,17 +102,15 @@ class Results:
             method: tuple(each for each in densest_first if each.method == method) for method in self.methods
         }
 
-    @property
-    def winners(self) -> Mapping[str, Point | None]:
-        """The sparsest winning ticket of each method, by alive density where that is known."""
-        found: dict[str, Point | None] = {}
-        for each in self.points:
-            if each.round == 0:
-                continue
-            best = found.setdefault(each.method, None)
-            if each.wins and (best is None or each.sparsity_key < best.sparsity_key):
-                found[each.method] = each
-        return found
+    def best_winners(self, best: Callable[[Sequence[Point]], Point | None]) -> Mapping[str, Point | None]:
+        """Return the best of the winning tickets of each method, None where none wins."""
+        # All weights, as in ADMM's training, are no ticket.
+        tickets = [point for point in self.points if point.round > 0 and point.density < 1.0]
+        methods = dict.fromkeys(point.method for point in tickets)
+        return {
+            method: best([point for point in tickets if point.method == method and point.wins])
+            for method in methods
+        }
 
     @property
     def verdict(self) -> str:
@@ -101,7 +118,7 @@ class Results:
         count = len(self.seeds)
         if self.dense is None or self.dense.count < SEEDS_FOR_A_VERDICT:
             return f"{count} seed{'s' if count != 1 else ''}, no verdict on winning"
-        winning = [method for method, best in self.winners.items() if best is not None]
+        winning = dict.fromkeys(point.method for point in self.points if point.wins)
         return f"over {count} seeds winning tickets were found by {', '.join(winning) or 'no method'}"
 
     @property
@@ -114,8 +131,12 @@ class Results:
 
 
 def derive_results(jobs: Iterable[Job], results: Iterable[JobResult]) -> Results:
-    """Return the rows of `results`, in their order; `jobs` is the plan that they belong to."""
-    results, by_id = tuple(results), {job.id: job for job in jobs}
+    """Return the rows of `results`, in their order; `jobs` is the plan that they belong to.
+
+    A network that was trained elsewhere has no row: its accuracy was not measured here.
+    """
+    results = tuple(result for result in results if result.imported is None)
+    by_id = {job.id: job for job in jobs}
     dense = {by_id[result.job].seed: result for result in results if result.round == 0}
     return Results(
         tuple(
@@ -186,9 +207,12 @@ def _row(job: Job, result: JobResult, dense: JobResult | None) -> ResultRow:
         alive_density=result.alive_density,
         macs_share=result.macs_share,
         empty_layers=result.empty_layers,
+        split=result.split,
         top1=result.top1,
         vs_dense=None if dense is None or result.round == 0 else result.top1 - dense.top1,
         top5=result.top5,
+        val_top1=result.val_top1,
+        best_epoch=result.best_epoch,
         seconds=result.seconds,
         mask_digest=result.mask_digest,
         weights_digest=result.weights_digest,

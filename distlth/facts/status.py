@@ -18,7 +18,7 @@ from distlth.files import exists, file_system_time
 from distlth.plan import Job, descendants, plan
 from distlth.run.events import read_events
 from distlth.run.paths import RunPaths
-from distlth.run.results import JobResult, Progress, load_divergences, load_progress
+from distlth.run.results import JobResult, Progress, SplitName, load_divergences, load_progress
 from distlth.run.store import load_record
 from distlth.run.submission import load_submission
 
@@ -27,7 +27,7 @@ FRESH_SECONDS = 60.0
 LOG_TAIL_BYTES = 64 * 1024
 
 # Events after which a run does not continue by itself.
-ENDINGS = ("failed", "stopped", "lost")
+ENDINGS = ("failed", "stopped", "lost", "imported")
 
 # The states of jobs that nothing is left to train of.
 CLOSED = ("done", "diverged", "left out")
@@ -95,6 +95,11 @@ class RunStatus:
         return next((job for job in reversed(self.jobs) if job.state == "done"), None)
 
     @property
+    def split(self) -> SplitName:
+        """The split that results are reported on, as far as they show it."""
+        return "test" if any(result.split == "test" for result in self.results) else "val"
+
+    @property
     def results(self) -> tuple[JobResult, ...]:
         """The results so far, in plan order."""
         return tuple(job.result for job in self.jobs if job.result is not None)
@@ -107,6 +112,7 @@ class RunStatus:
             "state": self.state,
             "jobs_done": self.done,
             "jobs_total": len(self.jobs),
+            "split": self.split,
             "seconds_left": self.seconds_left,
             "time": self.time,
             "last_event": self.last_event,
@@ -265,7 +271,8 @@ def _job_seconds_left(job: JobStatus, whole: float) -> float:
 
 
 def _seconds_per_epoch(jobs: Sequence[JobStatus], epochs: Mapping[str, int]) -> float | None:
-    finished = [(job.result.seconds, epochs[job.id]) for job in jobs if job.result is not None]
+    trained = [job for job in jobs if job.result is not None and job.result.imported is None]
+    finished = [(job.result.seconds, epochs[job.id]) for job in trained if job.result is not None]
     if finished:
         return sum(seconds for seconds, _ in finished) / sum(number for _, number in finished)
     for job in jobs:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Union
 
 from pydantic import Field
 
-from distlth.methods.base import Calibration, CountAlive, Map, Measurement, Method, Source
+from distlth.methods.admm import Admm
+from distlth.methods.base import Calibration, CountAlive, Map, Measurement, Method, Penalty, Source
 from distlth.methods.grasp import Grasp
 from distlth.methods.magnitude_channels import MagnitudeChannels
 from distlth.methods.nm import Nm
@@ -20,7 +21,17 @@ from distlth.methods.slimming import Slimming
 from distlth.methods.snip import Snip
 from distlth.methods.synflow import Synflow
 
-__all__ = ["METHODS", "Branch", "Calibration", "CountAlive", "Map", "Measurement", "Method", "Source"]
+__all__ = [
+    "METHODS",
+    "Branch",
+    "Calibration",
+    "CountAlive",
+    "Map",
+    "Measurement",
+    "Method",
+    "Penalty",
+    "Source",
+]
 
 # `method:` in a branch of the job file -> its options and what they come to.
 METHODS: dict[str, type[Method]] = {
@@ -31,6 +42,7 @@ METHODS: dict[str, type[Method]] = {
     "snip": Snip,
     "grasp": Grasp,
     "synflow": Synflow,
+    "admm": Admm,
     "slimming": Slimming,
     "magnitude-channels": MagnitudeChannels,
     "random": Random,

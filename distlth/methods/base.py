@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import Field
@@ -64,6 +64,17 @@ class Measurement:
     untrained: bool = False
 
 
+@dataclass(frozen=True)
+class Penalty:
+    """A term of the loss that pulls all weights towards the number of them that the round keeps.
+
+    `rho` is its strength; every `every` epochs that to which they are pulled is computed anew.
+    """
+
+    rho: float
+    every: int
+
+
 class Costs(Protocol):
     """What a mask costs: its alive weights, and the multiply-accumulates of an image that these take."""
 
@@ -92,7 +103,8 @@ class Source:
     weights that the ticket's round keeps by plan, `run_map` a `map` for work on many layers, `density` the
     planned one, a fraction, `count_alive` what a mask costs in this network (None where nobody knows it).
     `streams` are the residual streams, where the method needs them: for each layer that writes to one the
-    channel (int64) at each place.
+    channel (int64) at each place. `units` are the layers whose channels are heads of attention: for each the
+    rows (int64) of each head.
     """
 
     mask: Mask
@@ -103,6 +115,7 @@ class Source:
     density: float = 1.0
     count_alive: CountAlive | None = None
     streams: Sequence[Mapping[str, Tensor]] = ()
+    units: Mapping[str, Tensor] = field(default_factory=dict)
 
     def measured(self, name: str) -> Mapping[str, Tensor]:
         """Return what was measured on the network under a name: layer -> tensor.
@@ -150,6 +163,16 @@ class Method(Section):
         return self.method
 
     @property
+    def training(self) -> Method | None:
+        """The method of a job that trains first, and whose network the ticket is made from."""
+        return None
+
+    @property
+    def penalty(self) -> Penalty | None:
+        """What the method's own training adds to the loss."""
+        return None
+
+    @property
     def removes_channels(self) -> bool:
         """Whether a channel that keeps no weight loses its bias and its BatchNorm's parameters too."""
         return False
@@ -161,6 +184,9 @@ class Method(Section):
 
     def check_machine(self) -> None:
         """Raise ConfigError where this machine lacks what the method needs."""
+
+    def check_model(self, model: nn.Module) -> None:
+        """Raise ConfigError where the network lacks what the method needs."""
 
     def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return what must be measured on the parent before a mask of this planned density can be made."""

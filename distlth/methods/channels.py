@@ -60,19 +60,26 @@ class Channels(Sourced, Removing):
     def fill(self, source: Source, mask: Mask, choose: Choose) -> Mask:
         """Return what `choose` makes of as many channels as the unstructured `mask` amounts to.
 
+        `mask` has a row for each channel (see `distlth.prune.units`).
         Counts of `exact` share out the plan's weights, not the mask's, which with `mode: inline` lacks what
         earlier rounds rounded away.
         """
         kept = {name: mask.kept_in(name) for name in mask}
         if self.budget == "weights":
-            return choose(self._counts(kept, mask, source.kept))
+            return choose(self._counts(source, kept, mask, source.kept))
         return self._as_alive(source, mask, kept, choose)
 
-    def _counts(self, kept: Mapping[str, int], mask: Mask, total: int) -> dict[str, int]:
+    def _counts(self, source: Source, kept: Mapping[str, int], mask: Mask, total: int) -> dict[str, int]:
         from distlth.prune.channel_counts import channel_counts
 
         return channel_counts(
-            kept, mask.shapes, count=self.count, extra=self.extra, multiple=self.multiple, total=total
+            kept,
+            mask.shapes,
+            count=self.count,
+            extra=self.extra,
+            multiple=self.multiple,
+            total=total,
+            rows={name: rows.shape[1] for name, rows in source.units.items()},
         )
 
     def _as_alive(self, source: Source, mask: Mask, kept: Mapping[str, int], choose: Choose) -> Mask:
@@ -83,7 +90,7 @@ class Channels(Sourced, Removing):
 
         def filled(step: int) -> Mask:
             total = mask.total * step // STEPS
-            return choose(self._counts(proportional(kept, sizes, total), mask, total))
+            return choose(self._counts(source, proportional(kept, sizes, total), mask, total))
 
         def cost(step: int) -> int:
             return self._cost(source, filled(step), removed=self.removes_channels)
@@ -93,6 +100,9 @@ class Channels(Sourced, Removing):
         return filled(max(1, fitting))
 
     def _cost(self, source: Source, mask: Mask, *, removed: bool) -> int:
+        from distlth.prune.units import from_units
+
         assert source.count_alive is not None
-        costs = source.count_alive(mask.layers, removed=removed)
+        whole = from_units(mask, source.mask.shapes, source.units)
+        costs = source.count_alive(whole.layers, removed=removed)
         return costs.weights if self.budget == "alive" else costs.macs

@@ -57,8 +57,10 @@ def gradient_flow(calibration: Calibration) -> dict[str, Tensor]:
     """
     import torch
 
+    from distlth.prune.mask import weight_name
+
     network = _with_batch_statistics(calibration.model)
-    weights = [network.get_parameter(f"{name}.weight") for name in calibration.layers]
+    weights = [network.get_parameter(weight_name(name)) for name in calibration.layers]
     images = sum(len(labels) for _, labels in _chunks(calibration))
     count = calibration.total(torch.tensor([float(images)], dtype=torch.float64, device=weights[0].device))
     gradient = [total.float() for total in _mean(calibration, weights, _Loss(network, weights), count)]
@@ -93,8 +95,10 @@ class _Loss:
     def __call__(self, images: Tensor, labels: Tensor) -> Sequence[Tensor]:
         import torch
         from torch.nn import functional
+        from torch.nn.attention import SDPBackend, sdpa_kernel
 
-        logits = self.network(images) / TEMPERATURE
+        with sdpa_kernel(SDPBackend.MATH):  # others have no second derivative
+            logits = self.network(images) / TEMPERATURE
         loss = functional.cross_entropy(logits, labels, reduction="sum")
         gradient = torch.autograd.grad(loss, self.weights, create_graph=self.along is not None)
         if self.along is None:

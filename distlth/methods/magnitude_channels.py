@@ -10,6 +10,11 @@ from distlth.methods.base import MadeFrom, Source
 from distlth.methods.channels import Removing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+    from distlth.prune.mask import Mask
     from distlth.ticket import Structured
 
 
@@ -30,8 +35,11 @@ class MagnitudeChannels(Removing):
         from distlth.prune.budgets import uniform_counts
         from distlth.prune.channel_counts import channel_counts
         from distlth.prune.refill import best_channels, channel_scores
+        from distlth.prune.units import fill_units
         from distlth.ticket import Structured
 
-        mask, weights = source.mask, source.trained.weights
-        counts = channel_counts(uniform_counts(mask.shapes, source.kept), mask.shapes, count="exact")
-        return Structured(best_channels(mask, weights, channel_scores("magnitude", mask, weights), counts))
+        def fill(mask: Mask, weights: Mapping[str, Tensor], _: object) -> Mask:
+            counts = channel_counts(uniform_counts(mask.shapes, source.kept), mask.shapes, count="exact")
+            return best_channels(mask, weights, channel_scores("magnitude", mask, weights), counts)
+
+        return Structured(fill_units(fill, source.mask, source.trained.weights, None, source.units))

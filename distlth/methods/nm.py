@@ -14,6 +14,8 @@ from distlth.methods.channels import Removing
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from torch import Tensor
+
     from distlth.prune.mask import Mask
     from distlth.ticket import Structured
 
@@ -96,7 +98,10 @@ def _channels(source: Source, budgets: Mapping[str, int]) -> Mask:
     """Return the best channels of the round, of as many weights as `budgets` says, layer by layer."""
     from distlth.prune.channel_counts import channel_counts
     from distlth.prune.refill import best_channels, channel_scores
+    from distlth.prune.units import fill_units
 
-    mask, weights = source.mask, source.trained.weights
-    counts = channel_counts(budgets, mask.shapes, count="exact")
-    return best_channels(mask, weights, channel_scores("magnitude", mask, weights), counts)
+    def fill(mask: Mask, weights: Mapping[str, Tensor], _: object) -> Mask:
+        counts = channel_counts(budgets, mask.shapes, count="exact")
+        return best_channels(mask, weights, channel_scores("magnitude", mask, weights), counts)
+
+    return fill_units(fill, source.mask, source.trained.weights, None, source.units)

@@ -10,6 +10,7 @@ from distlth.methods.base import Source
 from distlth.methods.channels import Channels
 
 if TYPE_CHECKING:
+    from distlth.prune.mask import Mask
     from distlth.ticket import Structured
 
 
@@ -21,9 +22,13 @@ class RandomChannels(Channels):
     def make(self, source: Source) -> Structured:
         """Return the mask of drawn channels."""
         from distlth.prune.draw import generator, random_channels
+        from distlth.prune.units import fill_units
         from distlth.ticket import Structured
 
-        mask, seed = self.source_mask(source), (source.seed, source.kept)
-        return Structured(
-            self.fill(source, mask, lambda counts: random_channels(counts, mask.shapes, generator(*seed)))
-        )
+        seed = source.seed, source.kept
+
+        def fill(mask: Mask, *_: object) -> Mask:
+            shapes = mask.shapes
+            return self.fill(source, mask, lambda counts: random_channels(counts, shapes, generator(*seed)))
+
+        return Structured(fill_units(fill, self.source_mask(source), {}, None, source.units))

@@ -97,10 +97,12 @@ class Refill(Channels):
         """Return the channels of the unstructured `mask`; layers of a stream count as one layer."""
         from distlth.prune.coupling import fill_coupled
         from distlth.prune.refill import best_channels, channel_scores
+        from distlth.prune.units import fill_units
 
         def fill(mask: Mask, weights: Mapping[str, Tensor], measured: Mapping[str, Tensor] | None) -> Mask:
             scores = channel_scores(self.criterion, mask, weights, measured)
             return self.fill(source, mask, partial(best_channels, mask, weights, scores))
 
-        trained = source.trained
-        return fill_coupled(fill, mask, trained.weights, trained.measured.get(self.criterion), streams)
+        trained, measured = source.trained, source.trained.measured.get(self.criterion)
+        coupled = partial(fill_coupled, fill, streams=streams)
+        return fill_units(coupled, mask, trained.weights, measured, source.units)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from distlth.errors import ConfigError
 from distlth.methods.base import Calibration, MadeFrom, Measurement, Source
 from distlth.methods.channels import Removing
 
@@ -33,6 +34,16 @@ class Slimming(Removing):
         """The trained dense network."""
         return "dense"
 
+    def check_model(self, model: nn.Module) -> None:
+        """Raise ConfigError for a network without BatchNorm."""
+        from torch.nn.modules.batchnorm import _BatchNorm
+
+        if not any(isinstance(module, _BatchNorm) and module.affine for module in model.modules()):
+            raise ConfigError(
+                f"prune.branches: {self.label} prunes by the scales of BatchNorm, and this network has none; "
+                "use magnitude-channels, or leave the branch out"
+            )
+
     def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return the one of scales."""
         return (Measurement(SCALES, scales),)
@@ -40,10 +51,14 @@ class Slimming(Removing):
     def make(self, source: Source) -> Structured:
         """Return whole channels; a layer without a norm behind it keeps all of its own and says why."""
         from distlth.prune.scores import keep_best_channels
+        from distlth.prune.units import from_units, scores_in_units, shapes_in_units
         from distlth.ticket import Structured
 
-        found = source.measured(SCALES)
-        kept = keep_best_channels(found, source.mask.shapes, source.kept)
+        found, shapes, units = source.measured(SCALES), source.mask.shapes, source.units
+        sums = scores_in_units(found, units)
+        means = {name: total * len(total) / len(found[name]) for name, total in sums.items()}
+        channels = keep_best_channels(means, shapes_in_units(shapes, units), source.kept)
+        kept = from_units(channels, shapes, units)
         lacking = [name for name, values in found.items() if values.isinf().any()]
         return Structured(kept, {}, dict.fromkeys(lacking, NO_NORM))
 
@@ -55,30 +70,34 @@ def scales(calibration: Calibration) -> dict[str, Tensor]:
     """
     import torch
 
+    from distlth.prune.mask import weight_name
+
     model = calibration.model
     behind = _norms_behind(calibration)
     device = next(model.parameters()).device
     # A rank may have no image to look with.
-    ranks = calibration.total(torch.tensor([float(bool(behind))], dtype=torch.float64, device=device))
+    looked = calibration.total(torch.tensor([float(behind is not None)], dtype=torch.float64, device=device))
     found = {}
     for name in calibration.layers:
-        channels = len(model.get_parameter(f"{name}.weight"))
-        gamma = behind.get(name, torch.full((channels,), torch.inf if behind else 0.0, device=device))
-        found[name] = (calibration.total(gamma.detach().abs().double()) / ranks).cpu()
+        channels = len(model.get_parameter(weight_name(name)))
+        blank = torch.full((channels,), 0.0 if behind is None else torch.inf, device=device)
+        gamma = (behind or {}).get(name, blank)
+        found[name] = (calibration.total(gamma.detach().abs().double()) / looked).cpu()
     return found
 
 
-def _norms_behind(calibration: Calibration) -> dict[str, Tensor]:
-    """Return the weight of the norm behind each layer that has one, found by running a batch."""
+def _norms_behind(calibration: Calibration) -> dict[str, Tensor] | None:
+    """Return the weight of the norm behind each layer that has one, found by running images; None without."""
     import torch
 
+    images = next((images[:2] for images, _ in calibration.batches()), None)
+    if images is None:
+        return None
     norms = _Norms()
     hooks = norms.watch(calibration)
     try:
         with torch.no_grad():
-            for images, _ in calibration.batches():
-                calibration.model(images[:2])
-                break
+            calibration.model(images)
     finally:
         for hook in hooks:
             hook.remove()
@@ -96,9 +115,11 @@ class _Norms:
         from torch.nn.modules.batchnorm import _BatchNorm
 
         model = calibration.model
+        modules = dict(model.named_modules())  # an attention's packed weight has none
         layers = [
-            model.get_submodule(name).register_forward_hook(self._layer_hook(name))
+            modules[name].register_forward_hook(self._layer_hook(name))
             for name in calibration.layers
+            if name in modules
         ]
         norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.affine]
         return layers + [norm.register_forward_pre_hook(self._on_norm) for norm in norms]

@@ -48,7 +48,9 @@ def connection_sensitivity(calibration: Calibration) -> dict[str, Tensor]:
     import torch
     from torch.nn import functional
 
-    weights = [calibration.model.get_parameter(f"{name}.weight") for name in calibration.layers]
+    from distlth.prune.mask import weight_name
+
+    weights = [calibration.model.get_parameter(weight_name(name)) for name in calibration.layers]
     sums = [torch.zeros(w.shape, dtype=torch.float64, device=w.device) for w in weights]
     count = torch.zeros(1, dtype=torch.float64, device=weights[0].device)
     for images, labels in calibration.batches():

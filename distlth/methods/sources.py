@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
+from distlth.methods.admm import Admm
 from distlth.methods.base import MadeFrom, Measurement, Method, Source
 from distlth.methods.grasp import Grasp
 from distlth.methods.one_shot import OneShot
@@ -23,13 +24,14 @@ SOURCES: dict[str, Method] = {
     "snip": Snip(method="snip"),
     "grasp": Grasp(method="grasp"),
     "synflow": Synflow(method="synflow"),
+    "admm": Admm(method="admm"),
 }
 
 
 class Sourced(Method):
     """A structure that is made from an unstructured mask, by default the round's."""
 
-    source: Literal["imp", "one-shot", "random", "snip", "grasp", "synflow"] = Field(
+    source: Literal["imp", "one-shot", "random", "snip", "grasp", "synflow", "admm"] = Field(
         "imp",
         description="the unstructured mask to start from: the round's (`imp`), or that of another method, at "
         "its defaults; weights are then those that this method looks at, and where it prunes the "
@@ -45,6 +47,11 @@ class Sourced(Method):
     def made_from(self) -> MadeFrom:
         """The network that the source prunes."""
         return "round" if self.source == "imp" else SOURCES[self.source].made_from
+
+    @property
+    def training(self) -> Method | None:
+        """The training that the source needs."""
+        return None if self.source == "imp" else SOURCES[self.source].training
 
     def measurements(self, density: float) -> tuple[Measurement, ...]:
         """Return what the source needs measured."""

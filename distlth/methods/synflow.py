@@ -57,11 +57,11 @@ def synaptic_flow(density: float, calibration: Calibration) -> dict[str, Tensor]
     """
     import torch
 
-    from distlth.prune.mask import Mask
+    from distlth.prune.mask import Mask, weight_name
     from distlth.prune.scores import keep_best
 
     network = _positive(calibration.model)
-    weights = {name: network.get_parameter(f"{name}.weight") for name in calibration.layers}
+    weights = {name: network.get_parameter(weight_name(name)) for name in calibration.layers}
     left = Mask.dense({name: weight.shape for name, weight in weights.items()})
     image = next((images[:1] for images, _ in calibration.batches()), None)
     if image is None:  # a rank without images does not know their size: it takes what the others find

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -14,22 +14,22 @@ from torch.utils.flop_counter import FlopCounterMode
 from distlth.errors import ConfigError
 from distlth.models.graph import Graph
 from distlth.models.trace import trace
+from distlth.prune.mask import weight_name
 
 Scope = Literal["all", "no-stem"]
+Kinds = Literal["conv", "conv+linear"]
 
 # BatchNorm in training mode needs more than one value a channel, even where the map is 1x1.
 BATCH = 2
 
 
 @dataclass(frozen=True)
-class ConvLayer:
-    """One Conv2d of a network, at one input resolution."""
+class WeightLayer:
+    """A layer with a weight, at one input resolution; `name` is the key of its mask (see `weight_name`)."""
 
     name: str
-    weight_shape: tuple[int, int, int, int]  # C_out, C_in / groups, kh, kw
+    weight_shape: tuple[int, ...]  # C_out, C_in / groups, ...
     groups: int
-    stride: tuple[int, int]
-    output_size: tuple[int, int]  # H, W
     macs: int  # multiply-accumulates an image
 
     @property
@@ -44,21 +44,39 @@ class ConvLayer:
 
 
 @dataclass(frozen=True)
+class ConvLayer(WeightLayer):
+    """One Conv2d of a network: its weight is C_out x C_in / groups x kh x kw."""
+
+    stride: tuple[int, int]
+    output_size: tuple[int, int]  # H, W
+
+
+@dataclass(frozen=True)
+class LinearLayer(WeightLayer):
+    """A linear layer, or the packed projection of an `nn.MultiheadAttention`: its weight is C_out x C_in."""
+
+
+@dataclass(frozen=True)
 class Anatomy:
     """A whole network at one input resolution."""
 
-    convs: tuple[ConvLayer, ...]  # in the order of named_modules()
+    layers: tuple[ConvLayer | LinearLayer, ...]  # in the order of named_modules()
     stem: str | None  # the first convolution that the forward pass runs
     num_parameters: int
     macs: int  # multiply-accumulates of one image's forward pass: convolutions and matrix products
     activation_bytes: int  # float32 bytes an image that the forward pass keeps for the backward pass
     graph: Graph  # what feeds what
 
+    @property
+    def convs(self) -> tuple[ConvLayer, ...]:
+        """The convolutions."""
+        return tuple(layer for layer in self.layers if isinstance(layer, ConvLayer))
+
 
 def anatomy(model: nn.Module, resolution: int) -> Anatomy:
     """Run ``model`` once on shapes alone (the meta device) with ``resolution`` x ``resolution`` RGB images.
 
-    The model itself is neither run nor changed. A convolution that the forward pass never runs is left out.
+    The model itself is neither run nor changed. A layer that the forward pass never runs is left out.
     ``activation_bytes`` counts each storage that autograd saves once, parameters not included: what training
     needs at least, before the allocator's waste, the gradients and the convolution's work space.
 
@@ -69,21 +87,33 @@ def anatomy(model: nn.Module, resolution: int) -> Anatomy:
     recorder.watch(ghost)
     saved = _SavedBytes(ghost)
     images = torch.empty(BATCH, 3, resolution, resolution, device="meta")
-    try:
-        with FlopCounterMode(display=False) as flops, saved:
-            ghost(images)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ConfigError(f"this model does not accept {resolution}x{resolution} images: {reason}") from error
+    with FlopCounterMode(display=False) as flops, saved:
+        _run(ghost, images)
     convs = recorder.conv_layers(ghost)  # before the model runs again
+    graph = trace(ghost, images)
     return Anatomy(
-        convs=convs,
+        layers=_ordered(ghost, (*convs, *_linears(graph))),
         stem=next(iter(recorder.convs), None),
         num_parameters=sum(parameter.numel() for parameter in ghost.parameters()),
         macs=flops.get_total_flops() // 2 // BATCH,
         activation_bytes=saved.total // BATCH,
-        graph=trace(ghost, images),
+        graph=graph,
     )
+
+
+def check_accepts(model: nn.Module, resolution: int) -> None:
+    """Raise ConfigError where ``model`` does not accept images of this size, found on shapes alone."""
+    ghost = copy.deepcopy(model).to("meta").train()
+    with torch.no_grad():
+        _run(ghost, torch.empty(BATCH, 3, resolution, resolution, device="meta"))
+
+
+def _run(ghost: nn.Module, images: Tensor) -> None:
+    try:
+        ghost(images)
+    except (RuntimeError, AssertionError, ValueError) as error:
+        size, reason = images.shape[-1], str(error).strip().splitlines()[0]
+        raise ConfigError(f"this model does not accept {size}x{size} images: {reason}") from error
 
 
 def trains_on(model: nn.Module, resolution: int, batch: int) -> bool:
@@ -99,14 +129,34 @@ def trains_on(model: nn.Module, resolution: int, batch: int) -> bool:
     return True
 
 
-def prunable(network: Anatomy, scope: Scope) -> tuple[ConvLayer, ...]:
+def prunable(network: Anatomy, scope: Scope, kinds: Kinds = "conv") -> tuple[WeightLayer, ...]:
     """Return the layers that pruning may touch: every Conv2d, with ``no-stem`` all but the first that runs.
 
-    Never a Linear, and never the layer that makes the logits, be it a convolution, as in SqueezeNet.
+    With ``conv+linear`` linear layers, too. Never the layer that makes the logits, be it a convolution, as in
+    SqueezeNet.
     """
     left_whole = {network.stem} if scope == "no-stem" else set()
     left_whole |= network.graph.logits
-    return tuple(conv for conv in network.convs if conv.name not in left_whole)
+    layers = network.convs if kinds == "conv" else network.layers
+    return tuple(layer for layer in layers if layer.name not in left_whole)
+
+
+def _linears(graph: Graph) -> list[LinearLayer]:
+    """Return the linear layers that a graph has, each once."""
+    found: dict[str, LinearLayer] = {}
+    for layer in graph.layers:
+        if len(layer.shape) == 2:
+            earlier = found[layer.name].macs if layer.name in found else 0
+            found[layer.name] = LinearLayer(layer.name, layer.shape, 1, earlier + layer.macs)
+    return list(found.values())
+
+
+def _ordered(
+    model: nn.Module, layers: Iterable[ConvLayer | LinearLayer]
+) -> tuple[ConvLayer | LinearLayer, ...]:
+    """Return the layers in the order in which a model has their weights."""
+    by_weight = {weight_name(layer.name): layer for layer in layers}
+    return tuple(by_weight[name] for name, _ in model.named_parameters() if name in by_weight)
 
 
 class _Recorder:

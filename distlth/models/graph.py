@@ -1,5 +1,9 @@
 """A network as a graph of channels: which layer's output channels reach what. Values; nothing is run here.
 
+The one graph of the code: masks are followed along it (`distlth.models.flow`, `removal`, `alive`, `streams`),
+and slim networks are cut out by it (`distlth.slim`). What each torch operator does with channels stands in
+`distlth.models.trace` alone.
+
 A *wire* is one channel of one intermediate result. Reshapes, slices, concatenations and transpositions only
 carry wires along, so they are no nodes: a channel shuffle costs nothing here. Wires are numbered in the order
 in which the forward pass makes them; `distlth.models.trace` makes the graph.
@@ -20,6 +24,8 @@ from torch import Tensor
 
 # The first two wires: whatever can take any value (images, buffers, random numbers), and exact zeros.
 LIVE, ZERO = 0, 1
+# The value of a wire that is no constant.
+ALIVE = float("nan")
 NO_WIRES = torch.tensor([], dtype=torch.int64)
 
 
@@ -54,8 +60,10 @@ class Node(ABC):
 class Layer(Node):
     """A convolution or a linear layer, once for each time it runs: C_in wires to C_out.
 
-    `weight` and `bias` are the names of its parameters, `positions` the output positions of one image.
-    `computes_bias` where something is added that is no parameter itself.
+    `weight` and `bias` are the names of its parameters, or `weight` that of a buffer, a fixed filter that
+    leaves channels apart; `positions` are the output positions of one image. `computes_bias` where something
+    is added that is no parameter itself, `pads` where it reads zeros beyond the border: there a constant
+    channel is none.
     """
 
     weight: str
@@ -64,6 +72,7 @@ class Layer(Node):
     shape: tuple[int, ...]  # of the weight: C_out, C_in / groups, ...
     groups: int
     positions: int
+    pads: bool
     inputs: Tensor
 
     @property
@@ -84,10 +93,16 @@ class Layer(Node):
 
 @dataclass(frozen=True, eq=False)
 class Norm(Node):
-    """A normalisation with one weight and one bias a channel; `mixes` where channels share statistics."""
+    """A normalisation with one weight and one bias a channel; `mixes` where channels share statistics.
+
+    `mean` and `var` are the names of running statistics, where it norms by those.
+    """
 
     weight: str | None
     bias: str | None
+    mean: str | None
+    var: str | None
+    eps: float
     mixes: bool
     inputs: Tensor
 
@@ -95,6 +110,19 @@ class Norm(Node):
     def reads(self) -> Tensor:
         """The wire of each normalised channel."""
         return self.inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Constant(Node):
+    """What no image changes, one wire a channel: entries of a parameter or buffer, or `value` everywhere."""
+
+    name: str | None
+    value: float
+
+    @property
+    def reads(self) -> Tensor:
+        """No wires."""
+        return NO_WIRES
 
 
 @dataclass(frozen=True)
@@ -108,11 +136,12 @@ class Operand:
 class Pointwise(Node):
     """An operator that computes each entry from the entries at the same place.
 
-    `args` and `kwargs` are the call's, with an Operand for each tensor. `parameter` names a parameter with
-    one entry a channel among the operands.
+    `args` and `kwargs` are the call's, with an Operand for each tensor. `spread` says which operands have
+    one entry for all channels. `parameter` names a parameter with one entry a channel among the operands.
     """
 
     operands: tuple[Tensor, ...]  # each of `count` wires
+    spread: tuple[bool, ...]
     dtypes: tuple[torch.dtype, ...]
     args: tuple[Any, ...]
     kwargs: tuple[tuple[str, Any], ...]
@@ -125,8 +154,31 @@ class Pointwise(Node):
 
 
 @dataclass(frozen=True, eq=False)
+class Product(Pointwise):
+    """Products of two results, entry by entry, that a product of matrices then adds up, as in attention.
+
+    `costs` are the multiply-accumulates of one image that each takes.
+    """
+
+    costs: Tensor  # int64
+
+    @property
+    def title(self) -> str:
+        """What people call the operator."""
+        return "a product of matrices"
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image."""
+        return int(self.costs.sum())
+
+
+@dataclass(frozen=True, eq=False)
 class Join(Node):
-    """Wires that are joined into one each, as by a mean over channels: `sources[i]` goes into `owners[i]`."""
+    """Wires that are joined into one each, as by a mean over channels: `sources[i]` goes into `owners[i]`.
+
+    Where zeros around an image are joined with a channel, ZERO is among the sources.
+    """
 
     sources: Tensor
     owners: Tensor  # 0 .. count - 1
@@ -172,6 +224,16 @@ class Graph:
     def layers(self) -> tuple[Layer, ...]:
         """The convolutions and linear layers, each as often as it runs."""
         return tuple(node for node in self.nodes if isinstance(node, Layer))
+
+    @cached_property
+    def products(self) -> tuple[Product, ...]:
+        """The products of two results, such as those of attention."""
+        return tuple(node for node in self.nodes if isinstance(node, Product))
+
+    @cached_property
+    def unfollowed(self) -> tuple[str, ...]:
+        """The operators of which nothing is known, by name: behind them nobody can say what is alive."""
+        return tuple(dict.fromkeys(node.title for node in self.nodes if isinstance(node, Opaque)))
 
     @cached_property
     def logits(self) -> frozenset[str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from distlth.models.flow import ALIVE, flow, pointwise
-from distlth.models.graph import NO_WIRES, ZERO, Graph, Join, Layer, Node, Norm, Opaque, Pointwise
+from distlth.models.flow import flow, pointwise
+from distlth.models.graph import ALIVE, NO_WIRES, ZERO, Graph, Join, Layer, Node, Norm, Opaque, Pointwise
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -105,9 +105,21 @@ class _Worst:
         if isinstance(node, Pointwise) and node.parameter and self._values[node.made].isnan().any():
             return self._removed(node.reads), f"the parameter {node.parameter} is added to a removed channel"
         if isinstance(node, Pointwise):
-            wires = torch.cat([NO_WIRES, *map(self._constants, self._addends(node))])
-            return wires, f"a removed channel is {self._value(wires)}, not zero, where {node.title} takes it"
+            return self._taken(node, torch.cat([NO_WIRES, *self._addends(node)]))
+        if isinstance(node, Join):
+            return self._taken(node, node.sources[self._unequal(node)])
         return NO_WIRES, ""
+
+    def _taken(self, node: Node, wires: Tensor) -> tuple[Tensor, str]:
+        found = self._constants(wires)
+        return found, f"a removed channel is {self._value(found)}, not zero, where {node.title} takes it"
+
+    def _unequal(self, node: Join) -> Tensor:
+        """Return which sources of a node are joined with other constants, such as zeros around an image."""
+        live = self._values[node.sources].isnan()
+        with_live = torch.zeros(node.count, dtype=torch.bool)
+        with_live[node.owners[live]] = True
+        return (self._values[node.made].isnan() & ~with_live)[node.owners]
 
     def _mixed(self, node: Node) -> tuple[Tensor, str]:
         """Return the removed channels among those that share one weight of a layer or norm."""

@@ -14,11 +14,14 @@ STAGES = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512
 
 
 class CifarVgg(nn.Module):
-    """Thirteen 3x3 convolutions in five stages, each halved by max pooling, and one linear layer."""
+    """Thirteen 3x3 convolutions in five stages, each halved by max pooling, and one linear layer.
 
-    def __init__(self, num_classes: int) -> None:
+    With `averaged` the last stage is not halved: the mean before the linear layer is over all of its map.
+    """
+
+    def __init__(self, num_classes: int, averaged: bool = False) -> None:
         super().__init__()
-        self.features = _features()
+        self.features = _features()[:-1] if averaged else _features()
         self.classifier = nn.Linear(STAGES[-1][-1], num_classes)
         kaiming_fan_out(self)
 
@@ -31,6 +34,11 @@ class CifarVgg(nn.Module):
 def vgg16_bn_cifar(num_classes: int) -> CifarVgg:
     """VGG-16 with BatchNorm: 14.73 million parameters with 10 classes."""
     return CifarVgg(num_classes)
+
+
+def vgg16_bn_openlth(num_classes: int) -> CifarVgg:
+    """VGG-16 with BatchNorm as OpenLTH has it, with average in place of max pooling at the end."""
+    return CifarVgg(num_classes, averaged=True)
 
 
 def _features() -> nn.Sequential:

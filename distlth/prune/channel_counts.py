@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from math import ceil, floor, prod
+from math import ceil, floor, gcd, prod
 
 Shape = tuple[int, ...]
 
@@ -31,12 +31,14 @@ def channel_counts(
     extra: float = 0.0,
     multiple: int = 1,
     total: int | None = None,
+    rows: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Return how many channels each layer keeps, from 1 to C_out; `kept` are its kept weights.
 
     `count` is `ceil` (`num_channels`, layer by layer) or `exact` (`exact_counts` of `total` weights, by
     default those that are kept). `extra` adds that share of the channels missing then (refill+), and
-    `multiple` rounds the result (`rounded_counts`).
+    `multiple` rounds the result (`rounded_counts`). `rows` are those of a channel that has several, such as a
+    head: `multiple` is one of rows.
 
     Raises ValueError for an unknown `count`, or a number out of range.
     """
@@ -47,7 +49,7 @@ def channel_counts(
     else:
         counts = {name: num_channels(kept[name], shape) for name, shape in shapes.items()}
     counts = {name: _with_extra(counts[name], shape[0], extra) for name, shape in shapes.items()}
-    return rounded_counts(counts, shapes, multiple)
+    return rounded_counts(counts, shapes, multiple, rows)
 
 
 def exact_counts(kept: Mapping[str, int], shapes: Mapping[str, Shape], total: int) -> dict[str, int]:
@@ -68,7 +70,12 @@ def exact_counts(kept: Mapping[str, int], shapes: Mapping[str, Shape], total: in
     return dict(zip(shapes, apportion(shares, sizes, most, total), strict=True))
 
 
-def rounded_counts(counts: Mapping[str, int], shapes: Mapping[str, Shape], multiple: int) -> dict[str, int]:
+def rounded_counts(
+    counts: Mapping[str, int],
+    shapes: Mapping[str, Shape],
+    multiple: int,
+    rows: Mapping[str, int] | None = None,
+) -> dict[str, int]:
     """Return the counts as multiples of `multiple` that hold the same total of weights.
 
     The same total: what all layers that change hold together stays what it was, or falls by less than
@@ -76,19 +83,22 @@ def rounded_counts(counts: Mapping[str, int], shapes: Mapping[str, Shape], multi
     the layers nearest to their next multiple, as long as the total allows. No layer is rounded to zero or
     above its C_out, which goes before the total: the others pay for a layer that this pushes up, and where
     they cannot the total moves. A layer of fewer than `multiple` channels, and one that keeps all of its own,
-    stays as it is.
+    stays as it is. Where a channel has several `rows`, `multiple` counts rows: of heads of 64 any number is a
+    multiple of 8.
 
     Raises ValueError for a `multiple` below 1.
     """
     if multiple < 1:
         raise ValueError(f"multiple must be at least 1, not {multiple}")
-    changing = [name for name, shape in shapes.items() if multiple <= shape[0] and counts[name] < shape[0]]
+    steps = {name: multiple // gcd(multiple, (rows or {}).get(name, 1)) for name in shapes}
+    changing = {name: step for name, step in steps.items() if max(step, counts[name] + 1) <= shapes[name][0]}
     sizes = [prod(shapes[name][1:]) for name in changing]
-    shares = [Fraction(counts[name], multiple) for name in changing]
+    shares = [Fraction(counts[name], step) for name, step in changing.items()]
     total = sum(counts[name] * size for name, size in zip(changing, sizes, strict=True))
-    most = [shapes[name][0] // multiple for name in changing]
-    units = apportion(shares, [multiple * size for size in sizes], most, total)
-    return {**counts, **{name: multiple * unit for name, unit in zip(changing, units, strict=True)}}
+    most = [shapes[name][0] // step for name, step in changing.items()]
+    weights = [step * size for step, size in zip(changing.values(), sizes, strict=True)]
+    taken = apportion(shares, weights, most, total)
+    return {**counts, **{name: step * n for (name, step), n in zip(changing.items(), taken, strict=True)}}
 
 
 def apportion(shares: Sequence[Fraction], sizes: Sequence[int], most: Sequence[int], total: int) -> list[int]:

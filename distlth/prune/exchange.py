@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -70,7 +71,7 @@ def _appraise(
 # The sums below are cut to 32 bits at every step, which keeps the loop in vector registers. What overflows
 # on the way cancels: no column gains more than one magnitude, so the difference of two sums is below 2^30.
 @kernel
-def _worth(row, other, surplus, other_surplus):  # type: ignore[no-untyped-def]
+def _worth(row: Any, other: Any, surplus: Any, other_surplus: Any) -> Any:
     """The worth of two groups after `row` of the first and `other` of the second change places."""
     zero = numba.int32(0)
     worth = numba.int32(0)
@@ -83,7 +84,7 @@ def _worth(row, other, surplus, other_surplus):  # type: ignore[no-untyped-def]
 
 
 @kernel
-def _sweep(levels, surplus, labels):  # type: ignore[no-untyped-def]
+def _sweep(levels: Any, surplus: Any, labels: Any) -> None:
     """Give each row in turn its best exchange; `surplus` and `labels` change in place."""
     before = np.empty(len(surplus), dtype=np.int32)
     for row in range(len(levels)):

@@ -12,8 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# What `nn.MultiheadAttention` calls its weights that belong to no module of their own.
+PACKED_WEIGHTS = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+
 DIGEST_BYTES = 8
 _BITS, _SHAPE = "bits", "shape"
+
+
+def weight_name(layer: str) -> str:
+    """Return the name of the parameter that a layer of a mask stands for.
+
+    That is the module's name and `.weight`. A weight that has no module of its own (PACKED_WEIGHTS) is a
+    layer under its own name.
+    """
+    return layer if layer.rpartition(".")[2] in PACKED_WEIGHTS else f"{layer}.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,8 +33,8 @@ class Mask:
     """Which weights of each prunable layer are kept: an immutable value.
 
     `layers` maps a layer's name to a bool CPU tensor of the shape of its weight (C_out x ...); True means
-    kept. The order of the layers counts: it breaks ties and is part of the digest. The tensors are copied
-    when the mask is made; treat those it hands out as read-only.
+    kept. `weight_name` says which parameter that is. The order of the layers counts: it breaks ties and is
+    part of the digest. The tensors are copied when the mask is made; treat those it hands out as read-only.
 
     Raises ValueError when made from no layers, or from a tensor that is not bool, not on the CPU, empty or
     of fewer than two dimensions.

@@ -2,49 +2,63 @@
 
 Under a run's `tensorboard/` each folder is one curve of the page:
 
-    jobs/03-refill      a job over its steps: train/*, eval/*, speed/*, ticket/density, its hyperparameters
-    accuracy/refill     a method over density: accuracy/*
+    jobs/03-refill      a job over its steps: train/*, val/*, test/*, speed/*, ticket/density, its
+                        hyperparameters
+    accuracy/refill     a method over density, over the other shares of the page, over measured time
     masks/refill        a method over rounds: layer_density_by_round/* and masks/* (pictures);
                         `masks/seed2-refill` of a seed that is not the run's own
     accuracy            the figure of accuracy against density
     config              the job file, and what the tags mean
+    layout              which curves stand together under Custom Scalars
 """
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
+from tensorboard.plugins.custom_scalar import layout_pb2, metadata  # type: ignore[import-untyped]
 from tensorboard.plugins.hparams import summary_v2 as hparams  # type: ignore[import-untyped]
 from tensorboard.plugins.text.summary_v2 import text_pb  # type: ignore[import-untyped]
+from tensorboard.util.tensor_util import make_tensor_proto  # type: ignore[import-untyped]
 
 from distlth.config.schema import RunConfig
+from distlth.facts.axes import Axis, share_axes, time_axes
 from distlth.facts.masks import LayerMasks, layer_masks, representative_layers
 from distlth.facts.points import Point
 from distlth.facts.rows import ResultRow, Results, derive_results
+from distlth.facts.times import read_times
 from distlth.plan import Job, plan
 from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.run.curves import Writer, job_folder, scalars
+from distlth.run.curves import LOSS, Writer, job_folder, scalars
 from distlth.run.paths import RunPaths, path_component
 from distlth.run.results import JobResult
 
 HPARAMS_SUFFIX = ".hparams"
 
-TOP1_CURVE = "accuracy/top1_over_density_permille"
-TOP5_CURVE = "accuracy/top5_over_density_permille"
 FIGURE = "accuracy/figure"
+
+
+def curve_tag(split: str, score: str, axis: str = "density") -> str:
+    """Return the tag of the curve of `score` (top1 or top5) on a split, over what an axis leaves."""
+    return f"accuracy/{split}_{score}_over_{axis}_permille"
+
 
 GUIDE = f"""
 | tag | meaning | x |
 | :-- | :-- | :-- |
-| {TOP1_CURVE} | top-1 (and top5) of tickets, mean over seeds, a curve a method | density in per mille |
+| {curve_tag("val", "top1")} | mean top-1 (and top5) of a method's tickets; \
+`test` in place of `val` where the data set has such a split | density, per mille |
+| {curve_tag("val", "top1", "alive")} (and macs) | the same | alive density, multiply-accumulates, per mille |
+| {curve_tag("val", "top1", "time-*")} | the same, measured | time left of the dense network's, per mille |
 | {FIGURE} | the same on a logarithmic axis | finished jobs |
-| eval/* | over the whole validation split; top1 and top5 are fractions | step |
+| val/*, test/* | over a whole split, test once after the last epoch; top1 and top5 are fractions | step |
 | layer_density_by_round/* | kept share of a layer's weights | round |
 | masks/* | a layer before and after structuring, rows of a group together | round |
 | speed/data_wait | share of the training time spent waiting for the loader, 0..1 | step |
@@ -100,8 +114,12 @@ class RunBoard:
                 return
             self._num_results = len(results)
             shown = derive_results(plan(config), results)
+            if not shown.rows:  # imported networks alone
+                return
+            axes = self._axes(shown, results)
             for method, curve in shown.curves.items():
-                self._draw_curve(method, curve)
+                self._rewrite(f"accuracy/{method}", 0, _curve_values(curve, axes))
+            self._rewrite("layout", 0, {0: [_layout(axes, shown.split)]})
             for row in shown.rows:
                 _write_hparams(self._run, row, config)
             figure = _accuracy(shown)
@@ -114,14 +132,11 @@ class RunBoard:
                 writer.close()
             self._writers.clear()
 
-    def _draw_curve(self, method: str, curve: Sequence[Point]) -> None:
-        # Ascending: where steps go back, TensorBoard drops those that came before.
-        ascending = sorted(curve, key=lambda point: point.density)
-        points = {
-            round(1000 * point.density): scalars({TOP1_CURVE: point.top1.mean, TOP5_CURVE: point.top5})
-            for point in ascending
-        }
-        self._rewrite(f"accuracy/{method}", 0, points)
+    def _axes(self, shown: Results, results: Sequence[JobResult]) -> tuple[Axis, ...]:
+        """Return what the page shows accuracy over."""
+        times = read_times(self._run, {result.job: result for result in results})
+        measured = time_axes(shown, times)
+        return (*share_axes(shown), *(axis for each in measured for axis in each.axes))
 
     def _rewrite(self, folder: str, first_step: int, points: Mapping[int, Iterable[Summary.Value]]) -> None:
         """Replace the folder's points from `first_step` on."""
@@ -132,6 +147,55 @@ class RunBoard:
         for step, values in points.items():
             writer.add(step, values)
         writer.flush()
+
+
+def _curve_values(curve: Sequence[Point], axes: Sequence[Axis]) -> Mapping[int, Sequence[Summary.Value]]:
+    """Return the points of a method by step, on each axis; what an axis saves is drawn as what it leaves."""
+    found: dict[int, list[Summary.Value]] = {}
+    for axis in axes:
+        for point in curve:
+            value = axis.value(point)
+            if value is not None:
+                step = round(1000 * (value if axis.kind == "left" else 1 - value))
+                found.setdefault(step, []).extend(
+                    scalars({curve_tag(point.split, "top1", axis.name): point.top1.mean})
+                )
+    for point in curve:
+        top5 = scalars({curve_tag(point.split, "top5"): point.top5})
+        found.setdefault(round(1000 * point.density), []).extend(top5)
+    # Ascending: where steps go back, TensorBoard drops those that came before.
+    return {step: found[step] for step in sorted(found)}
+
+
+def _layout(axes: Sequence[Axis], split: str) -> Summary.Value:
+    """Return the page of Custom Scalars: a chart of all methods for each axis, and of all jobs."""
+    accuracy = [
+        (f"top-1 on {split} over {_left(axis)}", curve_tag(split, "top1", axis.name)) for axis in axes
+    ]
+    training = [("training loss", LOSS), ("top-1 on val", "val/top1")]
+    layout = layout_pb2.Layout(
+        category=[
+            layout_pb2.Category(title=title, chart=[_chart(name, tag) for name, tag in charts])
+            for title, charts in (("accuracy", accuracy), ("training", training))
+        ]
+    )
+    return Summary.Value(
+        tag=metadata.CONFIG_SUMMARY_TAG,
+        metadata=metadata.create_summary_metadata(),
+        tensor=make_tensor_proto(layout.SerializeToString()),
+    )
+
+
+def _left(axis: Axis) -> str:
+    """Return what the steps of an axis's curves are: shares of the dense network that are left."""
+    if axis.kind == "left":
+        return axis.label
+    return f"{axis.label.replace('time saved against', 'time left of', 1)}, {axis.note}"
+
+
+def _chart(title: str, tag: str) -> layout_pb2.Chart:
+    content = layout_pb2.MultilineChartContent(tag=[f"^{re.escape(tag)}$"])
+    return layout_pb2.Chart(title=title, multiline=content)
 
 
 def _mask_values(
@@ -199,7 +263,8 @@ def _write_hparams(run: RunPaths, row: ResultRow, config: RunConfig) -> None:
         "train.lr": config.train.lr,
         "train.weight_decay": config.train.weight_decay,
     }
-    metrics = [hparams.Metric(tag) for tag in ("eval/top1", "eval/top5", "eval/loss")]
+    splits = dict.fromkeys(("val", row.split))
+    metrics = [hparams.Metric(f"{split}/{score}") for split in splits for score in ("top1", "top5", "loss")]
     columns = hparams.hparams_config_pb([hparams.HParam(name) for name in values], metrics)
     session = hparams.hparams_pb(values, trial_id=row.job)
     _write_once(run, folder, HPARAMS_SUFFIX, {0: [*columns.value, *session.value]})

@@ -4,52 +4,98 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from distlth.facts.axes import TimeAxes, describe, not_measured
+from distlth.facts.cost import total
+from distlth.facts.published import beside
 from distlth.facts.rows import Results
 from distlth.facts.summary import RunSummary
 from distlth.report.cells import (
     DIGEST_COLUMNS,
-    POINT_COLUMNS,
+    TIME_COLUMNS,
     digest_cells,
-    point_cells,
+    point_columns,
+    point_rows,
+    printed_cells,
+    printed_columns,
     result_columns,
     result_rows,
+    time_cells,
 )
+from distlth.report.text import hours
+
+# Columns that hold words, not numbers.
+WORDS = ("method", "job", "fastest as")
 
 
-def summary_markdown(summary: RunSummary) -> str:
-    """Return the page: the results, what diverged, the digests, and the layers that could not be grouped."""
+def summary_markdown(summary: RunSummary, measured: Sequence[TimeAxes] = ()) -> str:
+    """Return the page: results, times, what diverged or was imported, digests, ungrouped layers.
+
+    The tables have the times of the first of the settings in `measured`.
+    """
+    first = measured[0] if measured else None
     lines = [
         f"# {summary.name}",
         "",
-        *_points_lines(summary.results),
-        *_results_lines(summary.results),
+        *_points_lines(summary.results, first),
+        *_results_lines(summary.results, first),
         "",
-        f"{summary.results.verdict}. `vs dense` is in percentage points of top-1; `alive` counts the kept "
-        "weights that read and feed something, `MACs` the multiply-accumulates that they cost.",
+        f"{summary.results.verdict}; {summary.results.figures}. `vs dense` is in percentage points of top-1; "
+        "`alive` counts the kept weights that read and feed something, `MACs` the multiply-accumulates that "
+        "they cost.",
         "",
-        *_diverged_lines(summary.diverged),
+        *_printed_lines(summary),
+        *_times_lines(summary, measured),
+        *_cost_lines(summary),
+        *_list_lines("Diverged", summary.diverged),
+        *_list_lines("Imported", summary.imported),
         *_digests_lines(summary.results),
         *_ungrouped_lines(summary.ungrouped),
     ]
     return "\n".join([*lines, ""])
 
 
-def _results_lines(results: Results) -> list[str]:
-    return _table(result_columns(results), result_rows(results))
+def _results_lines(results: Results, measured: TimeAxes | None) -> list[str]:
+    return _table(result_columns(results, measured), result_rows(results, measured))
 
 
-def _points_lines(results: Results) -> list[str]:
+def _points_lines(results: Results, measured: TimeAxes | None) -> list[str]:
     """Return the table of means, where there are several seeds."""
     if len(results.seeds) < 2:
         return []
-    points = sorted(results.points, key=lambda point: point.round)
     note = "A ticket wins if its mean top-1 is at least the dense network's less its standard deviation."
-    return [*_table(POINT_COLUMNS, map(point_cells, points)), "", note, ""]
+    return [*_table(point_columns(results, measured), point_rows(results, measured)), "", note, ""]
 
 
-def _diverged_lines(diverged: Iterable[str]) -> list[str]:
-    lines = [f"- {message}" for message in diverged]
-    return ["Diverged:", "", *lines, ""] if lines else []
+def _printed_lines(summary: RunSummary) -> list[str]:
+    """Return the run beside the paper's figures, where it has any of the same experiment."""
+    printed = summary.printed
+    if printed is None:
+        return []
+    title = f"Beside the paper ({printed.name}; {printed.source}), difference in percentage points:"
+    rows = map(printed_cells, beside(summary.results, printed))
+    return [title, "", *_table(printed_columns(summary.results), rows), ""]
+
+
+def _times_lines(summary: RunSummary, measured: Sequence[TimeAxes]) -> list[str]:
+    """Return the measured times, a table for each setting."""
+    lines: list[str] = []
+    for each in measured:
+        times = [time for time in summary.times if time.setting == each.setting]
+        lines += [f"Measured, milliseconds of a batch in float32: {describe(each.setting)}.", ""]
+        lines += [*_table(TIME_COLUMNS, map(time_cells, times)), ""]
+        if missing := not_measured(summary.results, each.times):
+            lines += [f"Not measured: {', '.join(missing)}.", ""]
+    return lines
+
+
+def _cost_lines(summary: RunSummary) -> list[str]:
+    rows = [cost for details in summary.details for cost in total(details.costs)]
+    return [f"Training took {', '.join(f'{hours(cost.hours)} {cost.unit}' for cost in rows)}.", ""]
+
+
+def _list_lines(title: str, found: Iterable[str]) -> list[str]:
+    lines = [f"- {message}" for message in found]
+    return [f"{title}:", "", *lines, ""] if lines else []
 
 
 def _digests_lines(results: Results) -> list[str]:
@@ -83,7 +129,7 @@ def _by_reason(reasons: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
 
 def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
     """Return a table, its numbers to the right."""
-    ruler = [":---" if column == "method" else "---:" for column in columns]
+    ruler = [":---" if column in WORDS else "---:" for column in columns]
     return [_line(columns), _line(ruler), *map(_line, rows)]
 
 

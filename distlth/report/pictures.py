@@ -1,9 +1,10 @@
-"""Figures: accuracy against density, and masks before and after structuring."""
+"""Figures: accuracy against what is left or saved, training, layers, and masks before and after."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,30 +13,32 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator, PercentFormatter
+from matplotlib.ticker import (
+    FixedLocator,
+    FuncFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+)
 
 from distlth.facts.axes import DENSITY, Axis
 from distlth.facts.masks import ADDED, DROPPED, KEPT, Cells, LayerMasks, kept_share
 from distlth.facts.points import Point, Spread
+from distlth.facts.published import Published, PublishedPoint
 from distlth.facts.rows import Results
 from distlth.prune.blocks import Block
+from distlth.report.styles import GRID, INK, MUTED, Style, styles
 from distlth.report.text import density_percent
 from distlth.run.results import EpochMetrics
 
-INK, MUTED, GRID = "#1f2933", "#7b8794", "#e4e7eb"
 CELL_COLOURS = ("#f3f4f6", "#1d4e89", "#7fb2e5", "#f2a65a")
 CELL_LABELS = {KEPT: "kept", ADDED: "brought back", DROPPED: "dropped"}
-METHOD_COLOURS = {
-    "imp": "#52606d",
-    "refill": "#e07a1f",
-    "refill+": "#b23a48",
-    "regroup": "#2672c8",
-}
-OTHER_COLOURS = ("#2a9d8f", "#8e5bbf", "#d1488c", "#7a8b2a", "#9c6644", "#0f7fa8", "#c9a227", "#5c4d7d")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 DOTS_PER_INCH = 150
 MOST_TICKS = 12
+# Of more methods, bands would hide each other.
+MOST_BANDS = 4
 
 
 def png(figure: Figure) -> bytes:
@@ -53,22 +56,33 @@ def svg(figure: Figure) -> str:
     return buffer.getvalue()
 
 
-def accuracy_figure(results: Results, axis: Axis = DENSITY) -> Figure:
-    """Draw top-1 against sparsity on a logarithmic axis, dense at the left, one curve a method.
+def accuracy_figure(
+    results: Results, axis: Axis = DENSITY, printed: Published | None = None, *, legend: bool = True
+) -> Figure:
+    """Draw top-1 against a measure of the tickets, dense at the left, one curve a method.
 
-    Of several seeds the mean is drawn, in a band of one standard deviation to either side.
+    Of several seeds the mean is drawn, with one standard deviation to either side. What the paper has
+    `printed` is drawn with open markers.
     """
-    figure, axes = _figure(6.4, 3.9)
+    figure, axes = _figure(7.2, 4.3)
+    curves, looks = results.curves, styles(results.methods)
+    for method, look in looks.items():
+        _draw_curve(axes, curves[method], axis, method, look, band=len(looks) <= MOST_BANDS)
+        if printed is not None:
+            _draw_printed(axes, printed.curve(method), method, look)
     if results.dense is not None:
         _draw_dense(axes, results.dense)
-    curves = results.curves
-    for method, colour, marker in _styles(results.methods):
-        _draw_curve(axes, curves[method], axis, method, colour, marker)
-    _density_axis(axes, [axis.value(point) or 0.0 for point in results.points if point.is_trunk])
+    if printed is not None and printed.dense is not None:
+        _draw_printed_dense(axes, printed.dense)
+    if axis.kind == "left":
+        _density_axis(axes, results.points, axis)
+    else:
+        axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter())
-    axes.set_xlabel(axis.label)
-    axes.set_ylabel("validation top-1")
-    axes.legend(frameon=False, loc="lower left", handlelength=1.6, ncols=1 + len(results.methods) // 7)
+    axes.set_xlabel(f"{axis.label}\n{axis.note}".strip())
+    axes.set_ylabel(f"top-1 on {results.split}")
+    if legend:
+        figure.legend(loc="outside upper left", frameon=False, fontsize=9, handlelength=2.4, ncols=4)
     return figure
 
 
@@ -77,21 +91,44 @@ def _draw_dense(axes: Axes, dense: Spread) -> None:
     axes.axhline(mean, color=MUTED, linewidth=1, linestyle=(0, (5, 3)), zorder=1)
     if std > 0:
         axes.axhspan(mean - std, mean + std, color=MUTED, alpha=0.12, linewidth=0, zorder=0)
+    _label_line(axes, f"dense\n{dense.mean:.2%}", mean)
+
+
+def _draw_printed_dense(axes: Axes, dense: float) -> None:
+    axes.axhline(100 * dense, color=MUTED, linewidth=1, linestyle=":", zorder=1)
     axes.annotate(
-        f"dense {dense.mean:.2%}",
-        (0.005, mean),
+        f"paper: dense {dense:.2%}",
+        (0, 100 * dense),
         xycoords=("axes fraction", "data"),
-        xytext=(2, 4),
+        xytext=(3, 3),
         textcoords="offset points",
         color=MUTED,
+        fontsize=8,
+    )
+
+
+def _label_line(axes: Axes, text: str, height: float) -> None:
+    """Label a horizontal line to the right of the axes, where no curve is."""
+    axes.annotate(
+        text,
+        (1, height),
+        xycoords=("axes fraction", "data"),
+        xytext=(5, 0),
+        textcoords="offset points",
+        va="center",
+        color=MUTED,
         fontsize=9,
+        annotation_clip=False,
     )
 
 
 def _draw_curve(
-    axes: Axes, curve: Sequence[Point], axis: Axis, method: str, colour: str, marker: str
+    axes: Axes, curve: Sequence[Point], axis: Axis, method: str, look: Style, *, band: bool
 ) -> None:
-    """Draw the points of a method whose value on the axis is known; its parts have the method as their id."""
+    """Draw the points of a method whose value on the axis is known; its parts have the method as their id.
+
+    The spread is a band, or bars.
+    """
     known = [(value, point.top1) for point in curve if (value := axis.value(point)) is not None]
     at = [100 * value for value, _ in known]
     mean = np.array([100 * top1.mean for _, top1 in known])
@@ -100,57 +137,144 @@ def _draw_curve(
         at,
         mean,
         label=method,
-        color=colour,
-        marker=marker,
-        markersize=5.5,
-        linewidth=2,
+        color=look.colour,
+        marker=look.marker,
+        markersize=look.size,
+        linewidth=1.8,
         markeredgecolor="white",
         zorder=3,
     )
+    if look.dashes:
+        line.set_dashes(look.dashes)
     line.set_gid(f"curve {method}")
-    if std.any():
-        band = axes.fill_between(at, mean - std, mean + std, color=colour, alpha=0.15, linewidth=0, zorder=2)
-        band.set_gid(f"band {method}")
+    if std.any() and band and len(at) > 1:
+        area = axes.fill_between(at, mean - std, mean + std, color=look.colour, alpha=0.13, linewidth=0)
+        area.set_gid(f"band {method}")
+    elif std.any():
+        bars = axes.vlines(at, mean - std, mean + std, color=look.colour, alpha=0.55, linewidth=1.2)
+        bars.set_gid(f"band {method}")
 
 
-def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]]) -> Figure:
-    """Draw the training loss and the top-1 of each job (its method and epochs) over its epochs."""
-    figure = Figure(figsize=(9.2, 3.2), layout="constrained")
+def _draw_printed(axes: Axes, curve: Sequence[PublishedPoint], method: str, look: Style) -> None:
+    if not curve:
+        return
+    (line,) = axes.plot(
+        [100 * point.density for point in curve],
+        [100 * point.top1 for point in curve],
+        label=f"{method}, paper",
+        color=look.colour,
+        marker=look.marker,
+        markersize=look.size,
+        markerfacecolor="white",
+        linewidth=1.2,
+        linestyle=":",
+        zorder=2,
+    )
+    line.set_gid(f"paper {method}")
+
+
+def training_figure(training: Sequence[tuple[str, Sequence[EpochMetrics]]], *, legend: bool = True) -> Figure:
+    """Draw the training loss of each job (its method and epochs), and its top-1 where it has a curve."""
+    figure = Figure(figsize=(9.2, 3.4), layout="constrained")
     FigureCanvasAgg(figure)
-    losses, scores = figure.subplots(1, 2)
-    styles = {method: colour for method, colour, _ in _styles(list(dict.fromkeys(m for m, _ in training)))}
-    seen: set[str] = set()
-    for method, epochs in training:
-        label = None if method in seen else method
-        seen.add(method)
-        shared = {"color": styles[method], "linewidth": 1.1, "alpha": 0.8, "gid": f"curve {method}"}
-        losses.plot([e.epoch + 1 for e in epochs], [e.loss for e in epochs], label=label, **shared)
-        scored = [(e.epoch + 1, 100 * e.top1) for e in epochs if e.top1 is not None]
-        scores.plot([epoch for epoch, _ in scored], [top1 for _, top1 in scored], **shared)
-    for axes, what in ((losses, "training loss"), (scores, "validation top-1")):
-        _plain(axes)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(what)
-    scores.yaxis.set_major_formatter(PercentFormatter())
-    losses.legend(frameon=False, fontsize=8, ncols=1 + len(styles) // 7)
+    looks = styles(list(dict.fromkeys(method for method, _ in training)))
+    panels = [("training loss", [(method, _losses(epochs)) for method, epochs in training])]
+    scores = [(method, _scores(epochs)) for method, epochs in training]
+    if any(len(points) > 1 for _, points in scores):
+        panels.append(("top-1 on val", scores))
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (what, curves) in zip(grid, panels, strict=True):
+        _draw_epochs(axes, what, curves, looks)
+    if _is_wide([loss for _, points in panels[0][1] for _, loss in points]):
+        grid[0].set_yscale("log")
+        grid[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        grid[0].yaxis.set_minor_formatter(NullFormatter())
+    if len(panels) > 1:
+        grid[1].yaxis.set_major_formatter(PercentFormatter())
+    if legend:
+        handles, labels = grid[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=9, ncols=6)
+    return figure
+
+
+def _is_wide(values: Sequence[float]) -> bool:
+    """Whether positive values differ by more than a factor of ten."""
+    return bool(values) and 0 < 10 * min(values) < max(values)
+
+
+def _losses(epochs: Sequence[EpochMetrics]) -> list[tuple[int, float]]:
+    return [(each.epoch + 1, each.loss) for each in epochs]
+
+
+def _scores(epochs: Sequence[EpochMetrics]) -> list[tuple[int, float]]:
+    return [(each.epoch + 1, 100 * each.val_top1) for each in epochs if each.val_top1 is not None]
+
+
+def _draw_epochs(
+    axes: Axes,
+    what: str,
+    curves: Sequence[tuple[str, Sequence[tuple[int, float]]]],
+    looks: Mapping[str, Style],
+) -> None:
+    _plain(axes)
+    unnamed = dict.fromkeys(looks, True)
+    for method, points in curves:
+        label = method if unnamed[method] else None
+        unnamed[method] = False
+        at, values = [epoch for epoch, _ in points], [value for _, value in points]
+        (line,) = axes.plot(at, values, label=label, color=looks[method].colour, linewidth=1.1, alpha=0.7)
+        line.set_gid(f"curve {method}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(what)
+
+
+def layers_figure(layers: Mapping[str, Mapping[str, float]], *, legend: bool = True) -> Figure:
+    """Draw the kept share of each layer, in the network's order, one curve a method."""
+    figure, axes = _figure(9.2, 3.4)
+    looks = styles(list(layers))
+    names = list(next(iter(layers.values())))
+    for method, look in looks.items():
+        (line,) = axes.plot(
+            range(1, len(names) + 1),
+            [100 * layers[method][name] for name in names],
+            label=method,
+            color=look.colour,
+            marker=look.marker,
+            markersize=5,
+            markeredgecolor="white",
+            linewidth=1.2,
+        )
+        line.set_gid(f"curve {method}")
+    axes.yaxis.set_major_formatter(PercentFormatter())
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("layer, in the network's order")
+    axes.set_ylabel("kept weights")
+    if legend:
+        figure.legend(loc="outside upper left", frameon=False, fontsize=9, ncols=6)
     return figure
 
 
 def masks_figure(layers: Sequence[LayerMasks]) -> Figure:
-    """Draw one row for each layer: before on the left, where that is known, and after on the right."""
-    columns = 2 if any(layer.before is not None for layer in layers) else 1
-    figure = Figure(figsize=(3.5 * columns, 2.3 * len(layers) + 0.3), layout="constrained")
+    """Draw each layer before, where that is known, and after; of many layers two a row."""
+    each = 2 if any(layer.before is not None for layer in layers) else 1
+    side_by_side = 1 if len(layers) < 3 else 2
+    rows, columns = math.ceil(len(layers) / side_by_side), each * side_by_side
+    width = 3.5 * each if side_by_side == 1 else 2.75 * columns
+    figure = Figure(figsize=(width, 2.1 * rows + 0.4), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(layers), columns, squeeze=False)
+    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1, each)
     patches = [Patch(color=CELL_COLOURS[cell], label=label) for cell, label in CELL_LABELS.items()]
     figure.legend(
-        handles=patches, loc="outside lower center", ncols=3, frameon=False, fontsize=9, labelcolor=INK
+        handles=patches, loc="outside upper left", ncols=3, frameon=False, fontsize=9, labelcolor=INK
     )
-    for layer, axes in zip(layers, grid, strict=True):
+    for layer, axes in zip(layers, grid, strict=False):
         before, after = layer.cells
         if layer.before is not None:
             _draw_cells(axes[0], before, f"{layer.layer}, before", layer.blocks)
         _draw_cells(axes[-1], after, layer.method, layer.blocks)
+    for axes in grid[len(layers) :].flat:
+        axes.set_axis_off()
     return figure
 
 
@@ -190,32 +314,29 @@ def _plain(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def _styles(methods: Sequence[str]) -> list[tuple[str, str, str]]:
-    """(method, colour, marker) of each curve; the known methods have colours of their own."""
-    others = [method for method in methods if method not in METHOD_COLOURS]
-    fallbacks = {method: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, method in enumerate(others)}
-    colours = {**fallbacks, **METHOD_COLOURS}
-    return [(method, colours[method], MARKERS[i % len(MARKERS)]) for i, method in enumerate(methods)]
-
-
-def _density_axis(axes: Axes, ticks: Sequence[float]) -> None:
+def _density_axis(axes: Axes, points: Sequence[Point], axis: Axis) -> None:
+    """Label the trunk's values on a logarithmic axis, and others' where there is room."""
+    trunk = [axis.value(point) or 0.0 for point in points if point.is_trunk]
+    others = [axis.value(point) or 0.0 for point in points if not point.is_trunk]
     axes.set_xscale("log")
     axes.invert_xaxis()
-    axes.xaxis.set_major_locator(FixedLocator([100 * density for density in _spread(ticks)]))
+    axes.xaxis.set_major_locator(FixedLocator([100 * value for value in _spread([trunk, others])]))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: density_percent(value / 100)))
 
 
-def _spread(densities: Sequence[float]) -> list[float]:
-    """Return the densities that are far enough apart to be labelled on a logarithmic axis, densest first."""
+def _spread(groups: Sequence[Sequence[float]]) -> list[float]:
+    """Return the values that are far enough apart to be labelled on a logarithmic axis.
+
+    Those of the first group are chosen first, the largest of a group before the others.
+    """
+    known = [value for group in groups for value in group if value > 0]
+    least = np.log(max(known, default=1.0) / min(known, default=1.0)) / MOST_TICKS
     chosen: list[float] = []
-    for density in sorted((each for each in densities if each > 0), reverse=True):
-        if (
-            not chosen
-            or np.log(chosen[-1] / density)
-            > np.log(max(densities) / min(filter(None, densities))) / MOST_TICKS
-        ):
-            chosen.append(density)
+    for group in groups:
+        for value in sorted((each for each in group if each > 0), reverse=True):
+            if all(abs(np.log(value / other)) > least for other in chosen):
+                chosen.append(value)
     return chosen
 
 
@@ -239,9 +360,9 @@ def roofline_figure(layers: Sequence[tuple[str, float, float]], peak: float, ban
         label="roof",
     )
     networks = list(dict.fromkeys(name for name, _, _ in layers))
-    for name, colour, marker in _styles(networks):
+    for name, look in styles(networks).items():
         places, rates = zip(*(rest for other, *rest in layers if other == name), strict=True)
-        axes.scatter(places, rates, label=name, color=colour, marker=marker, s=18, zorder=3)
+        axes.scatter(places, rates, label=name, color=look.colour, marker=look.marker, s=18, zorder=3)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("operations a byte")

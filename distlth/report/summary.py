@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from distlth.facts.axes import AXES
+from distlth.facts.axes import DENSITY, share_axes, time_axes
 from distlth.facts.summary import RunSummary, read_summaries, read_summary
 from distlth.files import replacing, write_text
 from distlth.report.html import page
 from distlth.report.markdown import summary_markdown
 from distlth.report.pictures import accuracy_figure, masks_figure, png
-from distlth.report.tables import points_csv, results_csv
+from distlth.report.tables import points_csv, results_csv, times_csv
 from distlth.run.paths import ReportPaths, RunPaths
 
 
@@ -36,16 +36,24 @@ def write_joint_report(runs: Sequence[RunPaths], folder: Path) -> list[Path]:
 def write_summary(summary: RunSummary, paths: ReportPaths) -> list[Path]:
     """Write the files of a report; return their paths, the page first."""
     results = summary.results
-    axes = [axis for axis in AXES if all(axis.value(point) is not None for point in results.points)]
-    figures = {paths.accuracy_picture(axis.name): accuracy_figure(results, axis) for axis in axes}
+    measured = time_axes(results, summary.times)
+    shares = share_axes(results)
+    axes = [*shares, *(axis for each in measured for axis in each.axes)]
+    printed = {DENSITY.name: summary.printed}
+    figures = {
+        paths.accuracy_picture(axis.name): accuracy_figure(results, axis, printed.get(axis.name))
+        for axis in axes
+    }
     if summary.layers:
         figures[paths.masks_picture] = masks_figure(summary.layers)
     texts = {
-        paths.page: page(summary, axes),
-        paths.results_table: summary_markdown(summary),
+        paths.page: page(summary, axes, measured),
+        paths.results_table: summary_markdown(summary, measured),
         paths.results_csv: results_csv(results),
-        paths.points_csv: points_csv(results),
+        paths.points_csv: points_csv(results, axes[len(shares) :]),
     }
+    if summary.times:
+        texts[paths.times_csv] = times_csv(summary.times)
     for path, text in texts.items():
         write_text(path, text)
     for path, figure in figures.items():

@@ -34,6 +34,13 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+def milliseconds(number: float | None) -> str:
+    """Return milliseconds with three significant figures: `0.521`, `12.3`, `1,234`; None as a dash."""
+    if number is None:
+        return "–"
+    return f"{number:,.0f}" if number >= 100 else f"{number:#.3g}"
+
+
 def hours(number: float | None) -> str:
     """Return hours as `1,234`, `12.3` or `0.0123`; None as a dash."""
     if number is None:

@@ -54,9 +54,10 @@ class JobBoard:
         }
         self._writer.add(step, scalars(values))
 
-    def evaluation(self, step: int, *, loss: float, top1: float, top5: float) -> None:
-        """Add a point to the evaluation curves; `top1` and `top5` are fractions."""
-        self._writer.add(step, scalars({"eval/loss": loss, "eval/top1": top1, "eval/top5": top5}))
+    def evaluation(self, split: str, step: int, *, loss: float, top1: float, top5: float) -> None:
+        """Add a point to the curves of a split, val or test; `top1` and `top5` are fractions."""
+        values = {"loss": loss, "top1": top1, "top5": top5}
+        self._writer.add(step, scalars({f"{split}/{name}": value for name, value in values.items()}))
 
     def flush(self) -> None:
         """Write all points to disk: before a checkpoint, since a resume from it does not repeat them."""

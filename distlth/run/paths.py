@@ -38,6 +38,11 @@ class JobPaths:
         return self.root / "weights.safetensors"
 
     @property
+    def best(self) -> Path:
+        """The weights of the epoch that was best on val, where that epoch is reported."""
+        return self.root / "best.safetensors"
+
+    @property
     def activations(self) -> Path:
         """Per-channel scores of the trained weights on the calibration set, where a branch needs them."""
         return self.root / "activations.safetensors"
@@ -70,7 +75,7 @@ class JobPaths:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files of the job; the folder of a round also holds the folders of its branches."""
-        made = (self.mask, self.structure, self.weights, self.activations, self.untrained)
+        made = (self.mask, self.structure, self.weights, self.best, self.activations, self.untrained)
         return (*made, self.metrics, self.progress, self.result, self.diverged)
 
 
@@ -128,6 +133,11 @@ class ReportPaths:
         return self.root / "points.csv"
 
     @property
+    def times_csv(self) -> Path:
+        """A line for each ticket that was measured, in each setting."""
+        return self.root / "times.csv"
+
+    @property
     def masks_picture(self) -> Path:
         """Structured masks, each beside the mask that it was made from."""
         return self.root / "masks.png"
@@ -182,6 +192,25 @@ class RunPaths:
     def report(self) -> ReportPaths:
         """The files of the run's report."""
         return ReportPaths(self.root / "report")
+
+    @property
+    def origin(self) -> Path:
+        """Where masks and weights came from that were not made in the run, with their digests."""
+        return self.root / "origin.json"
+
+    @property
+    def imported_job(self) -> Path:
+        """The job file that `distlth import` leaves for `distlth run`."""
+        return self.root / "imported.yaml"
+
+    @property
+    def timings(self) -> Path:
+        """The folder of measured inference: `distlth bench infer`."""
+        return self.root / "inference"
+
+    def timing(self, job_id: str, how: str) -> Path:
+        """Return the file of a ticket's measured inference, `how` being the machine, the batch and so on."""
+        return self.timings / path_component(job_id) / f"{how}.json"
 
     def trace(self, job_id: str, rank: int) -> Path:
         """Return the file of the trace of a job's steps on one rank."""

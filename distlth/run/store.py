@@ -62,10 +62,10 @@ class RunRecord:
         return {**flatten(config), **flatten({VERSIONS: self.versions, "data": self.data})}
 
 
-def library_versions() -> dict[str, str]:
-    """Return the installed versions of the libraries that a result depends on."""
+def library_versions(model: str = "") -> dict[str, str]:
+    """Return the installed versions of the libraries that a result of a model depends on."""
     versions = {}
-    for name in LIBRARIES:
+    for name in (*LIBRARIES, *(["timm"] if model.startswith("timm/") else [])):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
@@ -111,7 +111,7 @@ def open_run(
         RunError: a change is not allowed, or the run's files do not fit it; names each such change.
         ConfigError: a name in `allowed` is neither a key nor a section.
     """
-    asked = RunRecord(config, library_versions(), data, time.time())
+    asked = RunRecord(config, library_versions(config.model.name), data, time.time())
     if not exists(run.job_file):
         check_allowed(allowed, asked.flatten())
         write_text(run.job_file, asked.to_yaml())
@@ -134,7 +134,7 @@ def check_run(
     Library versions are not compared, since only those on the machine that runs count.
     """
     stored = load_record(run) if exists(run.job_file) else None
-    versions = stored.versions if stored else library_versions()
+    versions = stored.versions if stored else library_versions(config.model.name)
     asked = RunRecord(config, versions, data, time.time())
     check_allowed(allowed, {**(stored.flatten() if stored else {}), **asked.flatten()})
     if stored:
@@ -203,15 +203,19 @@ def _record_changes(
 
 
 def _restart_jobs(run: RunPaths, stored: RunConfig, asked: RunConfig) -> None:
-    """Remove the files of jobs that are not done, so that no job mixes two configs; keep results."""
+    """Remove the files of jobs that are not done, so that no job mixes two configs; keep results.
+
+    Masks and weights that came from outside of the run stay, too.
+    """
     jobs = plan(asked)
     done = load_results(run, jobs)
     shutil.rmtree(run.all_checkpoints, ignore_errors=True)
     for job in jobs:
         if job.id not in done:
-            for file in run.job(job.id).files:
+            paths = run.job(job.id)
+            for file in {*paths.files} - ({paths.mask, paths.structure} if job.given else set()):
                 file.unlink(missing_ok=True)
-    if not done:
+    if not done and not any(job.given for job in jobs):
         shutil.rmtree(run.all_seeds, ignore_errors=True)
     elif asked.seed != stored.seed:
         _copy_weights(run.seed(stored.seed), run.seed(asked.seed))

@@ -10,7 +10,7 @@ from torch import Tensor
 from distlth.errors import RunError
 from distlth.files import await_file, exists, load_tensors, read_json, save_tensors, write_json
 from distlth.prune.blocks import Block
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, weight_name
 from distlth.run.paths import JobPaths
 from distlth.ticket import Measured, Structured, Trained
 
@@ -49,7 +49,7 @@ def load_trained(paths: JobPaths) -> Trained:
     mask = _load_mask(await_file(paths.mask))
     state, _ = load_tensors(await_file(paths.weights))  # written after all that was measured
     measured = {**load_measured(paths.untrained), **load_measured(paths.activations)}
-    return Trained(mask, {layer: state[f"{layer}.weight"] for layer in mask}, measured)
+    return Trained(mask, {layer: state[weight_name(layer)] for layer in mask}, measured)
 
 
 def save_measured(path: Path, measured: Measured) -> None:

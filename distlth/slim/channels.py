@@ -1,4 +1,4 @@
-"""What is known of a tensor's channels: which of them live and die together, and which are constant."""
+"""The channels of a program's tensors as wires of the network's graph, and which of them are kept."""
 
 from __future__ import annotations
 
@@ -8,86 +8,55 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
-# The value of a channel that is no constant.
-ALIVE = float("nan")
+from distlth.models.graph import ZERO
 
 
 @dataclass(frozen=True, eq=False)
 class Channels:
-    """A tensor with channels along `axis`; `slots` has the slot of each, `values` its value, NaN if alive."""
+    """A tensor whose entries are of one channel at each index of `axis`: the wire of each (int64)."""
 
     axis: int
-    slots: Tensor  # int64
-    values: Tensor  # float64
+    wires: Tensor
 
     def __len__(self) -> int:
-        return len(self.slots)
-
-    @property
-    def alive(self) -> Tensor:
-        """Which channels are no constant (bool)."""
-        return self.values.isnan()
+        return len(self.wires)
 
 
 @dataclass(frozen=True, eq=False)
 class Moving:
-    """A tensor on its way through reshapes: `entries` numbers those of `base`, which has these `channels`."""
+    """A tensor on its way through reshapes: `entries` numbers those of `base`."""
 
     base: fx.Node
-    channels: Channels
     entries: Tensor
 
 
-Value = Channels | Moving | None  # None: nothing is known, all of it is kept
-
-
 class Slots:
-    """Slots of channels. Channels with one slot are kept or dropped together.
+    """Which channels are kept. Wires at one place (int64, by wire) are kept or dropped together.
 
-    A layer makes a slot for each of its channels; elementwise operators join those of their operands.
+    What is no channel that could be dropped, LIVE and ZERO, is always kept.
     """
 
-    def __init__(self) -> None:
-        self._parents: list[int] = []
-        self._needed: set[int] = set()
+    def __init__(self, places: Tensor) -> None:
+        self._places = places
+        self._needed = torch.zeros(len(places), dtype=torch.bool)
+        self._needed[: ZERO + 1] = True
         self._reasons: dict[int, str] = {}
 
-    def new(self, count: int) -> Tensor:
-        """Return `count` new slots."""
-        first = len(self._parents)
-        self._parents.extend(range(first, first + count))
-        return torch.arange(first, first + count)
-
-    def join(self, ours: Tensor, theirs: Tensor) -> None:
-        """Make two lists of slots the same, pair by pair."""
-        for one, other in zip(ours.tolist(), theirs.tolist(), strict=True):
-            self._parents[self._root(one)] = self._root(other)
-
-    def need(self, slots: Tensor, reason: str | None = None) -> bool:
-        """Keep these slots, and note why where that is no use of theirs; return whether any was not kept."""
-        roots = {self._root(slot) for slot in slots.tolist()}
+    def need(self, wires: Tensor, reason: str | None = None) -> bool:
+        """Keep these wires, and note why where that is no use of theirs; return whether any was not kept."""
+        places = self._places[wires].unique()
         if reason:
-            for root in roots:
-                self._reasons.setdefault(root, reason)
-        fresh = {root for root in roots if root not in self._needed}
-        self._needed |= fresh
-        return bool(fresh)
+            for place in places.tolist():
+                self._reasons.setdefault(place, reason)
+        is_fresh = not bool(self._needed[places].all())
+        self._needed[places] = True
+        return is_fresh
 
-    def settle(self) -> None:
-        """Call before the first `need`: slots are joined no more."""
-        self._parents = [self._root(slot) for slot in range(len(self._parents))]
+    def kept(self, wires: Tensor) -> Tensor:
+        """Return which of these wires are kept (bool)."""
+        return self._needed[self._places[wires]]
 
-    def kept(self, slots: Tensor) -> Tensor:
-        """Return which of these slots are kept (bool)."""
-        return torch.tensor([self._root(slot) in self._needed for slot in slots.tolist()], dtype=torch.bool)
-
-    def reasons(self, slots: Tensor) -> Iterable[str]:
-        """Return why some of these slots are kept although nobody uses them, each reason once."""
-        found = (self._reasons.get(self._root(slot)) for slot in slots.tolist())
+    def reasons(self, wires: Tensor) -> Iterable[str]:
+        """Return why some of these wires are kept although nobody uses them, each reason once."""
+        found = (self._reasons.get(place) for place in self._places[wires].tolist())
         return dict.fromkeys(reason for reason in found if reason)
-
-    def _root(self, slot: int) -> int:
-        while self._parents[slot] != slot:
-            self._parents[slot] = self._parents[self._parents[slot]]
-            slot = self._parents[slot]
-        return slot

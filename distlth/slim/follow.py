@@ -1,428 +1,420 @@
-"""Follow channels through a program: which there are, which belong together, which are constant."""
+"""Follow a program's channels along the network's graph: what belongs together, and which operators change.
+
+What an operator does with channels is the graph's to know (`distlth.models.trace`). A rule here says no more
+than whether the operator can be called with fewer of them, and with which arguments.
+"""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx
 
-from distlth.models.flow import PROBES
-from distlth.slim.channels import ALIVE, Channels, Moving, Slots, Value
-from distlth.slim.program import concrete, constant_of, operator_name, shape_of
-from distlth.slim.steps import (
-    Concatenation,
-    Constant,
-    Elementwise,
-    Norm,
-    Padding,
-    Part,
-    Product,
-    Reshape,
-    Shuffle,
-    Step,
-    Sum,
-)
+from distlth.models.flow import settled
+from distlth.models.graph import ZERO, Constant, Join, Layer, Node, Norm, Opaque, Pointwise
+from distlth.models.labels import rows
+from distlth.models.streams import Pair, carried, together
+from distlth.models.usage import Usage
+from distlth.slim.channels import Channels, Moving, Slots
+from distlth.slim.edits import Edit, Part, Product, Shuffle, Sizes, Slices, Sum
+from distlth.slim.program import concrete, operator_name, shape_of
+from distlth.slim.traced import traced
 
 # What becomes of a branch that lacks some channels of the stream that it is added to: rows of zeros in its
 # last layer, or fewer rows, scattered into the stream.
 Sums = Literal["zeros", "scatter"]
 
-# Operators whose result has the same entries at the same places.
+# Operators that take any number of channels.
 SAME = {"_to_copy", "alias", "clone", "contiguous", "detach", "detach_", "dropout", "lift_fresh_copy"}
+POOLS = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d", "mean"}
+MOVES = {"flatten", "permute", "squeeze", "transpose", "unsqueeze"}
 # Elementwise operators that torch does not mark as such.
 ELEMENTWISE = {"hardswish", "relu6"}
-POOLS = {"adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "max_pool2d"}
-MOVES = {"flatten", "permute", "reshape", "squeeze", "transpose", "unflatten", "unsqueeze", "view"}
-# Where operators that reshape have their sizes, and whether these are those of all dimensions.
-SIZES = {"reshape": 1, "view": 1}
+# Operators whose second argument has the sizes of all dimensions.
+VIEWS = {"reshape", "view"}
+PRODUCTS = {"conv1d", "conv2d", "linear"}
+SPLITS = {"chunk", "split", "split_with_sizes"}
+# What makes a branch that can be scattered.
+BRANCHES = {"batch_norm", "conv2d"}
 
 
 class Unfollowed(Exception):  # noqa: N818  # no error: what is read is kept whole
-    """Nothing is known of what an operator does with channels."""
+    """An operator cannot be called with fewer channels."""
 
 
-class Follower:
-    """One pass along a program's operators."""
+class Followed:
+    """A program, and what each of its operators needs to compute fewer channels.
 
-    def __init__(self, module: fx.GraphModule, sums: Sums) -> None:
-        self._module, self._sums = module, sums
-        self.slots = Slots()
-        self.steps: list[Step] = []
-        self.values: dict[fx.Node, Value] = {}
+    `values` has the value of each wire (NaN where it is alive), `forced` the wires that are kept whoever
+    uses them, and why.
+    """
+
+    def __init__(self, module: fx.GraphModule, resolution: int, sums: Sums) -> None:
+        self._sums = sums
+        self._traced = traced(module, resolution)
+        self.graph = self._traced.graph
+        self.values = settled(self.graph, self._traced.tensors)
+        self.channels: dict[fx.Node, Channels] = {}
+        self.edits: list[Edit] = []
         self.forced: list[tuple[Tensor, str]] = []
-        self.whole: list[tuple[fx.Node, fx.Node]] = []  # who reads all of which tensor
+        self._moving: dict[fx.Node, Moving] = {}
+        self._pairs: list[Pair] = []
+        self._places: Tensor | None = None
+        for node in module.graph.nodes:
+            self._follow(node)
 
-    def run(self) -> Follower:
-        """Follow every operator."""
-        for node in self._module.graph.nodes:
-            self.values[node] = self._value(node)
-        self.slots.settle()
-        for slots, reason in self.forced:
-            self.slots.need(slots, reason)
-        return self
+    @property
+    def places(self) -> Tensor:
+        """The lowest wire that each is kept together with."""
+        if self._places is None:
+            self._places = together(self.graph.num_wires, self._pairs)
+        return self._places
 
-    def _value(self, node: fx.Node) -> Value:
+    def slots(self, *, keeps_all: bool) -> Slots:
+        """Return which wires are kept: those that are alive and used, with `keeps_all` all that are alive."""
+        tensors = self._traced.tensors
+        kept = {layer.name: tensors[layer.weight].detach() != 0 for layer in self.graph.layers}
+        usage = Usage(self.graph, kept, self.values, everything=keeps_all)
+        slots = Slots(self.places)
+        for wires, reason in self.forced:
+            slots.need(wires, reason)
+        slots.need((usage.used & self.values.isnan()).nonzero().flatten())
+        for layer in self.graph.layers:
+            if layer.pads:
+                altered = self.constants(usage.read(layer))
+                slots.need(altered, "a constant channel meets the border of a convolution")
+        for edit in self.edits:
+            if isinstance(edit, Sum):
+                changing = (usage.used & self.values.isnan())[edit.wires]
+                slots.need(self.constants(edit.added[changing]))
+        return slots
+
+    def constants(self, wires: Tensor) -> Tensor:
+        """Return those of these wires that are constant, and not zero."""
+        values = self.values[wires]
+        return wires[~values.isnan() & (values != 0)]
+
+    # ---------------------------------------------------------------------------------------- one node
+
+    def _follow(self, node: fx.Node) -> None:
+        branch = self._branch(node) if self._sums == "scatter" else None
+        for made in self._traced.nodes[node]:
+            self._connect(made, node, branch)
+        if operator_name(node) == "cat":
+            self._put_side_by_side(node)
+        if found := self._found(node):
+            self.channels[node] = found
         if node.op == "output":
-            for read in node.all_input_nodes:
-                self._read_whole(node, read, "")
-        if node.op != "call_function":
-            return None
+            self._keep_whole(node.all_input_nodes, "")
+        if node.op == "call_function" and any(map(self._matters, [node, *node.all_input_nodes])):
+            self._edit(node, branch)
+
+    def _edit(self, node: fx.Node, branch: fx.Node | None) -> None:
         try:
-            return self._followed(node)
+            edit = self._sum(node, branch) if branch else self._rule(node)(self, node)
         except Unfollowed:
-            return self._opaque(node)
+            self._keep_whole([node, *node.all_input_nodes], operator_name(node))
+            return
+        if edit is not None:
+            self.edits.append(edit)
+        if node not in self.channels and node not in self._moving:
+            self._keep_whole([node], "a tensor must have a channel")
 
-    def _followed(self, node: fx.Node) -> Value:
+    def _rule(self, node: fx.Node) -> Rule:
         name = operator_name(node)
-        if name in PRODUCTS and self._constant(_args(node)[1]) is not None:
-            return self._product(node)
-        if not self._reads_channels(node):
+        if name in RULES:
+            return RULES[name]
+        if torch.Tag.pointwise in getattr(node.target, "tags", ()) or name in ELEMENTWISE:
+            return Followed._elementwise
+        raise Unfollowed
+
+    def _matters(self, node: fx.Node) -> bool:
+        """Return whether a node's result has channels that could be dropped."""
+        labels = self._traced.labels.get(node)
+        return labels is not None and bool((labels > ZERO).any())
+
+    def _keep_whole(self, nodes: Sequence[fx.Node], reason: str) -> None:
+        for node in nodes:
+            if self._matters(node):
+                self.forced.append((self._traced.labels[node].unique(), reason))
+
+    def _found(self, node: fx.Node) -> Channels | None:
+        """Return the channels of a node's result, where there is one at each index of one dimension."""
+        labels = self._traced.labels.get(node)
+        if labels is None:
             return None
-        if node.target is operator.getitem:
-            return self._part_of_split(node)
-        if name in HANDLERS:
-            return HANDLERS[name](self, node)
-        if not self._is_elementwise(node):
-            raise Unfollowed
-        return self._elementwise(node)
-
-    def _reads_channels(self, node: fx.Node) -> bool:
-        read = node.all_input_nodes
-        if node.target is operator.getitem:
-            return self._is_split(read[0]) and self._reads_channels(read[0])
-        return any(self.values.get(other) is not None for other in read)
-
-    def _is_elementwise(self, node: fx.Node) -> bool:
-        tags = getattr(node.target, "tags", ())
-        return torch.Tag.pointwise in tags or operator_name(node) in ELEMENTWISE
-
-    def _step(self, step: Step) -> Channels:
-        self.steps.append(step)
-        return step.result
-
-    def _channels(self, node: Any) -> Channels | None:
-        value = self.values.get(node) if isinstance(node, fx.Node) else None
-        return value if isinstance(value, Channels) else None
-
-    # ------------------------------------------------------------------------------------------- whole
-
-    def _opaque(self, node: fx.Node) -> Value:
-        """Keep all that an operator reads of which nothing is known."""
-        for read in node.all_input_nodes:
-            self._read_whole(node, read, operator_name(node))
+        varying = [dim for dim, size in enumerate(labels.shape) if size > 1]
+        if len(varying) == 1:
+            return Channels(varying[0], labels.flatten())
+        for dim in varying:
+            if (wires := self._single(rows(labels, [dim]))) is not None:
+                return Channels(dim, wires)
         return None
 
-    def _read_whole(self, node: fx.Node, read: fx.Node, reason: str) -> None:
-        value = self.values.get(read)
-        if value is None:
+    def _single(self, matrix: Tensor) -> Tensor | None:
+        """Return one wire of each row, zeros apart, where all of a row are kept together."""
+        places = torch.where(matrix == ZERO, -1, self.places[matrix])
+        top = places.max(dim=1, keepdim=True)
+        is_single = bool(((places == top.values) | (matrix == ZERO)).all())
+        return matrix.gather(1, top.indices).flatten() if is_single else None
+
+    # ------------------------------------------------------------------------------------ what is joined
+
+    def _connect(self, made: Node, node: fx.Node, branch: fx.Node | None) -> None:
+        """Join the wires that a node of the graph makes with those that they are kept together with."""
+        wires = torch.arange(made.first, made.first + made.count)
+        if isinstance(made, Opaque) or (isinstance(made, Norm) and made.mixes):
+            self.forced.append((torch.cat([wires, made.reads]), operator_name(node)))
+        elif isinstance(made, Layer) and made.groups == made.count == len(made.inputs):
+            self._join(wires, made.inputs, "the layer is grouped, and all that it reads is kept")
+        elif isinstance(made, Join):
+            self._join_rows(made, operator_name(node))
+        elif isinstance(made, Pointwise) and branch:
+            self._join(wires, made.operands[1 - list(node.args[:2]).index(branch)], "")
+        elif not isinstance(made, Layer | Constant):
+            reason = f"{operator_name(node)} takes them together with values that are kept whole"
+            for ours, theirs in carried(made):
+                self._join(ours, theirs, reason)
+
+    def _join(self, ours: Tensor, theirs: Tensor, reason: str) -> None:
+        """Keep wires together pair by pair; `reason` says why where one of a pair is always kept."""
+        both = (ours > ZERO) & (theirs > ZERO)
+        self._pairs.append((ours[both], theirs[both]))
+        self._places = None
+        if not both.all():
+            self.forced.append((torch.cat([ours[~both], theirs[~both]]), reason))
+
+    def _join_rows(self, made: Join, reason: str) -> None:
+        """Join the sources of each wire with it where they are kept together, else keep all of them."""
+        wires = torch.arange(made.first, made.first + made.count)
+        some = made.sources != ZERO
+        owners, sources = made.owners[some], made.sources[some]
+        if not bool((owners.bincount(minlength=made.count) > 1).any()):
+            self._join(wires[owners], sources, reason)
             return
-        source = value.base if isinstance(value, Moving) else read
-        channels = value.channels if isinstance(value, Moving) else value
-        self.whole.append((node, source))
-        self.forced.append((channels.slots, reason))
+        places, blank = self.places[sources], torch.zeros(made.count, dtype=torch.int64)
+        lowest, highest = (
+            blank.scatter_reduce(0, owners, places, kind, include_self=False) for kind in ("amin", "amax")
+        )
+        if torch.equal(lowest, highest):
+            self._join(wires[owners], sources, reason)
+        else:
+            self.forced.append((torch.cat([wires, sources]), reason))
+
+    def _put_side_by_side(self, node: fx.Node) -> None:
+        """Join channels that are concatenated along another dimension than that of the channels."""
+        reads: Sequence[fx.Node] = _args(node)[0]
+        dim = concrete((*_args(node), 0)[1]) % len(shape_of(node))
+        found = [self.channels.get(read) for read in reads]
+        if found[0] is None or found[0].axis == dim:
+            return
+        for other in found[1:]:
+            if other is not None and other.axis == found[0].axis and len(other) == len(found[0]):
+                self._join(found[0].wires, other.wires, "cat")
 
     # ---------------------------------------------------------------------------------------- products
 
-    def _product(self, node: fx.Node) -> Value:
-        x, weight, bias = (*_args(node), None)[:3]
-        found, offset = self._constant(weight), self._constant(bias)
-        value = self.values.get(x) if isinstance(x, fx.Node) else None
-        if found is None or (bias is not None and offset is None):
-            raise Unfollowed
+    def _product(self, node: fx.Node) -> Edit:
+        found = [made for made in self._traced.nodes[node] if isinstance(made, Layer)]
+        x, weight = _args(node)[:2]
         is_linear = operator_name(node) == "linear"
-        axis = len(shape_of(node)) - 1 if is_linear else 1
-        if isinstance(value, Channels) and value.axis != axis:
+        if len(found) != 1 or found[0].weight != str(weight.target) or found[0].computes_bias:
             raise Unfollowed
-        if isinstance(value, Moving):
-            self._opaque(node)
-        read = value if isinstance(value, Channels) else None
-        groups = 1 if is_linear else concrete(_args(node)[6]) if len(_args(node)) > 6 else 1
-        result = self._slots_of(node, read, len(found.tensor), groups)
-        blank = Channels(axis, result, torch.full((len(result),), ALIVE, dtype=torch.float64))
-        step = Product(node, blank, read, found, offset, groups, not is_linear and _pads(node))
-        filled = Channels(axis, result, step.values())
-        return self._step(Product(node, filled, read, found, offset, groups, step.pads))
+        self._check_axis(x, len(shape_of(x)) - 1 if is_linear else 1)
+        self._check_axis(node, len(shape_of(node)) - 1 if is_linear else 1)
+        layer, tensors = found[0], self._traced.tensors
+        bias = None if layer.bias is None else tensors[layer.bias]
+        return Product(node, layer, tensors[layer.weight], bias, self.values[layer.inputs])
 
-    def _slots_of(self, node: fx.Node, read: Channels | None, count: int, groups: int) -> Tensor:
-        """Return the slots of a layer's output channels: those of its input where it is depthwise."""
-        result = self.slots.new(count)
-        if groups > 1 and read is None:
-            self.forced.append((result, "the layer is grouped, and all that it reads is kept"))
-        elif groups > 1 and groups == count == (0 if read is None else len(read)):
-            assert read is not None
-            self.slots.join(result, read.slots)
-        return result
-
-    def _norm(self, node: fx.Node) -> Value:
-        read = self._channels(_args(node)[0])
-        constants = [self._constant(arg) for arg in _args(node)[1:5]]
-        if read is None or read.axis != 1 or _args(node)[5] or constants[2] is None or constants[3] is None:
+    def _check_axis(self, node: fx.Node, axis: int) -> None:
+        """Raise Unfollowed where a node has channels along another dimension, or none that are apart."""
+        found = self.channels.get(node)
+        if node in self._moving or (found is not None and found.axis != axis):
             raise Unfollowed
-        weight, bias, mean, var = (None if c is None else c.tensor.detach().double() for c in constants)
-        assert mean is not None
-        assert var is not None
-        scale = (1.0 if weight is None else weight) / (var + _args(node)[7]).sqrt()
-        shift = 0.0 if bias is None else bias
-        # An alive channel of scale zero is constant.
-        moved = torch.where(scale == 0, 0.0, (read.values - mean) * scale)
-        named = {place: constant for place, constant in enumerate(constants, 1) if constant}
-        return self._step(Norm(node, Channels(1, read.slots, moved + shift), named))
+        if found is None and self._matters(node) and self._traced.labels[node].numel() > 1:
+            raise Unfollowed
+
+    def _norm(self, node: fx.Node) -> Edit | None:
+        self._check_axis(_first(node), 1)
+        self._check_axis(node, 1)
+        if not any(isinstance(made, Norm) and not made.mixes for made in self._traced.nodes[node]):
+            raise Unfollowed
+        constants = dict.fromkeys((read for read in _args(node)[1:5] if isinstance(read, fx.Node)), 0)
+        return self._sliced(node, constants)
+
+    def _sliced(self, node: fx.Node, constants: dict[fx.Node, int]) -> Edit | None:
+        if node not in self.channels or not constants:
+            return None
+        if any(read.op != "get_attr" for read in constants):
+            raise Unfollowed
+        tensors = {read: self._traced.tensors[str(read.target)] for read in constants}
+        return Slices(node, self.channels[node].wires, tensors, constants)
 
     # ------------------------------------------------------------------------------------- elementwise
 
-    def _elementwise(self, node: fx.Node) -> Value:
-        shape, reads = shape_of(node), list(node.all_input_nodes)
-        followed = {read: found for read in reads if (found := self._channels(read))}
-        axes = {len(shape) - len(shape_of(read)) + found.axis for read, found in followed.items()}
-        if len(axes) != 1 or any(isinstance(self.values.get(read), Moving) for read in reads):
-            raise Unfollowed
-        axis = axes.pop()
-        if any(len(found) != shape[axis] for found in followed.values()):
-            raise Unfollowed
-        constants: dict[fx.Node, tuple[Constant, int]] = {}
-        operands: dict[fx.Node, Tensor] = {read: found.values for read, found in followed.items()}
-        for read in reads:
-            if read not in followed:
-                operands[read] = self._other_operand(node, read, axis - len(shape), constants, followed)
-        values = _probed(node, operands, shape[axis])
-        if self._sums == "scatter" and (branch := self._branch(node, followed)):
-            (stream,) = followed.keys() - {branch}
-            result = Channels(axis, followed[stream].slots, values)
-            return self._step(Sum(node, result, stream, branch, followed[branch]))
-        first, *others = followed.values()
-        for other in others:
-            self.slots.join(first.slots, other.slots)
-        return self._step(Elementwise(node, Channels(axis, first.slots, values), list(followed), constants))
+    def _elementwise(self, node: fx.Node) -> Edit | None:
+        if node not in self.channels:
+            if any(read in self.channels or read in self._moving for read in node.all_input_nodes):
+                raise Unfollowed
+            return None
+        place = self.channels[node].axis - len(shape_of(node))
+        constants: dict[fx.Node, int] = {}
+        for read in node.all_input_nodes:
+            shape = shape_of(read) if read in self._traced.labels else ()
+            if len(shape) < -place or shape[place] == 1:
+                if read in self.channels or read in self._moving:
+                    raise Unfollowed
+            elif read.op == "get_attr":
+                constants[read] = len(shape) + place
+            else:
+                self._check_axis(read, len(shape) + place)
+        return self._sliced(node, constants)
 
-    def _branch(self, node: fx.Node, followed: Mapping[fx.Node, Channels]) -> fx.Node | None:
+    def _branch(self, node: fx.Node) -> fx.Node | None:
         """Return the summand that lacks most channels, if a layer or norm makes it for this sum alone."""
-        shapes = {shape_of(read) for read in (node, *followed)}
-        if operator_name(node) != "add" or len(followed) != 2 or node.kwargs or len(shapes) > 1:
+        reads = [read for read in node.all_input_nodes if read in self.channels]
+        if operator_name(node) != "add" or node.kwargs or len(reads) != 2 or set(reads) != set(_args(node)):
             return None
         own = [
             read
-            for read in followed
-            if operator_name(read) in BRANCHES and len(read.users) == 1 and (followed[read].values == 0).any()
+            for read in reads
+            if operator_name(read) in BRANCHES and len(read.users) == 1 and self._num_zeros(read)
         ]
-        return max(own, key=lambda read: int((followed[read].values == 0).sum()), default=None)
+        is_same = len({shape_of(read) for read in (node, *reads)}) == 1
+        return max(own, key=self._num_zeros, default=None) if is_same else None
 
-    def _other_operand(
-        self,
-        node: fx.Node,
-        read: fx.Node,
-        axis: int,
-        constants: dict[fx.Node, tuple[Constant, int]],
-        followed: dict[fx.Node, Channels],
-    ) -> Tensor:
-        """Return the values of an operand without channels; `axis` counts from the end."""
-        alive = torch.tensor([ALIVE], dtype=torch.float64)
-        if not isinstance(read.meta.get("val"), Tensor):
-            return alive
-        shape, constant = shape_of(read), self._constant(read)
-        if len(shape) < -axis or shape[axis] == 1:
-            is_one = constant is not None and constant.tensor.numel() == 1
-            return constant.tensor.detach().double().reshape(1) if constant and is_one else alive
-        if constant is None:
-            reason = f"{operator_name(node)} takes them together with values that are kept whole"
-            self.forced.extend((channels.slots, reason) for channels in followed.values())
-            return alive
-        constants[read] = constant, len(shape) + axis
-        is_vector = constant.tensor.numel() == shape[axis]
-        return constant.tensor.detach().double().flatten() if is_vector else alive.expand(shape[axis])
+    def _num_zeros(self, node: fx.Node) -> int:
+        return int((self.values[self.channels[node].wires] == 0).sum())
 
-    def _same(self, node: fx.Node) -> Value:
-        value = self.values[_first(node)]
-        if isinstance(value, Channels):
-            return self._step(Elementwise(node, value, [_first(node)], {}))
-        return value
-
-    def _pooled(self, node: fx.Node) -> Value:
-        read, name = self._channels(_args(node)[0]), operator_name(node)
-        if read is None or read.axis != len(shape_of(node)) - 3:
+    def _sum(self, node: fx.Node, branch: fx.Node) -> Edit:
+        (stream,) = set(_args(node)) - {branch}
+        if not {node, branch, stream} <= self.channels.keys():
             raise Unfollowed
-        values = read.values
-        if name == "avg_pool2d" and len(_args(node)) > 3 and any(concrete(_args(node)[3])):
-            values = torch.where(values == 0, 0.0, ALIVE)
-        return self._step(Elementwise(node, Channels(read.axis, read.slots, values), [_first(node)], {}))
+        own, added = self.channels[node], self.channels[branch]
+        return Sum(node, own.axis, own.wires, stream, branch, added.wires)
 
-    def _mean(self, node: fx.Node) -> Value:
-        read, shape = self._channels(_args(node)[0]), shape_of(_first(node))
-        dims = (*_args(node), None)[1]
-        gone = [dim % len(shape) for dim in (dims if isinstance(dims, list | tuple) else [dims])]
-        if read is None or not dims or read.axis in gone:
-            raise Unfollowed
-        keeps = len(shape_of(node)) == len(shape)
-        axis = read.axis if keeps else read.axis - sum(dim < read.axis for dim in gone)
-        return self._step(Elementwise(node, Channels(axis, read.slots, read.values), [_first(node)], {}))
+    # ---------------------------------------------------------------------------------- cuts and moves
 
-    # ------------------------------------------------------------------------------------ cut and join
+    def _copied(self, node: fx.Node) -> Edit | None:
+        if moving := self._moving.get(_first(node)):
+            return self._moved_on(node, moving)
+        self._same(node)
+        return None
 
-    def _concatenation(self, node: fx.Node) -> Value:
-        reads: Sequence[fx.Node] = _args(node)[0]
-        dim = concrete((*_args(node), 0)[1]) % len(shape_of(node))
-        if any(isinstance(self.values.get(read), Moving) for read in reads):
-            raise Unfollowed
-        followed = [self._channels(read) for read in reads]
-        if any(found is not None and found.axis != dim for found in followed):
-            return self._side_by_side(node, followed)
-        parts = [
-            found or self._whole_channels(read, dim) for read, found in zip(reads, followed, strict=True)
-        ]
-        slots, values = torch.cat([part.slots for part in parts]), torch.cat([part.values for part in parts])
-        counted = [(read, len(part)) for read, part in zip(reads, parts, strict=True)]
-        return self._step(Concatenation(node, Channels(dim, slots, values), counted))
-
-    def _side_by_side(self, node: fx.Node, followed: Sequence[Channels | None]) -> Value:
-        """Follow a concatenation along another dimension than that of the channels."""
-        parts = [found for found in followed if found is not None]
-        first, *others = parts
-        if len(parts) < len(followed) or any(other.axis != first.axis for other in others):
-            raise Unfollowed
-        values = first.values
-        for other in others:
-            self.slots.join(first.slots, other.slots)
-            values = torch.where(values == other.values, values, ALIVE)
-        result = Channels(first.axis, first.slots, values)
-        return self._step(Elementwise(node, result, list(_args(node)[0]), {}))
-
-    def _whole_channels(self, node: fx.Node, axis: int) -> Channels:
-        """Return channels, all kept, for a tensor of which nothing is known."""
-        slots = self.slots.new(shape_of(node)[axis])
-        self.forced.append((slots, ""))
-        return Channels(axis, slots, torch.full((len(slots),), ALIVE, dtype=torch.float64))
-
-    def _is_split(self, node: fx.Node) -> bool:
-        return isinstance(node.meta.get("val"), list | tuple)
-
-    def _split(self, node: fx.Node) -> Value:
-        read = self._channels(_args(node)[0])
-        dim = concrete((*_args(node), *[0] * 3)[2])
-        shape = shape_of(_first(node))
-        if read is None or dim % len(shape) != read.axis:
+    def _same(self, node: fx.Node) -> None:
+        """Follow an operator that leaves the channels as they are."""
+        own, read = self.channels.get(node), self.channels.get(_first(node))
+        if own is None and read is None and self._traced.labels[_first(node)].numel() == 1:
+            return None
+        if own is None or read is None or not self._are_alike(own.wires, read.wires):
             raise Unfollowed
         return None
 
-    def _part_of_split(self, node: fx.Node) -> Value:
+    def _are_alike(self, ours: Tensor, theirs: Tensor) -> bool:
+        return len(ours) == len(theirs) and torch.equal(self.places[ours], self.places[theirs])
+
+    def _concatenated(self, node: fx.Node) -> None:
+        if node not in self.channels or any(read in self._moving for read in _args(node)[0]):
+            raise Unfollowed
+        for read in _args(node)[0]:
+            if self._matters(read):
+                self._check_axis(read, self.channels[node].axis)
+
+    def _split(self, node: fx.Node) -> None:
+        if _first(node) not in self.channels:
+            raise Unfollowed
+
+    def _taken(self, node: fx.Node) -> Edit | None:
+        """Follow one of the tensors that a split gives."""
         split, index = _args(node)
-        assert isinstance(split, fx.Node)
-        whole = self._channels(_args(split)[0])
-        if whole is None or operator_name(split) not in SPLITS:
-            return None
-        sizes = [concrete(part.shape[whole.axis]) for part in split.meta["val"]]
+        if operator_name(split) not in SPLITS:
+            raise Unfollowed
+        dim = concrete((*_args(split), *[0] * 3)[2]) % len(shape_of(_first(split)))
+        sizes = [concrete(part.shape[dim]) for part in split.meta["val"]]
         start = sum(sizes[:index])
-        return self._part(node, _args(split)[0], whole, start, start + sizes[index])
+        return self._part(node, _first(split), dim, start, start + sizes[index])
 
-    def _slice(self, node: fx.Node) -> Value:
-        read, shape = self._channels(_args(node)[0]), shape_of(_first(node))
-        dim, start, stop, step = concrete((*_args(node), *(0, None, None, 1)[len(_args(node)) - 1 :])[1:5])
-        if read is None:
-            raise Unfollowed
-        if dim % len(shape) != read.axis:
-            return self._same(node)
-        first, last, _ = slice(start, stop).indices(len(read))
-        if step != 1:
-            raise Unfollowed
-        return self._part(node, _first(node), read, first, last)
+    def _slice(self, node: fx.Node) -> Edit | None:
+        given = [*_args(node), *(0, None, None, 1)[len(_args(node)) - 1 :]]
+        dim, start, stop, step = concrete(given[1:5])
+        dim %= len(shape_of(node))
+        first, last, _ = slice(start, stop).indices(shape_of(_first(node))[dim])
+        return self._part(node, _first(node), dim, first, last, step)
 
-    def _narrow(self, node: fx.Node) -> Value:
-        read, shape = self._channels(_args(node)[0]), shape_of(_first(node))
+    def _narrow(self, node: fx.Node) -> Edit | None:
         dim, start, length = concrete(_args(node)[1:])
-        if read is None:
-            raise Unfollowed
-        if dim % len(shape) != read.axis:
-            return self._same(node)
-        return self._part(node, _first(node), read, start, start + length)
+        return self._part(node, _first(node), dim % len(shape_of(node)), start, start + length)
 
-    def _part(self, node: fx.Node, read: fx.Node, whole: Channels, start: int, stop: int) -> Channels:
-        result = Channels(whole.axis, whole.slots[start:stop], whole.values[start:stop])
-        return self._step(Part(node, result, read, whole, start, stop))
-
-    def _padding(self, node: fx.Node) -> Value:
-        read, sizes = self._channels(_args(node)[0]), concrete(_args(node)[1])
-        mode, value = _filling(node)
-        if read is None or mode != "constant":
+    def _sized(self, node: fx.Node) -> None:
+        """Follow a question for the size of a dimension."""
+        read, dim = _args(node)
+        if read not in self.channels or self.channels[read].axis == dim % len(shape_of(read)):
             raise Unfollowed
-        place = 2 * (len(shape_of(node)) - 1 - read.axis)
+
+    def _part(
+        self, node: fx.Node, read: fx.Node, dim: int, start: int, stop: int, step: int = 1
+    ) -> Edit | None:
+        whole = self.channels.get(read)
+        if whole is None or (whole.axis == dim and step != 1):
+            raise Unfollowed
+        return Part(node, read, whole.axis, whole.wires, start, stop) if whole.axis == dim else None
+
+    def _padded(self, node: fx.Node) -> Edit | None:
+        own, sizes = self.channels.get(node), concrete(_args(node)[1])
+        mode = (*_args(node)[2:], "constant")[0] if operator_name(node) == "pad" else "constant"
+        if own is None or _first(node) in self._moving or mode != "constant":
+            raise Unfollowed
+        place = 2 * (len(shape_of(node)) - 1 - own.axis)
         before, behind = (*sizes, *[0] * (place + 2))[place : place + 2]
-        if before < 0 or behind < 0:
+        if min(before, behind) < 0:
             raise Unfollowed
-        around = any(size for index, size in enumerate(sizes) if index not in (place, place + 1))
-        inner = torch.where(read.values == value, read.values, ALIVE) if around else read.values
-        new = self.slots.new(before + behind)
-        filled = torch.full((before + behind,), value, dtype=torch.float64)
-        slots = torch.cat([new[:before], read.slots, new[before:]])
-        values = torch.cat([filled[:before], inner, filled[before:]])
         if not before and not behind:
-            return self._step(Elementwise(node, Channels(read.axis, slots, values), [_first(node)], {}))
-        return self._step(Padding(node, Channels(read.axis, slots, values), before, behind, place))
+            return None
+        ends = own.wires[:before], own.wires[len(own) - behind :]
+        return Sizes(node, 1, dict(zip((place, place + 1), ends, strict=True)))
 
-    # ---------------------------------------------------------------------------------------- movement
-
-    def _moved(self, node: fx.Node) -> Value:
+    def _moved(self, node: fx.Node) -> Edit | None:
         read = _first(node)
-        value = self.values[read]
-        if isinstance(value, Moving):
-            return self._moved_on(node, value)
-        assert isinstance(value, Channels)
-        if operator_name(node) in ("permute", "transpose", "squeeze", "unsqueeze"):
-            return self._transposed(node, value)
-        if found := _reshaped(shape_of(read), shape_of(node), value.axis):
-            axis, repeats = found
-            result = Channels(
-                axis, value.slots.repeat_interleave(repeats), value.values.repeat_interleave(repeats)
-            )
-            return self._step(Reshape(node, result, repeats, SIZES.get(operator_name(node)), axis))
-        if operator_name(node) not in SIZES:
+        if read in self._moving:
+            return self._moved_on(node, self._moving[read])
+        is_view = operator_name(node) in VIEWS
+        if own := self.channels.get(node):
+            return Sizes(node, 1, {own.axis: own.wires}) if is_view else None
+        if read in self.channels and is_view:
+            entries = torch.arange(prod(shape_of(read))).reshape(shape_of(read))
+            self._moving[node] = Moving(read, _run(node, entries))
+        elif read in self.channels:
             raise Unfollowed
-        entries = torch.arange(prod(shape_of(read))).reshape(shape_of(read))
-        return Moving(read, value, _run(node, entries))
+        return None
 
-    def _transposed(self, node: fx.Node, value: Channels) -> Value:
-        read = _first(node)
-        shape = shape_of(read)
-        # Strides tell where each dimension goes.
-        marks = torch.arange(shape[value.axis]).reshape(
-            [-1 if dim == value.axis else 1 for dim in range(len(shape))]
-        )
-        moved = _run(node, marks.expand(shape))
-        axes = [dim for dim in range(moved.ndim) if moved.stride(dim) and moved.shape[dim] == len(value)]
-        if len(axes) != 1:
-            raise Unfollowed
-        result = Channels(axes[0], value.slots, value.values)
-        return self._step(Reshape(node, result, 1, None, axes[0]))
-
-    def _moved_on(self, node: fx.Node, value: Moving) -> Value:
-        entries, channels = _run(node, value.entries.contiguous()), value.channels
-        order = _order(entries, shape_of(value.base), channels.axis)
-        if order is None:
-            return Moving(value.base, channels, entries)
-        result = Channels(channels.axis, channels.slots[order], channels.values[order])
-        return self._step(Shuffle(node, result, value.base, channels, order))
-
-    def _constant(self, node: Any) -> Constant | None:
-        tensor = constant_of(self._module, node)
-        return None if tensor is None else Constant(str(node.target), tensor)
+    def _moved_on(self, node: fx.Node, value: Moving) -> Edit | None:
+        entries, base = _run(node, value.entries.contiguous()), self.channels[value.base]
+        order = _order(entries, shape_of(value.base), base.axis)
+        if order is not None and node in self.channels and self.channels[node].axis == base.axis:
+            return Shuffle(node, value.base, base.axis, base.wires, order)
+        self._moving[node] = Moving(value.base, entries)
+        self.channels.pop(node, None)
+        return None
 
 
-PRODUCTS = {"conv1d", "conv2d", "linear"}
-BRANCHES = {"batch_norm", "conv2d"}
-SPLITS = {"chunk", "split", "split_with_sizes"}
-HANDLERS: dict[str, Callable[[Follower, fx.Node], Value]] = {
-    "batch_norm": Follower._norm,
-    "cat": Follower._concatenation,
-    "constant_pad_nd": Follower._padding,
-    "mean": Follower._mean,
-    "narrow": Follower._narrow,
-    "pad": Follower._padding,
-    "slice": Follower._slice,
-    **dict.fromkeys(MOVES, Follower._moved),
-    **dict.fromkeys(POOLS, Follower._pooled),
-    **dict.fromkeys(SAME, Follower._same),
-    **dict.fromkeys(SPLITS, Follower._split),
+Rule = Callable[[Followed, fx.Node], Edit | None]
+RULES: dict[str, Rule] = {
+    "batch_norm": Followed._norm,
+    "cat": Followed._concatenated,
+    "constant_pad_nd": Followed._padded,
+    "getitem": Followed._taken,
+    "narrow": Followed._narrow,
+    "pad": Followed._padded,
+    "slice": Followed._slice,
+    "sym_size": Followed._sized,
+    **dict.fromkeys({*MOVES, *VIEWS}, Followed._moved),
+    **dict.fromkeys(POOLS, Followed._same),
+    **dict.fromkeys(SAME, Followed._copied),
+    **dict.fromkeys(PRODUCTS, Followed._product),
+    **dict.fromkeys(SPLITS, Followed._split),
 }
 
 
@@ -438,24 +430,6 @@ def _first(node: fx.Node) -> fx.Node:
     return read
 
 
-def _pads(node: fx.Node) -> bool:
-    """Return whether a convolution reads beyond the border."""
-    padding = _args(node)[4] if len(_args(node)) > 4 else 0
-    if isinstance(padding, str):
-        return padding != "valid"
-    return any(padding) if isinstance(padding, list | tuple) else bool(padding)
-
-
-def _filling(node: fx.Node) -> tuple[str, float]:
-    """Return the mode of a padding, and the value that it fills in."""
-    more = _args(node)[2:]
-    if operator_name(node) == "constant_pad_nd":
-        return "constant", float(more[0]) if more else 0.0
-    mode = more[0] if more else "constant"
-    value = more[1] if len(more) > 1 else None
-    return str(mode), float(value or 0.0)
-
-
 def _run(node: fx.Node, tensor: Tensor) -> Tensor:
     """Return what an operator that moves entries does with a tensor of entries."""
     operator_: Any = node.target
@@ -463,44 +437,11 @@ def _run(node: fx.Node, tensor: Tensor) -> Tensor:
     return moved
 
 
-def _probed(node: fx.Node, operands: dict[fx.Node, Tensor], count: int) -> Tensor:
-    """Return the value of each channel of an elementwise operator's result, ALIVE where it varies."""
-    probes = torch.tensor(PROBES, dtype=torch.float64)
-    places = {read: place for place, read in enumerate(operands)}
-
-    def fill(argument: Any) -> Any:
-        if not isinstance(argument, fx.Node):
-            return argument
-        values = operands[argument]
-        return torch.where(values.isnan(), probes.roll(3 * places[argument])[:, None], values)
-
-    operator_: Any = node.target
-    results = operator_(*map(fill, _args(node)), **{key: fill(value) for key, value in node.kwargs.items()})
-    results = results.to(torch.float64).expand(len(PROBES), count)
-    return torch.where((results == results[0]).all(dim=0), results[0], ALIVE)
-
-
-def _reshaped(old: Sequence[int], new: Sequence[int], axis: int) -> tuple[int, int] | None:
-    """Return where a reshape takes a dimension, and with how many entries of those behind it it is merged."""
-    behind = {prod(old[axis + 1 : end]) for end in range(axis + 1, len(old) + 1)}
-    for place in _ahead(new, prod(old[:axis])):
-        repeats, rest = divmod(new[place], old[axis])
-        if not rest and repeats in behind:
-            return place, repeats
-    return None
-
-
-def _ahead(shape: Sequence[int], size: int) -> Iterator[int]:
-    """Iterate over the dimensions that have so many entries ahead of them; those of size 1 come last."""
-    places = [place for place in range(len(shape)) if prod(shape[:place]) == size]
-    yield from sorted(places, key=lambda place: (shape[place] == 1, place))
-
-
 def _order(entries: Tensor, shape: Sequence[int], axis: int) -> Tensor | None:
     """Return which of the old channels each new one is, where nothing but channels has moved."""
     if list(entries.shape) != list(shape):
         return None
-    rows = entries.movedim(axis, 0).flatten(1)
+    new = entries.movedim(axis, 0).flatten(1)
     old = torch.arange(prod(shape)).reshape(tuple(shape)).movedim(axis, 0).flatten(1)
-    order = torch.searchsorted(old[:, 0].contiguous(), rows[:, 0].contiguous()).clamp(max=len(old) - 1)
-    return order if torch.equal(old[order], rows) else None
+    order = torch.searchsorted(old[:, 0].contiguous(), new[:, 0].contiguous()).clamp(max=len(old) - 1)
+    return order if torch.equal(old[order], new) else None

@@ -1,4 +1,4 @@
-"""Build the slim network: follow channels forwards, uses backwards, then make every operator smaller."""
+"""Build the slim network: follow its channels along the graph, then make every operator smaller."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx, nn
 
-from distlth.slim.channels import Channels
-from distlth.slim.follow import Follower, Sums
+from distlth.slim.channels import Slots
+from distlth.slim.edits import Edit, Product
+from distlth.slim.follow import Followed, Sums
 from distlth.slim.parts import Part
 from distlth.slim.program import constant_of, graph_module, program
-from distlth.slim.steps import Product
 
 # What becomes of a channel that varies and that nobody uses.
 Unused = Literal["remove", "keep"]
@@ -60,84 +60,57 @@ def slim(
         SlimError: the forward pass cannot be traced.
     """
     module = graph_module(program(model, resolution))
-    followed = Follower(module, sums).run()
-    _Usage(followed, unused == "keep").run()
-    _complete(followed, multiple)
-    report = _report(followed)
-    editor = _Editor(module, followed)
+    followed = Followed(module, resolution, sums)
+    slots = followed.slots(keeps_all=unused == "keep")
+    _complete(followed, slots, multiple)
+    report = _report(followed, slots)
+    editor = _Editor(module, followed.edits, slots)
     return Slim(editor.run(), editor.parts, *report)
 
 
-class _Usage:
-    """Who uses which channels, found from the logits backwards; with `keeps_all` all are used."""
-
-    def __init__(self, followed: Follower, keeps_all: bool) -> None:
-        self.slots = followed.slots
-        self._followed, self._keeps_all = followed, keeps_all
-        self._used: dict[fx.Node, Tensor] = {}
-
-    def run(self) -> None:
-        for _, read in self._followed.whole:
-            self.read(read, torch.ones(len(self._channels(read)), dtype=torch.bool))
-        for step in reversed(self._followed.steps):
-            blank = torch.full((len(step.result),), self._keeps_all)
-            used = blank if self._keeps_all else self._used.get(step.node, blank)
-            self.slots.need(step.result.slots[used & step.result.alive])
-            step.use(used, self)
-
-    def read(self, node: fx.Node, used: Tensor) -> None:
-        if isinstance(self._followed.values.get(node), Channels):
-            self._used[node] = self._used[node] | used if node in self._used else used
-
-    def _channels(self, node: fx.Node) -> Channels:
-        channels = self._followed.values[node]
-        assert isinstance(channels, Channels)
-        return channels
-
-
-def _complete(followed: Follower, multiple: int) -> None:
+def _complete(followed: Followed, slots: Slots, multiple: int) -> None:
     """Keep at least one channel of each tensor, as many in each group of a convolution, and a multiple."""
     changed = True
     while changed:
         changed = False
-        for step in followed.steps:
-            slots = step.result.slots
-            if not followed.slots.kept(slots).any():
-                changed |= followed.slots.need(slots[:1], "a tensor must have a channel")
-            changed |= step.balance(followed.slots)
-            if isinstance(step, Product):
-                dropped = slots[~followed.slots.kept(slots)]
-                missing = (len(dropped) - len(slots)) % multiple
-                changed |= followed.slots.need(dropped[:missing], f"counts are multiples of {multiple}")
+        for channels in followed.channels.values():
+            if not slots.kept(channels.wires).any():
+                changed |= slots.need(channels.wires[:1], "a tensor must have a channel")
+        for edit in followed.edits:
+            changed |= edit.balance(slots)
+            if isinstance(edit, Product):
+                dropped = edit.made[~slots.kept(edit.made)]
+                missing = (len(dropped) - len(edit.made)) % multiple
+                changed |= slots.need(dropped[:missing], f"counts are multiples of {multiple}")
 
 
-def _report(followed: Follower) -> tuple[dict[str, int], list[Whole]]:
+def _report(followed: Followed, slots: Slots) -> tuple[dict[str, int], list[Whole]]:
     removed, whole = {}, []
-    for step in followed.steps:
-        if isinstance(step, Product):
-            kept = followed.slots.kept(step.result.slots)
-            removed[step.layer] = int((~kept).sum())
-            idle = kept & ~step.result.alive
+    for edit in followed.edits:
+        if isinstance(edit, Product):
+            kept = slots.kept(edit.made)
+            removed[edit.layer.name] = int((~kept).sum())
+            idle = kept & ~followed.values[edit.made].isnan()
             if idle.any():
-                reasons = followed.slots.reasons(step.result.slots[idle])
+                reasons = slots.reasons(edit.made[idle])
                 reason = "; ".join(reasons) or "other layers' channels are added to them"
-                whole.append(Whole(step.layer, int(idle.sum()), reason))
+                whole.append(Whole(edit.layer.name, int(idle.sum()), reason))
     return removed, whole
 
 
 class _Editor:
     """Makes a program smaller, in place."""
 
-    def __init__(self, module: fx.GraphModule, followed: Follower) -> None:
-        self.graph, self.slots = module.graph, followed.slots
-        self._module, self._steps = module, followed.steps
+    def __init__(self, module: fx.GraphModule, edits: Sequence[Edit], slots: Slots) -> None:
+        self.graph, self.slots = module.graph, slots
+        self._module, self._edits = module, edits
         self.parts: dict[str, Part] = {}
         self._fetched: dict[str, Tensor] = {}
         self._replaced: dict[fx.Node, fx.Node] = {}
 
     def run(self) -> fx.GraphModule:
-        for step in self._steps:
-            step.rewrite(self)
+        for edit in self._edits:
+            edit.rewrite(self)
         whole = fx.GraphModule(self._attributes(self.graph), self.graph)
         whole.graph.eliminate_dead_code()
         return fx.GraphModule(self._attributes(whole.graph), whole.graph, "Slim")

@@ -8,7 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +18,21 @@ from torch import Tensor
 from distlth.errors import RunError
 from distlth.files import exists, load_tensors, retry_until_written, save_tensors
 from distlth.run.paths import checkpoint_files, newest_checkpoint
+from distlth.train.evaluate import Evaluation
 
 log = logging.getLogger(__name__)
 
 # How long training may wait for the checkpoint before: less than the other ranks wait in a collective.
 PATIENCE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Best:
+    """The network after the epoch that was best on val so far (`epoch` from 0), and how good it was."""
+
+    epoch: int
+    evaluation: Evaluation
+    model: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,8 @@ class JobState:
     Steps count from the schedule's start, which a job with `first_epoch` does not begin at. The schedule's
     and the loader's position follow from `step`, and so does the random state: every step draws from a
     generator seeded by (seed, step, rank). `sums` are each rank's running metric sums, shape (world size, n).
-    `sends_kept` is whether the gradients of kept weights alone travel between the ranks.
+    `best` is None unless the best epoch is reported, and one was evaluated; `penalty` is the state of what a
+    method adds to the loss, `sends_kept` whether the gradients of kept weights alone travel between ranks.
     """
 
     job: str
@@ -42,6 +53,8 @@ class JobState:
     momentum: Mapping[str, Tensor]
     scaler: Mapping[str, Any]
     sums: Tensor
+    best: Best | None = None
+    penalty: Mapping[str, Tensor] = field(default_factory=dict)
     sends_kept: bool = False
 
     def sums_of(self, rank: int, world_size: int) -> Tensor:
@@ -54,8 +67,12 @@ class JobState:
         """Write the state whole or not at all."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
         tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
+        tensors |= {f"penalty/{name}": tensor for name, tensor in self.penalty.items()}
         about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
         about["sends_kept"] = self.sends_kept
+        if self.best is not None:
+            tensors |= {f"best/{name}": tensor for name, tensor in self.best.model.items()}
+            about["best"] = {"epoch": self.best.epoch, "evaluation": asdict(self.best.evaluation)}
         save_tensors(path, {**tensors, "sums": self.sums}, {"state": json.dumps(about)})
 
     @classmethod
@@ -71,8 +88,14 @@ class JobState:
             momentum=_part(tensors, "momentum/"),
             scaler=about["scaler"],
             sums=tensors["sums"],
+            best=_best(about.get("best"), _part(tensors, "best/")),
+            penalty=_part(tensors, "penalty/"),
             sends_kept=about.get("sends_kept", False),
         )
+
+
+def _best(about: Mapping[str, Any] | None, model: Mapping[str, Tensor]) -> Best | None:
+    return Best(about["epoch"], Evaluation(**about["evaluation"]), model) if about else None
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

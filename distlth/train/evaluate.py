@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,9 @@ class Evaluation:
     top5: float
     count: int
 
-    @property
-    def scores(self) -> dict[str, float]:
-        """The values under their names in metrics and results."""
-        return {"eval_loss": self.loss, "top1": self.top1, "top5": self.top5}
+    def scores(self, split: str) -> dict[str, Any]:
+        """Return the values under their names in metrics and results: `val_top1` and so on."""
+        return {f"{split}_loss": self.loss, f"{split}_top1": self.top1, f"{split}_top5": self.top5}
 
 
 @torch.no_grad()

@@ -13,10 +13,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distlth.config.schema import RunConfig
 from distlth.cores import loader_threads, num_cores
-from distlth.data.dataset import SPLITS, Dataset
+from distlth.data.dataset import Dataset
 from distlth.data.load.loader import EvalLoader, TrainLoader, eval_ratio
 from distlth.data.load.order import epoch_order, part
 from distlth.data.load.packed import PackedSplit
+from distlth.data.load.transform import Jitter
 from distlth.models import Anatomy, anatomy, build
 from distlth.models.anatomy import BATCH
 from distlth.train.all_reduce import SparseAllReduce
@@ -33,7 +34,8 @@ class Executable:
     `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that; `gradients` averages
     its gradients where DDP does not do so by itself. A job loads its weights into `model`. The loader gives
     the images in the order of `seed`. `open_calibration` returns a loader of the calibration images: the
-    first of a seeded order, unaugmented.
+    first of a seeded order, unaugmented. `eval_loader` is that of val, `test_loader` that of test, where there
+    is one.
     """
 
     seed: int
@@ -44,12 +46,13 @@ class Executable:
     loader: TrainLoader
     eval_loader: EvalLoader
     open_calibration: Callable[[], EvalLoader]
+    test_loader: EvalLoader | None
 
 
 def open_splits(config: RunConfig, dataset: Dataset, device: torch.device) -> Splits:
     """Open the splits that a rank reads: once for all its jobs, whatever their seed and resolution."""
     threads, cache = num_loader_threads(config, device), config.data.cache
-    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in SPLITS}
+    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in dataset.names}
 
 
 def num_loader_threads(config: RunConfig, device: torch.device) -> int:
@@ -60,14 +63,15 @@ def num_loader_threads(config: RunConfig, device: torch.device) -> int:
 
 def make_executable(config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
     """Build, place and wrap the network, take a step of it, and open its loaders. Collective."""
-    classes, resolution = splits["train"].dataset.num_classes, config.data.resolution
-    model = build(config.model.name, classes, seed=seed, stem=config.model.stem)
-    body = anatomy(model, resolution)
+    classes, asked = splits["train"].dataset.num_classes, config.model
+    model = build(asked.name, classes, seed=seed, stem=asked.stem, blurpool=asked.blurpool)
+    body = anatomy(model, config.data.eval_side)
     loader = _train_loader(config, splits, world, seed)
     eval_loader = _eval_loader(config, splits["val"], world)
-    prepared = prepare(config, world, model, loader, resolution)
+    prepared = prepare(config, world, model, loader)
     calibration = partial(_calibration_loader, config, splits["train"], world, seed)
-    return Executable(seed, *prepared, body, loader, eval_loader, calibration)
+    test_loader = _eval_loader(config, splits["test"], world) if "test" in splits else None
+    return Executable(seed, *prepared, body, loader, eval_loader, calibration, test_loader)
 
 
 def reseed(executable: Executable, config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
@@ -89,19 +93,21 @@ class Prepared(NamedTuple):
 
 
 def prepare(
-    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader, resolution: int
+    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader
 ) -> Prepared:
     """Return a network on its device, and wrapped for DDP and compiled where asked for. Collective.
 
-    It has taken a step without a trace. `loader` has the images that it trains on.
+    It has taken a step with each size of images, without a trace: all that is compiled is compiled here.
+    `loader` has the images that it trains on.
     """
     model = _placed(model, config, world.device)
     replicas = world.wrap(model)
     gradients = _gradients(config, replicas, world)
-    if config.train.compile:  # no shape is dynamic: every batch of a rank has the same size
+    if config.train.compile:  # no shape is dynamic: one graph for each size of images
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
     count = len(loader.batch_indices(0, 0)) if config.train.compile else BATCH
-    rehearse(config, replicas, model, _empty_batch(count, resolution, world.device))
+    for side in config.data.sides:
+        rehearse(config, replicas, model, _empty_batch(count, side, world.device))
     return Prepared(model, replicas, gradients)
 
 
@@ -145,11 +151,13 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, seed: int) ->
         rank=world.rank,
         world_size=world.size,
         resolution=config.data.resolution,
+        side=config.data.side,
         crop=config.data.crop,
         flip=config.data.flip,
         pad=config.data.pad,
         fill=config.data.pad_fill,
         rotate=config.data.rotate,
+        jitter=Jitter(**config.data.jitter.model_dump()) if config.data.jitter else None,
         seed=seed,
         device=world.device,
     )
@@ -170,7 +178,7 @@ def _eval_loader(
         batch_size=train.eval_batch_size or len(part(train.batch_size, world.rank, world.size)),
         rank=world.rank,
         world_size=world.size,
-        resolution=config.data.resolution,
+        resolution=config.data.eval_side,
         ratio=data.eval_ratio or eval_ratio(data.crop),
         device=world.device,
     )

@@ -159,11 +159,12 @@ def slimmed(
         SlimError: the network has no slim form that trains; `preflight` has said so before.
     """
     whole, resolution = executable.model, config.data.resolution
-    blank = build(config.model.name, num_classes, seed=executable.seed, stem=config.model.stem)
+    asked, seed = config.model, executable.seed
+    blank = build(asked.name, num_classes, seed=seed, stem=asked.stem, blurpool=asked.blurpool)
     masks = parameter_masks(ticket, executable.anatomy, dict(blank.named_parameters()))
     found = trainable(blank, resolution, masks)
     found.network.register_parameter(IDLE, nn.Parameter(torch.ones(()), requires_grad=False))
-    prepared = prepare(config, world, found.network, executable.loader, resolution)
+    prepared = prepare(config, world, found.network, executable.loader)
     found = replace(found, network=prepared.model)
     decay = decayed(whole, norm_and_bias=config.train.decay_norm_and_bias)
     return Slimmed(_momenta(whole), ticket, masks, found, prepared, decay)

@@ -8,12 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from distlth.models import Anatomy, removal
+from distlth.prune.mask import weight_name
 from distlth.ticket import Ticket
 
 
 def parameter_masks(ticket: Ticket, anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return which entries of each named parameter train: bool tensors, for parameters that lose some."""
-    masks = {f"{layer}.weight": kept for layer, kept in ticket.mask.items() if not bool(kept.all())}
+    masks = {weight_name(layer): kept for layer, kept in ticket.mask.items() if not bool(kept.all())}
     if ticket.remove_channels:
         found = removal(anatomy.graph, ticket.mask.layers)
         masks.update({name: kept.reshape(parameters[name].shape) for name, kept in found.items()})

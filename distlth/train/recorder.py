@@ -48,8 +48,8 @@ class CurveWriter(Protocol):
     ) -> None:
         """Add a point to the training curves; `data_wait` and `density` are fractions."""
 
-    def evaluation(self, step: int, *, loss: float, top1: float, top5: float) -> None:
-        """Add a point to the evaluation curves; `top1` and `top5` are fractions."""
+    def evaluation(self, split: str, step: int, *, loss: float, top1: float, top5: float) -> None:
+        """Add a point to the curves of a split, val or test; `top1` and `top5` are fractions."""
 
     def flush(self) -> None:
         """Put all points so far on disk."""
@@ -150,17 +150,20 @@ class Recorder:
         self._progress.put(progress)
 
     def epoch(self, metrics: EpochMetrics, evaluation: Evaluation | None) -> None:
-        """Add an epoch's line to the metrics, and the evaluation after it, where made, to the curves."""
+        """Add an epoch's line to the metrics, and the evaluation on val, where made, to the curves."""
         if not self._is_main:
             return
-        scores = {} if evaluation is None else evaluation.scores
+        scores = {} if evaluation is None else evaluation.scores("val")
         self._unwritten.append({**asdict(metrics), **scores})
-        if self._curves and evaluation:
-            self._curves.evaluation(
-                metrics.step, loss=evaluation.loss, top1=evaluation.top1, top5=evaluation.top5
-            )
+        if evaluation is not None:
+            self.evaluation("val", metrics.step, evaluation)
         with suppress(OSError):  # the next checkpoint tries again, and says so
             self.write_curves()
+
+    def evaluation(self, split: str, step: int, found: Evaluation) -> None:
+        """Add an evaluation to the curves of its split."""
+        if self._curves:
+            self._curves.evaluation(split, step, loss=found.loss, top1=found.top1, top5=found.top5)
 
     def write_curves(self) -> None:
         """Put metrics and points so far on disk: a resume from a later checkpoint does not repeat them."""
@@ -179,13 +182,21 @@ class Recorder:
             return
         self._checkpoints.write(state)
 
-    def finish(self, result: JobResult, weights: Mapping[str, Tensor], measured: Measured, step: int) -> None:
+    def finish(
+        self,
+        result: JobResult,
+        weights: Mapping[str, Tensor],
+        best: Mapping[str, Tensor] | None,
+        measured: Measured,
+        step: int,
+    ) -> None:
         """Write all that a done job leaves, and last the result. Its checkpoints stay until that is known.
 
-        The other ranks do not wait here: this may take as long as the disk is full.
+        `best` are the weights of the best epoch on val, where that is reported. The other ranks do not wait
+        here: this may take as long as the disk is full.
         """
         if self._is_main:
-            self._insist(lambda: self._write_result(result, weights, measured), step)
+            self._insist(lambda: self._write_result(result, weights, best, measured), step)
             self._checkpoints.wait()
 
     def flush(self) -> None:
@@ -200,11 +211,19 @@ class Recorder:
             with suppress(OSError):
                 self._curves.close()
 
-    def _write_result(self, result: JobResult, weights: Mapping[str, Tensor], measured: Measured) -> None:
+    def _write_result(
+        self,
+        result: JobResult,
+        weights: Mapping[str, Tensor],
+        best: Mapping[str, Tensor] | None,
+        measured: Measured,
+    ) -> None:
         self.write_curves()
         if measured:
             save_measured(self._paths.activations, measured)
         save_tensors(self._paths.weights, weights)
+        if best is not None:
+            save_tensors(self._paths.best, best)
         result.save(self._paths)
 
     def _insist(self, write: Callable[[], None], step: int) -> None:

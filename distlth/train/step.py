@@ -14,6 +14,7 @@ from distlth.config.schema import TrainSection
 from distlth.data.load.order import part
 from distlth.train.masking import Masking
 from distlth.train.optim import make_optimizer, set_learning_rate
+from distlth.train.penalty import Pull
 from distlth.train.world import World
 
 
@@ -23,7 +24,7 @@ class StepState:
 
     `replicas` is `model` with its gradients averaged over the ranks, `precision` the context of forward
     passes. What a step draws at random follows from `seed`, the step's number and `rank`. `weight` is the
-    factor of this rank's mean loss (see `part_weight`).
+    factor of this rank's mean loss (see `part_weight`). `pull` adds its own part to the gradients.
     """
 
     model: nn.Module
@@ -36,6 +37,7 @@ class StepState:
     seed: int
     rank: int
     weight: float | None
+    pull: Pull | None = None
 
     @classmethod
     def fresh(
@@ -78,6 +80,8 @@ def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, l
         loss = functional.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
     state.scaler.scale(loss if state.weight is None else loss * state.weight).backward()
     state.scaler.unscale_(state.optimizer)
+    if state.pull is not None:
+        state.pull.add_gradients()
     state.masking.mask_gradients()
     if state.config.clip_norm is not None:
         nn.utils.clip_grad_norm_(state.model.parameters(), state.config.clip_norm)

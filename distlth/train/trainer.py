@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 from torch import Tensor, nn
 
+from distlth.data.load.loader import EvalLoader
 from distlth.errors import DivergedError
 from distlth.files import tensors_digest
 from distlth.methods import Measurement
-from distlth.models.alive import count_alive, macs
+from distlth.models.alive import known_alive, macs
 from distlth.plan import Job
+from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import empty_layers
 from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress
@@ -20,10 +22,11 @@ from distlth.ticket import Measured, Ticket
 from distlth.train.agreement import Agreement
 from distlth.train.all_reduce import compare
 from distlth.train.calibration import measure
-from distlth.train.checkpoint import JobState, snapshot
+from distlth.train.checkpoint import Best, JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.meter import Meter
 from distlth.train.optim import load_momentum, momentum_of
+from distlth.train.penalty import Pull
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.recorder import EventSink, OpenCurves, Recorder
 from distlth.train.schedule import learning_rate
@@ -83,6 +86,8 @@ class Trainer:
         self.steps_per_epoch = self.executable.loader.steps_per_epoch
         self.step = self.first_step
         self.meter = Meter(self.world, self.config.train.batch_size)
+        self.best: Best | None = None
+        self.best_digest: str | None = None
         self.started = time.perf_counter()
 
     @property
@@ -108,7 +113,7 @@ class Trainer:
             for epoch in range(self.step // self.steps_per_epoch, self.config.train.epochs):
                 self.train_epoch(epoch)
                 evaluation = self.end_epoch(epoch)
-            return self.finish(evaluation or self.evaluate())
+            return self.finish(evaluation or self.evaluate(self.executable.eval_loader))
         finally:
             self.pulse.rest()
             if self.tracer is not None:
@@ -125,6 +130,7 @@ class Trainer:
         if found is not None:
             self.model.load_state_dict(dict(found.model))
         self.state = self.form.fresh_state(self.config.train, self.world, self.job.seed)
+        self.state = replace(self.state, pull=self.pull())
         if found is not None:
             self.restore(found)
         self.sends_kept = self.choose_gradients(found)
@@ -133,6 +139,15 @@ class Trainer:
         self.recorder.open(self.step, self.ticket.mask.density)
         self.save_untrained()
         self.save_rewind_point()
+
+    def pull(self) -> Pull | None:
+        """Return what the job's method adds to the gradients, if it adds something."""
+        penalty = self.job.structure.penalty if self.job.structure else None
+        if penalty is None:
+            return None
+        layers = self.ticket.mask.layers
+        kept = planned_kept(self.ticket.mask.total, self.config.prune.rate, self.job.round)[-1]
+        return Pull(penalty, self.model, layers, kept)
 
     def check_mask(self, found: JobState | None) -> None:
         """Raise RuntimeError when a checkpoint is of another mask than the ticket's."""
@@ -146,6 +161,9 @@ class Trainer:
         if found.scaler:
             self.state.scaler.load_state_dict(dict(found.scaler))
         self.meter.restore(found.sums_of(self.world.rank, self.world.size))
+        self.best = found.best
+        if self.state.pull is not None:
+            self.state.pull.restore(found.penalty)
         self.step = found.step
 
     def choose_gradients(self, found: JobState | None) -> bool:
@@ -230,11 +248,14 @@ class Trainer:
         """Evaluate and save where due, and write the epoch's metrics."""
         metrics = EpochMetrics(epoch, self.step, lr=self.learning_rate(), **asdict(self.meter.end_epoch()))
         self.check_finite(metrics.lr)
+        if self.state.pull is not None:
+            self.state.pull.end_epoch(epoch)
         is_last = epoch + 1 == self.config.train.epochs
         if is_last:
             self.recorder.event("last-step", self.step)
         is_due = is_last or (epoch + 1) % self.config.train.eval_every == 0
-        evaluation = self.evaluate() if is_due else None
+        evaluation = self.evaluate(self.executable.eval_loader) if is_due else None
+        self.keep_best(epoch, evaluation)
         self.recorder.epoch(metrics, evaluation)
         self.recorder.progress(self.progress(), now=True)
         self.save_rewind_point()
@@ -242,13 +263,19 @@ class Trainer:
             self.save_if_due(metrics.lr)
         return evaluation
 
-    def evaluate(self) -> Evaluation:
-        """Evaluate on the validation split, with rank 0's BatchNorm statistics on every rank."""
+    def evaluate(self, loader: EvalLoader) -> Evaluation:
+        """Evaluate on the images of `loader`, with rank 0's BatchNorm statistics on every rank."""
         self.world.share_buffers(self.model)
-        batches = self.pulse.watched(self.executable.eval_loader)
-        result = evaluate(self.model, batches, self.world, self.state.precision)
+        result = evaluate(self.model, self.pulse.watched(loader), self.world, self.state.precision)
         self.model.train()
         return result
+
+    def keep_best(self, epoch: int, evaluation: Evaluation | None) -> None:
+        """Keep the network if it is the best on val so far, where that is reported; a tie changes nothing."""
+        if evaluation is None or self.config.train.report_epoch == "last":
+            return
+        if self.best is None or evaluation.top1 > self.best.evaluation.top1:
+            self.best = Best(epoch, evaluation, snapshot(self.model.state_dict()))
 
     # -- saving ---------------------------------------------------------------------------------------
 
@@ -260,7 +287,7 @@ class Trainer:
     def save_rewind_point(self) -> None:
         """In round 0, keep the weights of exactly `rewind_epoch` epochs for the tickets to come."""
         rewind_step = self.config.prune.rewind_epoch * self.steps_per_epoch
-        if self.job.parent is None and self.step == rewind_step:
+        if self.job.makes_rewind_weights and self.step == rewind_step:
             self.recorder.rewind_point(self.step, self.model)
 
     def save_if_due(self, lr: float) -> None:
@@ -290,22 +317,49 @@ class Trainer:
             momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
             scaler=self.state.scaler.state_dict(),
             sums=sums,
+            best=self.best,
+            penalty=self.state.pull.state() if self.state.pull else {},
             sends_kept=self.sends_kept,
         )
 
     # -- ending ---------------------------------------------------------------------------------------
 
     def finish(self, evaluation: Evaluation) -> JobResult:
-        """Check the zeros, measure what is needed, and write the weights and, last, the result."""
-        self.state.masking.check_zeros()
+        """Measure what is needed, evaluate on test, and write the weights and, last, the result.
+
+        `evaluation` is that of the last epoch, whose network the tickets to come are made from.
+        """
         self.world.share_buffers(self.model)
+        weights, digest = self.checked_weights("trained")
+        measured = self.measure(untrained=False)
+        best_weights = self.return_to_best()
+        result = self.result(evaluation, self.evaluate_on_test(), digest)
+        self.recorder.finish(result, weights, best_weights, measured, self.step)
+        return result
+
+    def return_to_best(self) -> dict[str, Tensor] | None:
+        """Load the best network on val, where that is to be reported, and return its weights."""
+        if self.best is None:
+            return None
+        self.model.load_state_dict(dict(self.best.model))
+        weights, self.best_digest = self.checked_weights("best")
+        return weights
+
+    def checked_weights(self, which: str) -> tuple[dict[str, Tensor], str]:
+        """Return the whole network's weights and their digest; the zeros are zeros, and all ranks agree."""
+        self.state.masking.check_zeros()
         weights = snapshot(self.form.whole())
         digest = tensors_digest(weights)
-        self.world.agree(f"trained weights {digest}")
-        measured = self.measure(untrained=False)
-        result = self.result(evaluation, digest)
-        self.recorder.finish(result, weights, measured, self.step)
-        return result
+        self.world.agree(f"{which} weights {digest}")
+        return weights, digest
+
+    def evaluate_on_test(self) -> Evaluation | None:
+        """Evaluate on the test split, where there is one."""
+        if self.executable.test_loader is None:
+            return None
+        found = self.evaluate(self.executable.test_loader)
+        self.recorder.evaluation("test", self.step, found)
+        return found
 
     def measure(self, *, untrained: bool) -> Measured:
         """Return what is needed of the network before its first step, or after its last."""
@@ -314,10 +368,13 @@ class Trainer:
             self.executable.model.load_state_dict(self.form.whole())
         return measure(needed, self.executable, list(self.ticket.mask), self.world, self.pulse)
 
-    def result(self, evaluation: Evaluation, digest: str) -> JobResult:
-        """Return what the job leaves for people and for the plan."""
-        mask, graph = self.ticket.mask, self.executable.anatomy.graph
-        used = count_alive(graph, mask.layers, removed=self.ticket.remove_channels)
+    def result(self, last: Evaluation, test: Evaluation | None, digest: str) -> JobResult:
+        """Return what the job leaves for people and for the plan; `last` is of the last epoch, on val."""
+        val = self.best.evaluation if self.best else last
+        mask, body = self.ticket.mask, self.executable.anatomy
+        used = known_alive(body.graph, mask.layers, removed=self.ticket.remove_channels)
+        if used is None:
+            self.recorder.event("alive-not-counted", self.step, behind=", ".join(body.graph.unfollowed))
         return JobResult(
             job=self.job.id,
             round=self.job.round,
@@ -325,7 +382,8 @@ class Trainer:
             density=mask.density,
             kept=mask.kept,
             total=mask.total,
-            **evaluation.scores,
+            **val.scores("val"),
+            **(test.scores("test") if test else {}),
             train_loss=self.meter.loss,
             epochs=self.config.train.epochs - self.job.first_epoch,
             steps=self.last_step - self.first_step,
@@ -335,9 +393,12 @@ class Trainer:
             weights_digest=digest,
             finished=time.time(),
             empty_layers=len(empty_layers(mask)),
-            alive=used.weights,
-            macs=macs(graph),
-            alive_macs=used.macs,
+            alive=None if used is None else used.weights,
+            macs=body.macs if used is None else macs(body.graph),
+            alive_macs=None if used is None else used.macs,
+            device=self.world.device_name,
+            best_epoch=self.best.epoch + 1 if self.best else None,
+            best_digest=self.best_digest,
         )
 
     def progress(self) -> Progress:

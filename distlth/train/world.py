@@ -30,6 +30,11 @@ class World:
         """Whether this rank writes files."""
         return self.rank == 0
 
+    @property
+    def device_name(self) -> str:
+        """`cpu`, or the name of this rank's GPU."""
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+
     def wrap(self, model: nn.Module) -> nn.Module:
         """Return the model with its gradients averaged over the ranks after each backward pass.
 

@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distlth.errors import UserError
 from jobs.arguments import Commands, find_run, path_given
+
+if TYPE_CHECKING:
+    from jobs.measured_tickets import MeasuredTickets
 
 Rows = Sequence[Any]
 
@@ -54,7 +57,9 @@ def add(commands: Commands) -> None:
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
     parser.add_argument("name", choices=tuple(BENCHES))
     parser.add_argument("run", type=path_given, nargs="?", metavar="RUN", help="of `infer`: a run directory")
-    parser.add_argument("ticket", nargs="?", metavar="TICKET", help="and a ticket of it, such as 03/refill")
+    parser.add_argument(
+        "tickets", nargs="*", metavar="TICKET", help="and tickets of it that are finished, such as 03/refill"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_inference(parser)
     parser.add_argument(
@@ -66,28 +71,42 @@ def add(commands: Commands) -> None:
 def _bench(options: argparse.Namespace) -> int:
     from distlth.report.console import measured_table, show
 
-    rows = BENCHES[options.name].run(quick=options.quick, **_of_ticket(options), **_of_inference(options))
+    of_infer = _of_inference(options)
+    tickets = _tickets(options)
+    rows = BENCHES[options.name].run(quick=options.quick, **(tickets.options if tickets else {}), **of_infer)
     if options.picture:
         _draw(rows, options.picture)
+    if tickets is not None and tickets.keeps:
+        tickets.draw()
     machine = _machine()
     if options.json:
         document = {"bench": options.name, "machine": machine, "rows": [asdict(row) for row in rows]}
         print(json.dumps(document, indent=1))
+        return 0
+    if tickets is not None and tickets.are_summed_up:
+        show(tickets.table())
     else:
         show(measured_table(options.name, rows))
-        show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    if tickets is not None and tickets.keeps:
+        show(f"kept in {tickets.folder}; distlth report draws it")
+    show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     return 0
 
 
-def _of_ticket(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the options that name a run's ticket, for the benchmark that takes one."""
+def _tickets(options: argparse.Namespace) -> MeasuredTickets | None:
+    """Return the run's tickets that are asked for; None where there is no run."""
     if options.run is None:
-        return {}
-    if options.name != "infer" or options.ticket is None:
-        raise UserError("only `distlth bench infer RUN TICKET` measures a run, and it needs a ticket")
-    from distlth.run.paths import RunPaths
+        if options.all:
+            raise UserError("--all: expected a run: distlth bench infer RUN --all")
+        return None
+    if options.name != "infer" or bool(options.tickets) == options.all:
+        raise UserError(
+            "only `distlth bench infer RUN TICKET...` measures a run, and it needs tickets or --all"
+        )
+    from jobs.measured_tickets import MeasuredTickets
 
-    return {"run": RunPaths(find_run(options.run)), "ticket": options.ticket}
+    keeps = not (options.quick or options.layers or options.paper)
+    return MeasuredTickets.of(find_run(options.run), options.tickets, options.device or "cpu", keeps=keeps)
 
 
 def _add_inference(parser: argparse.ArgumentParser) -> None:
@@ -101,6 +120,7 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
         metavar="A,B",
         help="of eager, compile, onnx, openvino, distlth; default: all but compile",
     )
+    only.add_argument("--all", action="store_true", help="all finished tickets of RUN, one after the other")
     only.add_argument("--layers", action="store_true", help="each layer by itself")
     only.add_argument("--picture", type=path_given, metavar="FILE.png", help="draw these below their roof")
     only.add_argument("--paper", action="store_true", help="the convolutions alone, as the paper measures")
@@ -127,6 +147,8 @@ def _of_inference(options: argparse.Namespace) -> dict[str, Any]:
     found = {key: value for key, value in given.items() if value is not None}
     if options.name != "infer" and (found or options.picture):
         raise UserError("--batch, --device, --threads, --runtimes, --layers, --picture, --paper are of infer")
+    if (options.layers or options.paper) and (options.all or len(options.tickets) > 1):
+        raise UserError("--layers and --paper measure one ticket at a time")
     if options.layers and options.paper:
         raise UserError("--layers and --paper are two measures; give one of them")
     if options.picture and not options.layers:

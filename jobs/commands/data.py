@@ -39,10 +39,16 @@ def _add_build(actions: Commands) -> None:
     build.add_argument("--jpeg-quality", type=int, default=90, metavar="1..100")
     build.add_argument("--write-mode", choices=("smart", "jpg", "raw"), default="smart")
     build.add_argument("--workers", type=int, default=0, metavar="N", help="processes; default: one per core")
-    build.add_argument(
-        "--val-fraction", type=float, default=0.1, metavar="F", help="where there is no val split"
+    drawn = build.add_mutually_exclusive_group()
+    drawn.add_argument(
+        "--val-fraction",
+        type=float,
+        metavar="F",
+        help="draw this share of each class from train as val, and keep the split that is there as test; "
+        "default: 0.1 where there is no val split",
     )
-    build.add_argument("--seed", type=int, default=0, help="of a split made here")
+    drawn.add_argument("--val-images", type=int, metavar="N", help="the same, N images in all")
+    build.add_argument("--seed", type=int, default=0, help="of a val split drawn here")
     build.add_argument("--skip-broken", action="store_true", help="leave out images that do not decode")
     build.add_argument("--overwrite", action="store_true", help="replace a data set that is there")
     build.set_defaults(command=_build)
@@ -57,6 +63,7 @@ def _add_adopt(actions: Commands) -> None:
     )
     adopt.add_argument("train", type=path_given, metavar="TRAIN", help="FFCV file (.beton, .ffcv)")
     adopt.add_argument("val", type=path_given, metavar="VAL", help="FFCV file")
+    adopt.add_argument("test", type=path_given, metavar="TEST", nargs="?", help="FFCV file, if there is one")
     adopt.add_argument("--out", type=path_given, required=True, metavar="DIR")
     adopt.add_argument(
         "--classes",
@@ -90,6 +97,7 @@ def _build(options: argparse.Namespace) -> int:
         val_fraction=options.val_fraction,
         seed=options.seed,
         layout=options.layout,
+        val_images=options.val_images,
     )
     with progress_bar(output_console()) as progress:
         dataset = build(options.source, options.out, chosen, overwrite=options.overwrite, progress=progress)
@@ -107,6 +115,7 @@ def _adopt(options: argparse.Namespace) -> int:
             options.train,
             options.val,
             options.out,
+            test=options.test,
             classes=options.classes,
             workers=options.workers,
             overwrite=options.overwrite,
@@ -117,12 +126,17 @@ def _adopt(options: argparse.Namespace) -> int:
 
 
 def _describe(dataset: Dataset) -> None:
-    train, val = dataset.split("train"), dataset.split("val")
-    _say(f"{dataset.path}: {train.count:,} + {val.count:,} images of {dataset.num_classes:,} classes")
+    _say(f"{dataset.path}: {_counts(dataset)}")
     for path, reason in dataset.skipped:
         _say(f"left out {path}: {reason}")
     for note in dataset.notes:
         _say(note)
+
+
+def _counts(dataset: Dataset) -> str:
+    """Return the images of each split in words."""
+    counts = " + ".join(f"{dataset.split(name).count:,}" for name in dataset.names)
+    return f"{counts} images of {dataset.num_classes:,} classes ({', '.join(dataset.names)})"
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -133,6 +147,7 @@ def _check(options: argparse.Namespace) -> int:
     with progress_bar(output_console()) as progress:
         report = check(options.path, progress=progress)
     _say(f"{options.path}: {report.num_samples:,} images, {report.num_bytes:,} bytes: all as they were built")
+    _say(_counts(report.dataset))
     return 0
 
 

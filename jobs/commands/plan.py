@@ -62,7 +62,8 @@ def _measured(config: RunConfig) -> float:
     config.check_device(device.type)
     batch = -(-config.train.batch_size // config.cluster.workers)
     model = config.model
-    shape = Shape(model.name, config.data.resolution, batch, config.train.amp, device, model.stem)
+    resolution, amp = config.data.resolution, config.train.amp
+    shape = Shape(model.name, resolution, batch, amp, device, model.stem, model.blurpool)
     if not on_gpu:
         torch.set_num_threads(config.cluster.cpus_per_worker)
     return bench(shape=shape, rounds=3, steps_per_round=2, kinds=(MASK,))[0].milliseconds / 1e3

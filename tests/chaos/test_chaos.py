@@ -78,8 +78,9 @@ def story(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Story:
         found.end("KILL", "itself", "run made, Ray not started")
         found.end("KILL", "itself", "mid-write of init")
 
-        found.strike("KILL", "itself", "lane start", rank=1)
+        found.strike("STOP", "itself", "run made, Ray not started")
         start_a_second_one(found)
+        found.strike("KILL", "itself", "lane start", rank=1)
         found.wait_for("lane-restart", 1)
         found.strike("KILL", "itself", "mid-checkpoint-write")
         found.wait_for("lane-restart", 2)
@@ -104,15 +105,18 @@ def story(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
 
 def start_a_second_one(story: Story) -> None:
-    """Start the command a second time while the first process holds the run."""
-    session = story.process.session
-    assert session is not None
-    story.tokens.append((session / "token").read_bytes())
+    """Start the command a second time while the first process, which stands still, holds the run."""
+    first = story.process.process
+    assert first is not None
     story.second = subprocess.run(story.process.arguments, capture_output=True, text=True, check=False)
+    first.send_signal(signal.SIGCONT)
 
 
 def stop(story: Story) -> None:
     """Stop the run by a signal while ranks train."""
+    session = story.process.session
+    assert session is not None
+    story.tokens.append((session / "token").read_bytes())
     starts = len(events(story.paths, "first-step"))
     story.wait_for("first-step", starts + 1)
     story.end("USR2", "run", "mid-step")

@@ -12,12 +12,10 @@ from hypothesis import strategies as st
 from distlth.config.documents import override, parse_yaml
 from distlth.config.read import load_config, parse_config
 from distlth.config.schema import RunConfig
-from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError
 from distlth.methods.refill import Refill
 from distlth.methods.regroup import Regroup
 from jobs.commands.recipes import head as recipe_head
-from jobs.dry_run import show_plan
 from tests.tiny_run import MINIMAL
 
 RECIPES = Path(__file__).parent.parent.parent / "jobs" / "recipes"
@@ -35,19 +33,21 @@ def test_recipes_load(recipe: Path) -> None:
     assert load_config(recipe).name == recipe.stem
 
 
-@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_recipes_come_to_a_plan(recipe: Path, digits: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
-    config = load_config(recipe, [f"data.path={digits.path}"])
-    show_plan(config)
-    assert f"{config.prune.rounds:02d}/refill" in capsys.readouterr().out
-
-
 def test_a_recipe_says_what_it_follows() -> None:
     for recipe in RECIPES.glob("*.yaml"):
         head = recipe.read_text().split("name:")[0]
         assert "arXiv 2202.04736" in head
         assert {"reproduces", "differs", "costs"} <= {*recipe_head(head)}
         assert all(line.startswith("# ") for line in head.splitlines())
+
+
+def test_recipes_on_three_splits_say_how_to_build_them() -> None:
+    """Where the paper chooses the epoch on images of their own, so do the recipes."""
+    for recipe in RECIPES.glob("*.yaml"):
+        head = recipe.read_text().split("name:")[0]
+        has_three = recipe.stem.startswith(("cifar10-", "tiny-imagenet"))
+        assert ("--val-fraction 0.1" in head) == has_three
+        assert load_config(recipe).train.report_epoch == ("best-val" if has_three else "last")
 
 
 def test_the_recipe_of_the_code_is_the_codes() -> None:
@@ -166,13 +166,20 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("prune.branches=[{method: refill, rounds: [3]}]", ["round 3 is not in 1..2"]),
         ("prune={rounds: 1, mode: inline, branches: [{method: snip}]}", ["'snip' needs mode: branch"]),
         ("prune.mode=inline", ["inline needs exactly one branch, not 2"]),
-        ("prune.rewind_epoch=4", ["prune.rewind_epoch: 4 must be below train.epochs = 4"]),
+        ("prune.rewind_epoch=5", ["prune.rewind_epoch: 5 must be at most train.epochs = 4"]),
+        (
+            "prune.rewind_epoch=4 prune.after_rewind=continue",
+            ["prune.rewind_epoch: 4 must be below train.epochs = 4: after_rewind: continue leaves no epoch"],
+        ),
         ("cluster.workers=9", ["train.batch_size: 8 is global", "cluster.workers = 9", "use at most 8"]),
         ("train.nesterov=true train.momentum=0", ["nesterov needs momentum > 0"]),
         ("train.schedule.milestones=[1,2]", ["milestones belong to name: step, not to cosine"]),
         ("data.pad=4", ["pad belongs to crop: pad, not to random-resized"]),
         ("data.crop=pad data.pad=999", ["pad (999) is more than resolution"]),
         ("data.pad_fill=black", ["pad_fill belongs to crop: pad or rotate"]),
+        ("data.crop=none data.cache=gpu data.jitter.hue=0.1", ["jitter changes the pixels", "cache: os"]),
+        ("data.jitter.hue=0.6", ["data.jitter.hue", "0.5"]),
+        ("train.report_epoch=best", ["train.report_epoch", "best-val"]),
         ("data.rotate=200", ["data.rotate:", "less than or equal to 180, got 200"]),
         ("train.schedule.gamma=0.2", ["gamma belongs to name: step, not to cosine"]),
         ("train.schedule.name=step", ["name: step needs milestones"]),

@@ -25,7 +25,7 @@ from distlth.errors import DataError
 from jobs.cli import main
 from tests.data.fixtures import picture
 
-COUNT = {"train": 9, "val": 6}
+COUNT = {"train": 9, "val": 6, "test": 7}
 
 
 class Pictures:
@@ -51,12 +51,13 @@ def write(path: Path, split: str, labels: int = 3, **image: Any) -> Path:
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A train and a val file, with JPEGs and raw pixels both in the first."""
+    """Files of three splits, with JPEGs and raw pixels both in the first."""
     folder = tmp_path_factory.mktemp("ffcv")
     half: dict[str, Any] = {"write_mode": "proportion", "compress_probability": 0.5, "jpeg_quality": 90}
     return {
         "train": write(folder / "train_500_0.50_90.ffcv", "train", **half),
         "val": write(folder / "val_500_0.50_90.beton", "val", write_mode="jpg", max_resolution=50),
+        "test": write(folder / "test.beton", "test", write_mode="jpg"),
     }
 
 
@@ -65,16 +66,17 @@ def adopted(files: dict[str, Path], tmp_path: Path) -> Dataset:
     """Copies of the files, adopted."""
     for split, file in files.items():
         shutil.copy(file, tmp_path / f"{split}.ffcv")
-    return adopt(tmp_path / "train.ffcv", tmp_path / "val.ffcv", tmp_path / "data", workers=2)
+    train, val, test = (tmp_path / f"{split}.ffcv" for split in files)
+    return adopt(train, val, tmp_path / "data", test=test, workers=2)
 
 
 def test_an_adopted_data_set_is_one_like_others(adopted: Dataset, tmp_path: Path) -> None:
     """Checked, loaded to the same bits twice, and none of it copied."""
     assert adopted.classes == ("0", "1", "2")
-    assert [adopted.split(split).count for split in COUNT] == list(COUNT.values())
+    assert {split: adopted.split(split).count for split in adopted.names} == COUNT
     assert (adopted.split("val").max_width, adopted.split("train").max_width) == (50, 64)
     assert adopted.notes[0].startswith("layout: FFCV files, adopted: ")
-    assert check(adopted.path, workers=1).num_samples == 15
+    assert check(adopted.path, workers=1).num_samples == 22
     assert sum(file.lstat().st_size for file in adopted.path.iterdir()) < 5000
     index = read_beton(adopted.file("train"), 3)
     assert {*index.modes.tolist()} == {JPG, RAW}
@@ -125,7 +127,7 @@ def test_the_command_names_classes_and_refuses_what_it_cannot_use(
     names.write_text("cat\ndog\nbird\n")
     asked = ["data", "adopt", str(files["train"]), str(files["val"]), "--out", str(tmp_path / "data")]
     assert main([*asked, "--classes", str(names), "--workers", "1"]) == 0
-    assert "9 + 6 images of 3 classes" in capsys.readouterr().out
+    assert "9 + 6 images of 3 classes (train, val)" in capsys.readouterr().out
     assert Dataset.load(tmp_path / "data").classes == ("cat", "dog", "bird")
     assert main(asked) == 2
     assert "exists already; overwrite it" in capsys.readouterr().err
@@ -133,6 +135,8 @@ def test_the_command_names_classes_and_refuses_what_it_cannot_use(
     assert main([*asked, "--overwrite", "--classes", str(names)]) == 2
     assert "classes.txt: 2 different names, expected 3" in capsys.readouterr().err
     assert Dataset.load(tmp_path / "data").classes == ("cat", "dog", "bird")
+    assert main([*asked[:4], str(files["test"]), *asked[4:], "--overwrite"]) == 0
+    assert "9 + 6 + 7 images of 3 classes (train, val, test)" in capsys.readouterr().out
 
 
 def damage(path: Path, index: int, at: int, data: bytes) -> None:
@@ -173,6 +177,9 @@ def test_files_that_cannot_be_adopted_are_named(
     os.truncate(val, val.stat().st_size // 2)
     refused(r"val\.ffcv: cut short")
     refused(r"val\.ffcv: train and val have different labels: 2", train, write(val, "val", labels=2))
+    wrong = write(tmp_path / "test.beton", "test", labels=2)
+    with pytest.raises(DataError, match=r"test\.beton: train and test have different labels: 2"):
+        adopt(train, files["val"], out, test=wrong, workers=1)
     refused(r"train\.beton: was made by `distlth data build`", digits.file("train"), files["val"])
     fields = {"covariate": FloatField(), "label": IntField()}
     DatasetWriter(str(val), fields, num_workers=1).from_indexed_dataset([(0.5, 1)])

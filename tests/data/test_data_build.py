@@ -107,7 +107,16 @@ def test_a_tiny_imagenet_tree(tmp_path: Path) -> None:
             "only in val: c; only in train: b",
         ),
         (["train/a/1.png", "train/b/1.png", "val/1.png"], "images lie loose"),
-        (["train/a/1.png", "train/b/1.png", "test/a/1.png"], "train and test but no val"),
+        (
+            [
+                f"{s}/{c}/{n}.png"
+                for s in ("train", "val", "test")
+                for c in "abc"
+                for n in "12"
+                if s + c != "testb"
+            ],
+            "train and test have different classes; only in train: b",
+        ),
         (["val/a/1.png", "val/b/1.png"], "val but no train"),
     ],
 )
@@ -409,10 +418,15 @@ def test_images_of_one_colour_and_images_that_come_twice_are_warned_of(tmp_path:
     grey(tmp_path / "train" / "class1" / "black.png", 0)
     grey(tmp_path / "val" / "class1" / "white.png", 255)
     shutil.copy(tmp_path / "train" / "class0" / "000.jpg", tmp_path / "train" / "class1" / "same.jpg")
-    first = build(tmp_path, tmp_path / "built", ONE_WORKER).notes[-3:]
+    for name in ("class0/001.jpg", "class1/white.png"):
+        (tmp_path / "test" / name).parent.mkdir(parents=True)
+        shutil.copy(tmp_path / "val" / name, tmp_path / "test" / name)
+    first = build(tmp_path, tmp_path / "built", ONE_WORKER).notes[-5:]
     assert [note.partition(": ")[2].partition(":")[0] for note in first] == [
-        "2 images are of one colour",
+        "3 images are of one colour",
         "3 images of val are also in train",
+        "1 image of test is also in train",
+        "2 images of test are also in val",
         "3 images are in more than one class",
     ]
     assert f"{tmp_path / 'train' / 'class1' / 'black.png'}" in first[0]
@@ -432,9 +446,9 @@ def test_what_a_build_says_fits_any_terminal(images: Path, tmp_path: Path) -> No
         assert main([*arguments, "--workers", "1"]) == 0
     said.seek(0)
     *_, first, left_out, layout, passed = said.read().splitlines()
-    assert first == f"{tmp_path}/geb\\xe4ude: 21 + 3 images of 3 classes"
+    assert first == f"{tmp_path}/geb\\xe4ude: 21 + 3 images of 3 classes (train, val)"
     assert left_out == f"left out {source}/class0/ol\\xe9.png: not an image of a kind that Pillow reads"
-    assert layout == "layout: class folders; val is drawn from them, 0.1 of each class"
+    assert layout == "layout: class folders; val is drawn from train, 0.1 of each class"
     assert passed == "passed over 1 file: 1 .txt"
 
 

@@ -10,6 +10,7 @@ import pickle
 import struct
 import tarfile
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from PIL import Image
 from distlth.data.layouts import scan
 from distlth.data.layouts.base import Sample, Source
 from distlth.data.layouts.pickled import read_pickle
+from distlth.data.load.loader import EvalLoader
 from distlth.data.pack.build import BuildOptions, build
 from distlth.data.pack.image import read_image
 from distlth.errors import DataError
@@ -166,6 +168,35 @@ def test_cifar_is_read_in_each_form(tmp_path: Path, kind: str, form: str) -> Non
         assert sample.path.name == str(number)
 
 
+def counts(source: Source) -> dict[str, int]:
+    return {split: len(samples) for split, samples in source.splits.items()}
+
+
+def places(samples: tuple[Sample, ...]) -> list[tuple[str, str]]:
+    """The file, without its endings, and the number of each image."""
+    return [(sample.path.parent.name.split(".")[0], sample.path.name) for sample in samples]
+
+
+def test_val_is_drawn_from_cifar_alike_in_each_form(tmp_path: Path) -> None:
+    """As in the paper's 45,000 + 5,000 + 10,000; which images these are depends on the seed alone."""
+    drawn = []
+    for kind in ("cifar-10-binary", "cifar-10-python"):
+        folder, files, _ = cifar(kind)
+        archive = {f"{folder}/{name}": data for name, data in files.items()}
+        for path in (
+            put_all(tmp_path / folder, files),
+            put_tar(tmp_path / f"{kind}.tar.gz", archive, "w:gz"),
+        ):
+            source = scan(path, val_images=3)
+            assert counts(source) == {"train": 12, "val": 3, "test": 3}
+            assert source.layout.endswith("; val is drawn from train, 3 images")
+            assert {name for name, _ in places(source.test)} == {"test_batch"}
+            drawn.append(places(source.val))
+    assert drawn[1:] == drawn[:-1]
+    assert places(scan(tmp_path / folder, val_images=3, seed=5).val) != drawn[0]
+    assert places(scan(tmp_path / folder, val_fraction=0.2).val) == drawn[0]
+
+
 def test_the_pickles_of_this_test_are_what_python_reads_as_such() -> None:
     values, labels = batches(("a",))["a"]
     read = pickle.loads(python2({"labels": labels, "data": values}), encoding="bytes")
@@ -245,12 +276,14 @@ def idx(values: npt.NDArray[np.uint8]) -> bytes:
     return bytes((0, 0, 8, values.ndim)) + struct.pack(f">{values.ndim}I", *values.shape) + values.tobytes()
 
 
-def mnist(folder: Path, suffix: str = "") -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+def mnist(
+    folder: Path, suffix: str = "", times: int = 1
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Write IDX files; return the test images and labels."""
-    labels = np.array([1, 0, 2, 1], np.uint8)
+    labels = np.array([1, 0, 2, 1] * times, np.uint8)
     folder.mkdir(parents=True, exist_ok=True)
     for split in ("train", "t10k"):
-        images = RNG.integers(0, 256, (4, 28, 28), dtype=np.uint8)
+        images = RNG.integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
         for name, values in (("images-idx3", images), ("labels-idx1", labels)):
             data = idx(values)
             file = folder / f"{split}-{name}-ubyte{suffix}"
@@ -264,10 +297,20 @@ def test_idx_files_are_read_where_torchvision_leaves_them(tmp_path: Path, below:
     images, _ = mnist(tmp_path / below, suffix)
     source = scan(tmp_path)
     assert source.classes == ("0", "1", "2")
-    assert source.layout == "IDX files; val is their test split"
+    assert source.layout == "IDX files; val is the test split"
     (sample,) = of_class(source, source.val, "2")
     assert np.array_equal(pixels(sample), images[2][:, :, None].repeat(3, axis=2))
     assert [sample.path.name for sample in of_class(source, source.val, "1")] == ["0", "3"]
+
+
+def test_val_is_drawn_from_idx_files_alike_packed_or_not(tmp_path: Path) -> None:
+    found = []
+    for suffix in ("", ".gz"):
+        mnist(tmp_path / f"idx{suffix}", suffix, times=3)
+        source = scan(tmp_path / f"idx{suffix}", val_fraction=0.3)
+        assert counts(source) == {"train": 8, "val": 4, "test": 12}
+        found.append(places(source.val))
+    assert found[0] == found[1]
 
 
 def test_the_unpacked_file_is_read_where_both_are(tmp_path: Path) -> None:
@@ -456,12 +499,25 @@ def test_val_is_drawn_from_shards_without_one(tmp_path: Path) -> None:
     assert scan(tmp_path, val_fraction=0.4, seed=3).layout == source.layout
 
 
+def test_shards_of_three_splits(tmp_path: Path) -> None:
+    for number, split in enumerate(("train", "val")):
+        shard(tmp_path / f"{split}-0.tar", (0, 1), first=2 * number)
+    put_tar(tmp_path / "test-0.tar", {"0.jpg": jpeg(1)})
+    source = scan(tmp_path)
+    assert counts(source) == {"train": 2, "val": 2}
+    assert "1 test shards without classes" in str(source.passed)
+    shard(tmp_path / "test-0.tar", (1, 0, 1), first=7)
+    source = scan(tmp_path)
+    assert counts(source) == {"train": 2, "val": 2, "test": 3}
+    assert [pixels(sample)[0, 0, 0] for sample in of_class(source, source.test, "1")] == [140, 180]
+
+
 def test_shards_that_cannot_be_read_are_named(tmp_path: Path) -> None:
     test = shard(tmp_path / "data-test-0.tar", (0, 1))
     with pytest.raises(DataError, match="has shards of test, but none of train"):
         scan(tmp_path)
     train = shard(tmp_path / "data-train-0.tar", (0, 1))
-    with pytest.raises(DataError, match="train and test but none of val; name those of test val"):
+    with pytest.raises(DataError, match="class 0 has one image, which cannot be split into train and val"):
         scan(tmp_path)
     test.unlink()
     for files, message in (
@@ -499,6 +555,7 @@ def test_parquet_files_are_read_in_their_order(tmp_path: Path, folder: str) -> N
     rows(tmp_path / folder / "validation-00000-of-00001.parquet", [0, 2, 1], names)
     rows(tmp_path / folder / "test-00000-of-00001.parquet", [-1], names)
     source = scan(tmp_path)
+    assert str(source.passed) == "passed over 1 file: 1 test files without labels"
     assert source.classes == ("crane (1)", "crane (2)", "tench")
     read = [(source.classes[sample.label], int(pixels(sample)[0, 0, 0])) for sample in source.train]
     assert read == [("crane (2)", 0), ("tench", 30), ("crane (1)", 60), ("crane (1)", 0), ("crane (2)", 30)]
@@ -510,6 +567,22 @@ def test_parquet_files_without_names_or_val(tmp_path: Path) -> None:
     rows(tmp_path / "train.parquet", [0, 1, 0, 1, 0, 1], label="fine_label")
     source = scan(tmp_path, val_fraction=0.3)
     assert (source.classes, len(source.val)) == (("0", "1"), 2)
+
+
+def test_parquet_files_of_train_and_test(tmp_path: Path) -> None:
+    """As Hugging Face has CIFAR and MNIST: val is drawn from train."""
+    rows(tmp_path / "data" / "train-00000-of-00001.parquet", [0, 1, 0, 1, 0, 1])
+    rows(tmp_path / "data" / "test-00000-of-00001.parquet", [1, 1, 0])
+    built = build(tmp_path, tmp_path / "built", BuildOptions(workers=2, val_fraction=0.3, seed=4))
+    assert {split: built.split(split).class_counts for split in built.names} == {
+        "train": (2, 2),
+        "val": (1, 1),
+        "test": (1, 2),
+    }
+    assert (built.options["val_fraction"], built.options["seed"]) == (0.3, 4)
+    assert built.digest == "-".join(built.split(split).digest for split in ("train", "val", "test"))
+    with closing(EvalLoader(built, split="test", batch_size=3, resolution=4, threads=1)) as loader:
+        assert [labels.tolist() for _, labels in loader] == [[1, 1, 0]]
 
 
 def test_parquet_files_that_cannot_be_read_are_named(tmp_path: Path) -> None:
@@ -548,5 +621,5 @@ def test_images_of_arrays_and_archives_are_packed(tmp_path: Path) -> None:
     mnist(tmp_path / "idx")
     built = build(tmp_path / "idx", tmp_path / "built", BuildOptions(workers=1, layout="idx"))
     assert built.split("val").class_counts == (1, 2, 1)
-    assert built.notes[0] == "layout: IDX files; val is their test split"
+    assert built.notes[0] == "layout: IDX files; val is the test split"
     assert (built.split("train").min_height, built.split("train").max_width) == (28, 28)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from distlth.data.layouts import scan
-from distlth.data.layouts.base import Sample
+from distlth.data.layouts.base import Draw, Sample, Source
 from distlth.errors import DataError
 from tests.users import as_ordinary_user
 
@@ -55,7 +55,6 @@ def test_splits_are_known_by_the_names_that_people_write(tmp_path: Path, train: 
     [
         (("train", "Training", "val"), "both (train and Training|Training and train) are train splits"),
         (("train", "val", "VALID"), "are val splits; keep one"),
-        (("Training", "Testing"), "train and test but no val"),
         (("train", "dev"), "has dev beside train, but no val; name the validation folder val"),
         (("train", "val_images"), "val_images: is this a split or a class"),
         (("train2017", "val2017"), "train2017: is this a split or a class"),
@@ -68,6 +67,50 @@ def test_splits_that_are_not_certain_are_refused_by_name(
     with pytest.raises(DataError, match=message) as caught:
         scan(classes(tmp_path, *folders))
     assert "\n" not in str(caught.value)
+
+
+def counts(source: Source) -> dict[str, int]:
+    return {split: len(samples) for split, samples in source.splits.items()}
+
+
+def test_a_test_split_is_read_and_val_is_drawn_from_train(tmp_path: Path) -> None:
+    """What is in test stays there; val is a function of the seed and the names."""
+    source = scan(classes(tmp_path, "train", "Testing"))
+    assert (counts(source), source.layout) == (
+        {"train": 2, "val": 2, "test": 4},
+        "train/ and Testing/ with class folders; val is drawn from train, 0.1 of each class",
+    )
+    classes(tmp_path, "val")
+    whole = scan(tmp_path)
+    assert counts(whole) == dict.fromkeys(("train", "val", "test"), 4)
+    assert whole.layout == "train/, val/ and Testing/ with class folders"
+    assert whole.test == source.test
+    with pytest.raises(DataError, match="has train, val and test; leave out --val-fraction"):
+        scan(tmp_path, val_images=2)
+    shutil.rmtree(tmp_path / "Testing")
+    drawn = scan(tmp_path, val_fraction=0.1)
+    assert (drawn.train, drawn.val) == (source.train, source.val)
+    assert drawn.test == whole.val
+    assert drawn.layout.endswith("0.1 of each class; the val split that was there is test")
+
+
+@pytest.mark.parametrize("below", ["images", "."])
+def test_a_test_split_without_classes_is_passed_over(tmp_path: Path, below: str) -> None:
+    source = scan(put(classes(tmp_path, "train", "val"), f"test/{below}/0.png"))
+    assert counts(source) == {"train": 4, "val": 4}
+    assert str(source.passed) == "passed over 1 folder: 1 test"
+
+
+def test_val_images_are_shared_out_in_proportion_to_the_classes(tmp_path: Path) -> None:
+    assert Draw(images=5000).counts([5000] * 10) == [500] * 10
+    assert Draw(images=7).counts([5, 10, 20]) == [1, 2, 4]
+    assert Draw(images=4).counts([2, 2, 100]) == [1, 1, 2]
+    assert Draw(images=10).counts([2, 3, 9]) == [1, 2, 7]
+    for count in (2, 12):
+        with pytest.raises(DataError, match=f"^{count} val images; expected 3 to 11 for 3 classes"):
+            Draw(images=count).counts([2, 3, 9])
+    with pytest.raises(DataError, match="give one of the two"):
+        Draw(0.1, images=3)
 
 
 def test_splits_inside_classes_are_refused(tmp_path: Path) -> None:
@@ -159,6 +202,7 @@ def test_tiny_imagenets_annotations_are_checked(tmp_path: Path) -> None:
     assert str(source.passed) == (
         "passed over 2 files: 1 .txt, 1 images that val_annotations.txt does not name; 1 folder: 1 test"
     )
+    assert counts(scan(tmp_path, val_fraction=0.5)) == {"train": 2, "val": 2, "test": 2}
     lines.write_text("0.png\tn1\n1.png\tn2\n0.png\tn2\n")
     with pytest.raises(DataError, match=r"val_annotations\.txt: line 3 names 0\.png again"):
         scan(tmp_path)

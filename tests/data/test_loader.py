@@ -7,7 +7,7 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import functional
 from torchvision.transforms.functional import InterpolationMode, rotate
 
 from distlth.data.beton import read_beton
@@ -31,7 +32,7 @@ from distlth.data.load.order import epoch_key, epoch_order, mix, part
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.storage import Cache
 from distlth.data.load.stream import Stream
-from distlth.data.load.transform import Crop
+from distlth.data.load.transform import Crop, Jitter
 from distlth.data.pack.build import BuildOptions, build
 from distlth.errors import DataError
 from tests.data.fixtures import VAL_FRACTION, image_folder, small_dataset
@@ -290,12 +291,58 @@ def test_rotations_are_torchvisions_by_an_angle_of_each_sample(raw_dataset: Data
 
 
 def test_augmentation_has_the_same_bits_over_threads_and_resumes(dataset: Dataset) -> None:
-    asked: dict[str, Any] = {"crop": "pad", "pad": 4, "fill": "black", "rotate": 20}
+    jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.1)
+    asked: dict[str, Any] = {"crop": "pad", "pad": 4, "fill": "black", "rotate": 20, "jitter": jitter}
     images, labels = collect(train_loader(dataset, **asked).epoch(2))
     resumed = train_loader(dataset, threads=3, **asked)
     assert same(collect(resumed.epoch(2)), (images, labels))
     assert same(collect(resumed.epoch(2, first_step=2)), (images[2 * BATCH :], labels[2 * BATCH :]))
     assert not torch.equal(collect(resumed.epoch(3))[0], images)
+    assert not torch.equal(collect(train_loader(dataset, **{**asked, "jitter": None}).epoch(2))[0], images)
+
+
+def recoloured(dataset: Dataset, number: int = 0, **jitter: float) -> tuple[Tensor, Tensor, list[float]]:
+    """An image of an epoch as it is and with jitter (3 x R x R, 0..255), and its four draws (0..1)."""
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
+    loaders = [train_loader(dataset, jitter=one) for one in (None, Jitter(**jitter))]
+    plain, changed = (255 * (collect(loader.epoch(1))[0][number] * std + mean) for loader in loaders)
+    key = decode.sample_key(
+        np.uint64(mix(epoch_key(5, 1) ^ _AUGMENTATION)), loaders[0].batch_indices(1, 0)[number]
+    )
+    draws = [decode.uniform(np.uint64(key), decode.JITTER_DRAW + place) for place in range(4)]
+    return plain.round(), changed.round(), draws
+
+
+@pytest.mark.parametrize(
+    ("name", "reach", "adjust"),
+    [
+        ("brightness", 0.3, functional.adjust_brightness),
+        ("contrast", 0.5, functional.adjust_contrast),
+        ("saturation", 1.5, functional.adjust_saturation),
+    ],
+)
+def test_colours_change_as_torchvisions_by_a_factor_of_each_sample(
+    dataset: Dataset, name: str, reach: float, adjust: Callable[[Tensor, float], Tensor]
+) -> None:
+    for number in range(4):
+        plain, changed, draws = recoloured(dataset, number, **{name: reach})
+        low = max(0.0, 1 - reach)
+        factor = low + (1 + reach - low) * draws[("brightness", "contrast", "saturation").index(name)]
+        expected = adjust(plain.to(torch.uint8), factor).float()
+        assert (changed - expected).abs().max() <= 2  # torchvision rounds its greys, and cuts off
+        assert not torch.equal(plain, changed)
+
+
+def test_a_hue_turns_and_leaves_luma_and_greys_as_they_are(dataset: Dataset) -> None:
+    plain, changed, draws = recoloured(dataset, hue=0.5)
+    turned = torch.polar(torch.ones(()), torch.tensor(math.tau * (draws[3] - 0.5)))
+    luma, i, q = torch.einsum("ij,jyx->iyx", torch.tensor(decode.YIQ), plain)
+    chroma = torch.complex(i, q) * turned
+    expected = torch.stack([luma + a * chroma.real + b * chroma.imag for a, b in decode.RGB])
+    assert (changed - expected.clamp(0, 255)).abs().max() <= 0.51
+    grey = np.full((2, 2, 3), 77, np.uint8)
+    decode._change_colours(grey, (1.0, 1.0, 0.5, 0.3), np.empty((3, 3), np.int64))
+    assert (grey == 77).all()
 
 
 @pytest.mark.parametrize("crop", ["pad", "none", "random-resized"])
@@ -421,6 +468,7 @@ def test_arguments_that_do_not_fit_are_named(dataset: Dataset) -> None:
         ({"pad": 25}, "pad 25 is not in 0..24 pixels"),
         ({"fill": "red"}, "fill 'red' is not known"),
         ({"rotate": 181.0}, "rotate 181.0 is not in 0..180 degrees"),
+        ({"cache": "gpu", "jitter": Jitter(hue=0.1)}, "cache 'gpu' has no colour jitter; choose cache 'os'"),
     ):
         with pytest.raises(DataError, match=words):
             train_loader(dataset, crop="pad", **asked)

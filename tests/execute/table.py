@@ -1,15 +1,18 @@
 """Time a regrouped ResNet-50 and write the table in docs/grouped.md: python -m tests.execute.table.
 
-Weights as in trained layers, regrouped; one thread, whose own processor time counts, so that other programs
-on the machine disturb little; all networks in turn in one process, medians. Regrouping takes some minutes.
+Weights as in trained layers, regrouped; all networks in turn in one process, medians. On one thread its own
+processor time counts, so that other programs on the machine disturb little; with `--threads 2` it is time on
+the clock: use a machine that does nothing else. `--layers` prints both forms' times of each layer instead.
+Regrouping takes some minutes.
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import onnxruntime
@@ -18,6 +21,7 @@ from torch import Tensor, nn
 
 from distlth.bench.regroup import MIN_ROWS, resnet50_weights
 from distlth.execute import Grouped, grouped
+from distlth.execute.measure import LayerTime, thorough
 from distlth.export.formats import onnx_model
 from distlth.models import build
 from distlth.prune.magnitude import prune_magnitude
@@ -27,9 +31,13 @@ from tests.slim.tickets import settle
 
 DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "grouped.md"
 HEAD = (
-    "| blocks | batch | eager, dense | ONNX Runtime, dense | engine, dense | grouped | saved against eager | "
-    "against ONNX Runtime | against the engine | MACs saved |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    "| blocks | threads | batch | eager, dense | ONNX Runtime, dense | engine, dense | grouped | "
+    "saved against eager | against ONNX Runtime | against the engine | MACs saved |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+)
+LAYERS_HEAD = (
+    "| layer | cells left | dense | blocks | of dense | form by cost | faster |",
+    "| --- | --- | --- | --- | --- | --- | --- |",
 )
 RESOLUTION, DENSITY, ROUNDS = 224, 0.42, 9
 Call = Callable[[Tensor], object]
@@ -59,11 +67,12 @@ def networks(*, by_layer: bool) -> tuple[nn.Module, nn.Module]:
     return dense, masked
 
 
-def rows(*, by_layer: bool) -> list[str]:
+def rows(*, by_layer: bool, threads: int) -> list[str]:
     """Return the table's rows of one mask."""
     dense, masked = networks(by_layer=by_layer)
-    made, own = grouped(masked, RESOLUTION), grouped(dense, RESOLUTION)
-    session = _session(dense)
+    made = grouped(masked, RESOLUTION, threads=threads, measured=True)
+    own = grouped(dense, RESOLUTION, threads=threads)
+    session = _session(dense, threads)
     calls: dict[str, Call] = {
         "eager": dense,
         "onnx": lambda images: session.run(None, {"images": images.numpy()}),
@@ -71,7 +80,24 @@ def rows(*, by_layer: bool) -> list[str]:
         "grouped": made.network,
     }
     saved = 1 - work(made) / work(own)
-    return [_row(by_layer, batch, _times(calls, batch), saved) for batch in (1, 8)]
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    return [_row(by_layer, threads, batch, _times(calls, batch, clock), saved) for batch in (1, 8)]
+
+
+def layer_rows(*, by_layer: bool) -> list[str]:
+    """Return a row for each layer of one mask that has blocks: both forms' times, each layer by itself."""
+    _, masked = networks(by_layer=by_layer)
+    choice = thorough()
+    fastest, by_cost = grouped(masked, RESOLUTION, measured=choice), grouped(masked, RESOLUTION)
+    return [_layer_row(name, found, fastest, by_cost) for name, found in choice.times.items()]
+
+
+def _layer_row(name: str, found: LayerTime, fastest: Grouped, by_cost: Grouped) -> str:
+    shown, chosen = (["blocks", "dense"][made.forms[name].is_dense] for made in (fastest, by_cost))
+    times = f"{1e3 * found.dense:.3f} ms | {1e3 * found.by_blocks:.3f} ms"
+    return (
+        f"| {name} | {found.cells:.0%} | {times} | {found.by_blocks / found.dense:.0%} | {chosen} | {shown} |"
+    )
 
 
 def work(made: Grouped) -> int:
@@ -97,27 +123,29 @@ def _positions(model: nn.Module) -> dict[str, int]:
     return found
 
 
-def _session(dense: nn.Module) -> onnxruntime.InferenceSession:
+def _session(dense: nn.Module, threads: int) -> onnxruntime.InferenceSession:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
     content = onnx_model(dense, RESOLUTION, {})
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
-def _times(calls: Mapping[str, Call], batch: int) -> dict[str, list[float]]:
+def _times(calls: Mapping[str, Call], batch: int, clock: Callable[[], float]) -> dict[str, list[float]]:
     images = torch.randn(batch, 3, RESOLUTION, RESOLUTION)
     times: dict[str, list[float]] = {name: [] for name in calls}
     with torch.inference_mode():
         for number in range(ROUNDS + 2):
             for name, call in calls.items():
-                start = time.thread_time()
+                start = clock()
                 call(images)
                 if number >= 2:  # before that, memory and caches are new
-                    times[name].append(time.thread_time() - start)
+                    times[name].append(clock() - start)
     return times
 
 
-def _row(by_layer: bool, batch: int, times: Mapping[str, list[float]], macs_saved: float) -> str:
+def _row(
+    by_layer: bool, threads: int, batch: int, times: Mapping[str, list[float]], macs_saved: float
+) -> str:
     medians = {name: statistics.median(found) for name, found in times.items()}
     saved = {
         name: 1 - statistics.median(a / b for a, b in zip(times["grouped"], times[name], strict=True))
@@ -126,16 +154,33 @@ def _row(by_layer: bool, batch: int, times: Mapping[str, list[float]], macs_save
     what = f"{DENSITY:.0%} of {'every layer' if by_layer else 'all weights'}"
     shown = " | ".join(f"{1e3 * medians[name]:.0f} ms" for name in ("eager", "onnx", "own", "grouped"))
     shares = " | ".join(f"{share:.0%}" for share in (*saved.values(), macs_saved))
-    return f"| {what} | {batch} | {shown} | {shares} |"
+    return f"| {what} | {threads} | {batch} | {shown} | {shares} |"
+
+
+def updated(text: str, found: Sequence[str], threads: int) -> str:
+    """Return a document with these rows in its table, in place of those with as many threads."""
+    before, _, after = text.partition("\n".join(HEAD) + "\n")
+    table, _, rest = after.partition("\n\n")
+    others = [row for row in table.splitlines() if row.split("|")[2].strip() != str(threads)]
+    return "\n".join([before + "\n".join(HEAD), *sorted([*others, *found], key=_place), "", rest])
+
+
+def _place(row: str) -> list[str]:
+    return [row.split("|")[column].strip() for column in (2, 1, 3)]
 
 
 def main() -> None:
-    """Write the table."""
-    torch.set_num_threads(1)
-    found = [*rows(by_layer=True), *rows(by_layer=False)]
-    before, _, after = DOCUMENT.read_text().partition("\n".join(HEAD))
-    rest = after.partition("\n\n")[2]
-    DOCUMENT.write_text("\n".join([before + "\n".join(HEAD), *found, "", rest]))
+    """Write the table, or print that of the layers."""
+    parser = argparse.ArgumentParser(prog="python -m tests.execute.table")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--layers", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    if asked.layers:
+        print("\n".join([*LAYERS_HEAD, *layer_rows(by_layer=False)]))
+        return
+    found = [row for by_layer in (True, False) for row in rows(by_layer=by_layer, threads=asked.threads)]
+    DOCUMENT.write_text(updated(DOCUMENT.read_text(), found, asked.threads))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distlth.execute import Grouped, grouped
-from distlth.execute.blocks import cost, form
+from distlth.execute.blocks import Form, cost, forms
 from distlth.execute.cpu import EngineError
 from distlth.export.export import TOLERANCE, largest_difference, rounding
 from distlth.models import build
@@ -43,6 +43,10 @@ def ticket(model: nn.Module, size: int, density: float = 0.4) -> nn.Module:
                 module.weight *= blocks_of(module.weight.shape, density)
     settle(model, size, None)
     return model
+
+
+def form(kept: Tensor) -> Form:
+    return forms(kept).by_cost
 
 
 def check(model: nn.Module, size: int) -> Grouped:
@@ -93,6 +97,16 @@ def test_densenet_runs_whole_at_any_size() -> None:
     assert made.in_torch == ()
     for size in (24, 45):
         assert largest_difference(model, made.network, size) <= max(TOLERANCE, 2 * rounding(model, size))
+
+
+def test_the_form_of_each_layer_can_be_measured() -> None:
+    model = ticket(DenseBlock(), 32)
+    made = grouped(model, 32, measured=True)
+    assert set(made.times) == {"layers.0", "layers.1", "layers.2"}  # the others have nothing to leave out
+    for name, found in made.times.items():
+        assert made.forms[name].is_dense == (found.dense <= found.by_blocks)
+        assert 0 < found.cells < 1
+    assert largest_difference(model, made.network, 32) <= max(TOLERANCE, 2 * rounding(model, 32))
 
 
 class Swish(nn.Module):

@@ -131,7 +131,7 @@ EDITS: list[tuple[Edit, str, str, str]] = [
     (lambda run: edit_metrics(run.job("01/refill")), "01/refill", "metrics", "epoch 2 (up to step 20): loss"),
     (lambda run: edit_curve(run, "01"), "01", "metrics", "the loss first differs in steps 11 to 15"),
     (lambda run: edit_weights(run.job("00").weights), "00", "weights", "conv.weight: 1 of 12 values"),
-    (lambda run: edit_result(run.job("00"), top1=0.8), "00", "accuracy", "top1 0.9 | 0.8"),
+    (lambda run: edit_result(run.job("00"), val_top1=0.8), "00", "accuracy", "val_top1 0.9 | 0.8"),
 ]
 
 

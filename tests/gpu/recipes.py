@@ -18,9 +18,8 @@ def recipes(options: Options) -> None:
     for path in sorted(RECIPES.glob("*.yaml")):
         config = load_config(path)
         train, batch = config.train, config.train.batch_size // config.cluster.workers
-        shape = Shape(
-            config.model.name, config.data.resolution, batch, train.amp, options.device, config.model.stem
-        )
+        model, resolution = config.model, config.data.resolution
+        shape = Shape(model.name, resolution, batch, train.amp, options.device, model.stem, model.blurpool)
         shapes.setdefault(shape, path.stem)
     for shape, name in list(shapes.items())[: options.size(len(shapes), 1)]:
         with check(name) as said:

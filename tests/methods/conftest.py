@@ -14,8 +14,8 @@ from distlth.run.paths import RunPaths
 from tests.small_job import WORLD
 
 BRANCHES = (
-    "[{method: snip}, {method: one-shot}, {method: random}, {method: grasp}, {method: synflow}, "
-    "{method: slimming}, {method: magnitude-channels}, "
+    "[{method: admm}, {method: snip}, {method: one-shot}, {method: random}, {method: grasp}, "
+    "{method: synflow}, {method: slimming}, {method: magnitude-channels}, "
     "{method: random-channels}, {method: random-blocks}, {method: regroup, source: snip}, "
     "{method: refill, name: again, weights: reinit}, {method: nm, pattern: 2:4, within: refill}]"
 )

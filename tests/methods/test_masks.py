@@ -23,8 +23,8 @@ from tests.tiny_run import MINIMAL
 
 Shape = tuple[int, ...]
 
-ONCE = ["one-shot", "snip", "grasp", "synflow", "slimming", "magnitude-channels"]
-SOURCES = st.sampled_from(["imp", "one-shot", "random", "snip", "grasp", "synflow"])
+ONCE = ["admm", "one-shot", "snip", "grasp", "synflow", "slimming", "magnitude-channels"]
+SOURCES = st.sampled_from(["imp", "one-shot", "random", "snip", "grasp", "synflow", "admm"])
 REFILLS = st.fixed_dictionaries(
     {"method": st.just("refill")},
     optional={

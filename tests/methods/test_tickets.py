@@ -28,9 +28,9 @@ def test_all_meet_the_planned_density_and_stand_in_the_report(config: RunConfig,
         assert result is not None
         assert abs(result.density - job.density) < 0.02, job.id
     summary = read_summary(finished)
-    branches = config.prune.branches
-    assert [row.method for row in summary.results.rows] == ["imp", "imp", *(each.label for each in branches)]
-    assert {layer.method for layer in summary.layers} == {each.label for each in branches}
+    branches = ["admm-training", *(each.label for each in config.prune.branches)]  # `admm` is the first
+    assert [row.method for row in summary.results.rows] == ["imp", "imp", *branches]
+    assert {layer.method for layer in summary.layers} == {*branches}
     write_report(finished)
     assert "random-blocks" in finished.report.results_table.read_text()
 

@@ -16,6 +16,8 @@ from distlth.models import anatomy, build, prunable, zoo
         ("resnet20", 100, 32, 19, 275_572, 40_556_800),
         ("resnet56", 10, 32, 55, 853_018, 125_485_696),
         ("resnet56", 100, 32, 55, 858_868, 125_491_456),
+        # With projections: 16 x 32 + 32 x 64 weights more, and norms of 32 and 64 channels.
+        ("resnet20_openlth", 10, 32, 21, 269_722 + 2_752, 40_551_040 + 262_144),
         # arXiv 2202.04736, table 1: 1.86, 14.72 and 3.21 million, and 0.314 G for VGG-16.
         ("wrn32_2", 10, 32, 33, 1_860_522, 275_612_928),
         ("wrn32_2", 100, 32, 33, 1_872_132, 275_624_448),
@@ -137,7 +139,7 @@ def test_networks_with_auxiliary_heads_give_plain_logits_in_training() -> None:
 def test_unknown_names_are_refused_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"'ResNet-50' is not known; did you mean resnet50"):
         build("ResNet-50", 10, seed=0)
-    with pytest.raises(ConfigError, match="'zzz' is not known; mobilenet_v1, resnet20, resnet56, vgg16_bn_c"):
+    with pytest.raises(ConfigError, match="'zzz' is not known; mobilenet_v1, resnet20, resnet20_openlth"):
         build("zzz", 10, seed=0)
 
 

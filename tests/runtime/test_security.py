@@ -179,6 +179,8 @@ CALLS = (
     "os.system",
     "os.popen",
 )
+# Other codes read nothing else; writing such a file runs nothing.
+WRITERS = {"distlth/export/masked.py": ["torch.save"]}
 BUILTINS = ("eval", "exec")
 COLLECTIVES = ("broadcast_object_list", "all_gather_object", "gather_object", "scatter_object_list")
 
@@ -198,6 +200,9 @@ def dangers(source: str) -> Iterator[str]:
 
 def _dangerous_call(node: ast.Call) -> Iterator[str]:
     name = ast.unparse(node.func)
+    given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+    if name == "torch.load" and given.get("weights_only") == "True":  # which makes tensors and numbers alone
+        return
     if name in CALLS or name in BUILTINS or name.rpartition(".")[2] in COLLECTIVES:
         yield name
     for keyword in node.keywords:
@@ -208,8 +213,8 @@ def _dangerous_call(node: ast.Call) -> Iterator[str]:
 def test_nothing_runs_code_out_of_files_or_names() -> None:
     files = [path for layer in LAYERS for path in sorted((ROOT / layer).rglob("*.py"))]
     assert len(files) > 50
-    found = [f"{path.relative_to(ROOT)}: {what}" for path in files for what in dangers(path.read_text())]
-    assert not found, "\n".join(found)
+    found = {path.relative_to(ROOT).as_posix(): list(dangers(path.read_text())) for path in files}
+    assert {file: what for file, what in found.items() if what} == WRITERS
 
 
 @pytest.mark.parametrize(
@@ -218,6 +223,7 @@ def test_nothing_runs_code_out_of_files_or_names() -> None:
         "import pickle",
         "from cloudpickle import loads",
         "import torch\ntorch.load('x')",
+        "import torch\ntorch.load('x', weights_only=False)",
         "from torch import load",
         "import yaml\nyaml.load(text)",
         "import subprocess\nsubprocess.run(name, shell=True)",
@@ -230,6 +236,7 @@ def test_nothing_runs_code_out_of_files_or_names() -> None:
 def test_a_danger_is_seen(source: str) -> None:
     assert list(dangers(source))
     assert not list(dangers("import yaml, torch\nyaml.safe_load(text)\nmodel.eval()\nsubprocess.run([name])"))
+    assert not list(dangers("import torch\ntorch.load('x', weights_only=True)"))
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o027, 0o077])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,12 @@ from distlth.data.dataset import Dataset
 from distlth.export.export import TOLERANCE, largest_difference
 from distlth.export.formats import safetensors_file
 from distlth.export.source import load_source
+from distlth.facts.times import read_times
 from distlth.files import load_tensors, serialize_tensors
+from distlth.plan import plan
 from distlth.run.paths import RunPaths
+from distlth.run.results import load_results
+from distlth.run.store import load_record
 from distlth.slim import slim
 from jobs.cli import main
 from tests.slim.tickets import images, ticket_of
@@ -250,6 +255,35 @@ def test_a_ticket_is_timed_whole_and_layer_by_layer(
         (["infer", "--picture", "x.png"], "--picture draws what --layers measures"),
         (["infer", "--runtimes", "eager,none"], "--runtimes none: unknown; known: eager, compile, onnx"),
         (["step", "--batch", "1"], "are of infer"),
+        (["infer", "--all"], "--all: expected a run"),
+        (["infer", str(run.root)], "it needs tickets or --all"),
+        (["infer", str(run.root), "--all", "--paper"], "measure one ticket at a time"),
     ):
         assert main(["bench", *arguments, "--quick"]) == 2
         assert expected in capsys.readouterr().err
+
+
+def test_all_tickets_are_timed_and_kept(
+    run: RunPaths, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside the same dense network; a ticket that is measured again has its newest figures alone."""
+    own = RunPaths(tmp_path / "run")
+    shutil.copytree(run.root, own.root)
+    for result in load_results(own, plan(load_record(own).config)).values():
+        if result.job not in ("00", "01", TICKET):
+            own.job(result.job).result.unlink()
+    chosen = ["--runtimes", "eager", "--batch", "2", "--threads", "1"]
+    for tickets in (["--all"], [TICKET]):
+        assert main(["bench", "infer", str(own.root), *tickets, *chosen]) == 0
+    assert "01, batch 2 (1 of 2)" in capsys.readouterr().err
+    results = load_results(own, plan(load_record(own).config))
+    times = read_times(own, results)
+    assert [time.job for time in times] == ["01", TICKET]
+    assert {(time.setting.batch, time.setting.threads, time.fastest_runtime) for time in times} == {
+        (2, 1, "eager")
+    }
+    assert len(list(own.timings.rglob("*.json"))) == len(times)
+    saved = {time.job: time.macs_saved for time in times}
+    assert 0 < saved[TICKET] < 1
+    changed = {job: replace(result, mask_digest="another") for job, result in results.items()}
+    assert read_times(own, changed) == ()

@@ -16,7 +16,8 @@ from distlth.export.export import TOLERANCE, largest_difference
 from distlth.export.formats import safetensors_file
 from distlth.export.parts import pack_parts
 from distlth.export.saved import load_saved
-from distlth.models import names
+from distlth.models import anatomy, build, names
+from distlth.models.alive import alive
 from distlth.slim import Slim, Sums, slim
 from tests.slim.table import DOCUMENT, rows
 from tests.slim.tickets import refilled, settle, ticket_of
@@ -59,6 +60,17 @@ def test_counts_can_be_multiples(name: str) -> None:
     whole = dict(masked.named_parameters())
     for key, parameter in slimmed.named_parameters():
         assert len(parameter) % 8 == 0 or len(parameter) == len(whole[key])
+
+
+@pytest.mark.parametrize("name", ["vgg16_bn_cifar", "mobilenet_v1", "squeezenet1_1"])
+def test_what_is_alive_is_what_the_slim_network_has(name: str) -> None:
+    """Without sums, whose channels stay for each other; layer by layer, as both go along one graph."""
+    model = build(name, 10, seed=0)
+    mask = refilled(model, 32)
+    left = slim(model, 32).network.state_dict()
+    found = alive(anatomy(model, 32).graph, mask.layers)
+    for layer, weights in found.items():
+        assert int(weights.sum()) == int(left[f"{layer}.weight"].count_nonzero()), layer
 
 
 def test_the_table_has_what_the_documents_promise() -> None:

@@ -42,19 +42,20 @@ def test_images_and_weights_reach_convolutions_in_the_memory_format_that_is_aske
     assert all(seen)
 
 
-def small_network(name: str, num_classes: int, *, seed: int, stem: str) -> nn.Module:
+def small_network(name: str, num_classes: int, *, seed: int, stem: str, blurpool: bool = False) -> nn.Module:
     """Two convolutions: what takes little to compile."""
     torch.manual_seed(seed)
     body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3))
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
 
-def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_all_jobs(
+def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_each_size_of_images(
     quickstart: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("distlth.train.executable", "tests.small_job"):
         monkeypatch.setattr(f"{module}.build", small_network)
     asked = [f"data.path={digits.path}", "train.epochs=2", "train.batch_size=479", "prune.rewind_epoch=0"]
+    asked.append("data.resize={start: 8, from_epoch: 0, to_epoch: 1, multiple: 8}")
     config = load_config(quickstart, asked)
     compiled = load_config(quickstart, [*asked, "train.compile=true"])
     eager = train(config, digits, RunPaths(tmp_path / "eager"))
@@ -68,7 +69,7 @@ def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_all_jobs(
         train_on(rank, replace(plan(compiled)[0], seed=1), RunPaths(tmp_path / "second"))
     assert graphs["unique_graphs"] == found
     assert first.train_loss == pytest.approx(eager.train_loss, rel=1e-5)
-    assert first.eval_loss == pytest.approx(eager.eval_loss, rel=1e-5)
+    assert first.val_loss == pytest.approx(eager.val_loss, rel=1e-5)
 
 
 def test_a_machine_that_cannot_compile_is_told_apart(

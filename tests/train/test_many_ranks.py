@@ -71,7 +71,7 @@ def test_they_train_to_the_same_bits_again_and_after_a_stop(place: Place, size: 
         result = JobResult.load(job)
         assert result is not None
         assert result.weights_digest == expected.weights_digest
-        assert (result.train_loss, result.eval_loss) == (expected.train_loss, expected.eval_loss)
+        assert (result.train_loss, result.val_loss) == (expected.train_loss, expected.val_loss)
         assert [line.loss for line in load_metrics(job)] == [line.loss for line in load_metrics(whole)]
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,13 @@ from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
 from distlth.ticket import Ticket
+from distlth.train import executable, form
 from distlth.train.form import Form, Masked, Slimmed
 from distlth.train.step import train_step
 from distlth.train.warm import WarmRank
 from tests.small_job import WORLD
 from tests.tiny_run import MINIMAL
+from tests.train.test_executable import small_network
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 20
@@ -44,26 +48,35 @@ def refilled(model: nn.Module, resolution: int, dtype: torch.dtype = torch.float
     return Ticket(mask, {k: v.clone() for k, v in model.to(dtype).state_dict().items()}, remove_channels=True)
 
 
-def forms(name: str, resolution: int, digits: Dataset, **train: Any) -> tuple[RunConfig, Form, Form]:
+def forms(
+    name: str,
+    resolution: int,
+    digits: Dataset,
+    dtype: torch.dtype = torch.float64,
+    make: Callable[..., nn.Module] = build,
+    **train: Any,
+) -> tuple[RunConfig, Form, Form]:
     """A ticket of a network, masked and slim, on ranks of their own."""
     section = {"epochs": 1, "batch_size": 8, "lr": 0.05, "execution": "slim", "weight_decay": 0.01, **train}
     document = {**MINIMAL, "model": {"name": name}, "train": section}
     document["data"] = {"path": str(digits.path), "resolution": resolution, "crop": "none"}
     config = parse_config(document, "test")
     job = next(job for job in plan(config) if job.removes_channels)
-    ticket = refilled(build(name, 10, seed=0), resolution)
+    ticket = refilled(make(name, 10, seed=0, stem="imagenet"), resolution, dtype)
     with closing(WarmRank(config, digits, WORLD)) as rank, closing(WarmRank(config, digits, WORLD)) as other:
         found = rank.form(job, ticket), Masked(other.executable(job), ticket)
     assert isinstance(found[0], Slimmed)
     return config, *found
 
 
-def trained(config: RunConfig, form: Form, resolution: int) -> dict[str, Tensor]:
-    """Take steps on random images in float64; return the whole network's state."""
+def trained(
+    config: RunConfig, form: Form, resolution: int, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    """Take steps on random images; return the whole network's state."""
     torch.manual_seed(0)
-    images = torch.randn(STEPS, 8, 3, resolution, resolution, dtype=torch.float64)
+    images = torch.randn(STEPS, 8, 3, resolution, resolution, dtype=torch.float64).to(dtype)
     labels = torch.randint(0, 10, (STEPS, 8))
-    form.model.double()
+    form.model.to(dtype)
     form.start()
     form.model.train()
     state = form.fresh_state(config.train, WORLD, seed=0)
@@ -92,6 +105,36 @@ def test_slim_training_is_masked_training(name: str, digits: Dataset) -> None:
         torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=1e-8)
 
 
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks are small, and compiled without a compiler: by torch's tracing alone."""
+    for module in (executable, form):
+        monkeypatch.setattr(module, "build", small_network)
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+
+
+@pytest.mark.usefixtures("small")
+def test_compiled_steps_train_slim(digits: Dataset) -> None:
+    config, slim, masked = forms("resnet20", 16, digits, make=small_network, compile=True)
+    found, expected = trained(config, slim, 16), trained(config, masked, 16)
+    for key, tensor in expected.items():
+        torch.testing.assert_close(found[key], tensor, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains_slim(digits: Dataset, amp: str) -> None:
+    """As near to masked training as that is to masked training in float32."""
+    config, slim, masked = forms("resnet20", 16, digits, torch.float32, small_network, amp=amp)
+    exact, _, plain = forms("resnet20", 16, digits, torch.float32, small_network)
+    found, expected, reference = (
+        torch.cat([tensor.flatten() for tensor in trained(each, form_, 16, torch.float32).values()])
+        for each, form_ in ((config, slim), (config, masked), (exact, plain))
+    )
+    assert (expected - reference).norm() > 0
+    assert (found - expected).norm() <= (expected - reference).norm()
+
+
 def test_two_ranks_train_slim_and_resume_to_the_same_bits(
     digits: Dataset, quickstart: Path, tmp_path: Path
 ) -> None:
@@ -105,8 +148,8 @@ def test_two_ranks_train_slim_and_resume_to_the_same_bits(
     assert slim
     assert parts
     assert slim.weights_digest == parts.weights_digest
-    assert (slim.eval_loss, slim.train_loss) == (parts.eval_loss, parts.train_loss)
-    assert slim.eval_loss == pytest.approx(masked.eval_loss, rel=1e-3)
+    assert (slim.val_loss, slim.train_loss) == (parts.val_loss, parts.train_loss)
+    assert slim.val_loss == pytest.approx(masked.val_loss, rel=1e-3)
     found, expected = (load_tensors(jobs[name].weights)[0] for name in ("slim", "masked"))
     for key, tensor in expected.items():
         torch.testing.assert_close(found[key], tensor, rtol=0, atol=2e-3 * float(tensor.abs().max() + 1))

@@ -152,7 +152,7 @@ def test_channel_scores_are_what_they_are_called() -> None:
 
 def same_training(first: JobResult, second: JobResult) -> bool:
     """Whether two trainings have left the same bits."""
-    names = ("weights_digest", "train_loss", "eval_loss", "top1")
+    names = ("weights_digest", "train_loss", "val_loss", "val_top1")
     return all(getattr(first, name) == getattr(second, name) for name in names)
 
 
@@ -239,7 +239,7 @@ class TestJob:
         assert resumed.train_loss == pytest.approx(dense.train_loss, rel=1e-12)
 
     def losses(self, run: RunPaths) -> list[tuple[int, float, float | None]]:
-        return [(line.epoch, line.loss, line.top1) for line in load_metrics(run.job("00"))]
+        return [(line.epoch, line.loss, line.val_top1) for line in load_metrics(run.job("00"))]
 
     def test_the_rewind_point_is_after_exactly_its_epoch(
         self, config: RunConfig, digits: Dataset, tmp_path: Path
@@ -260,6 +260,18 @@ class TestJob:
         init, _ = load_tensors(short.seed(0).rewind)
         fresh = build("resnet20", 10, seed=config.seed, stem="cifar").state_dict()
         assert all(torch.equal(init[name], fresh[name]) for name in fresh)
+
+    def test_the_rewind_point_may_be_the_trained_network(
+        self, config: RunConfig, digits: Dataset, tmp_path: Path
+    ) -> None:
+        constant = ScheduleSection(name="constant")
+        train = config.train.model_copy(update={"epochs": 1, "schedule": constant})  # and `rewind_epoch` is 1
+        late, run = config.model_copy(update={"train": train}), RunPaths(tmp_path)
+        assert plan(late)[1].first_epoch == 0
+        self.train(late, digits, run, plan(late)[0])
+        rewind, _ = load_tensors(run.seed(0).rewind)
+        trained, _ = load_tensors(run.job("00").weights)
+        assert all(torch.equal(rewind[name], trained[name]) for name in trained)
 
     def test_a_loss_that_is_not_finite_is_named(
         self, config: RunConfig, digits: Dataset, tmp_path: Path

@@ -34,13 +34,19 @@ LAYOUTS: tuple[Layout, ...] = (
 )
 
 
-def scan(path: str | Path, val_fraction: float = 0.1, seed: int = 0, layout: str | None = None) -> Source:
+def scan(
+    path: str | Path,
+    val_fraction: float | None = None,
+    seed: int = 0,
+    layout: str | None = None,
+    val_images: int | None = None,
+) -> Source:
     """Return the images under `path`, in the layout of that name or the first that matches.
 
-    `Draw` has the other two arguments. DataError says what is missing, what is ambiguous, or which folder
+    `Draw` has the other three arguments. DataError says what is missing, what is ambiguous, or which folder
     cannot be read.
     """
-    path, draw = Path(path), Draw(val_fraction, seed)
+    path, draw = Path(path), Draw(val_fraction, seed, val_images)
     try:
         return _chosen(path, layout).read(path, draw)
     except OSError as error:

@@ -11,7 +11,7 @@ import numpy as np
 
 from distlth.data.layouts.base import Draw, Layout, Sample, Source, few
 from distlth.data.layouts.pickled import byte_array, read_pickle
-from distlth.data.layouts.splits import labelled
+from distlth.data.layouts.splits import divide_test
 from distlth.data.layouts.stored import Values, by_class, read_file, read_members, text_lines
 from distlth.errors import DataError
 
@@ -114,7 +114,7 @@ def _read(path: Path, draw: Draw) -> Source:
         for name, samples in _batch(form, place / batch, data[batch], names).items():
             train.setdefault(name, []).extend(samples)
     test = _batch(form, place / form.test, data[form.test], names)
-    return labelled(path, f"{form.title} ({place.name}); val is its test split", train, test)
+    return divide_test(path, f"{form.title} ({place.name})", train, test, draw)
 
 
 def _files(form: _Form, place: Path) -> Mapping[str, bytes]:

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import numpy as np
 
 from distlth.data.layouts.base import Draw, Layout, Sample, Source, few
-from distlth.data.layouts.splits import labelled
+from distlth.data.layouts.splits import divide_test
 from distlth.data.layouts.stored import MAX_BYTES, Values, by_class, reading_archive
 from distlth.data.layouts.walk import visible_folders
 from distlth.data.reading import open_regular
@@ -76,7 +76,7 @@ def _read(path: Path, draw: Draw) -> Source:
     highest = int(labels["train"].max())
     names = [f"{label:0{len(str(highest))}}" for label in range(highest + 1)]
     train, test = (_split(places[0].files[split, "images"], labels[split], names) for split in labels)
-    return labelled(path, "IDX files; val is their test split", train, test)
+    return divide_test(path, "IDX files", train, test, draw)
 
 
 def _split(file: Path, labels: Values, names: list[str]) -> dict[str, list[Sample]]:

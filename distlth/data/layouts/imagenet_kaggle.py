@@ -6,7 +6,7 @@ from pathlib import Path
 
 from distlth.data.layouts.base import Draw, Layout, Source
 from distlth.data.layouts.ground_truth import KNOWN, find_truth, sorted_by
-from distlth.data.layouts.splits import labelled, read_classes
+from distlth.data.layouts.splits import divide, read_classes
 from distlth.data.layouts.walk import Walk, visible_folders
 from distlth.errors import DataError
 
@@ -41,16 +41,16 @@ def _read(path: Path, draw: Draw) -> Source:
     walk.pass_beside(tree, (tree / "train", tree / "val"))
     train = read_classes(walk, tree / "train")
     if _is_sorted(tree):
-        return labelled(
-            path, f"{TREE} with class folders", train, read_classes(walk, tree / "val"), walk.passed
-        )
+        found = {"train": train, "val": read_classes(walk, tree / "val")}
+        return divide(path, f"{TREE} with class folders", found, draw, walk.passed)
     truth = find_truth([tree, *tree.absolute().parents[:3]])
     if truth is None:
         raise DataError(
             f"{path}: the images of {tree / 'val'} lie loose and nothing has their classes: {KNOWN}"
         )
     val = sorted_by(truth, {image.stem: image for image in walk.images(tree / "val")})
-    return labelled(path, f"{TREE}, classes of val from {truth.name}", train, val, walk.passed)
+    layout = f"{TREE}, classes of val from {truth.name}"
+    return divide(path, layout, {"train": train, "val": val}, draw, walk.passed)
 
 
 LAYOUT = Layout(

@@ -12,7 +12,7 @@ from typing import IO
 
 from distlth.data.layouts.base import Draw, Layout, Sample, Source, printable
 from distlth.data.layouts.ground_truth import KNOWN, find_truth, sorted_by
-from distlth.data.layouts.splits import labelled
+from distlth.data.layouts.splits import divide
 from distlth.data.layouts.stored import Part, is_plain, plain_tar, reading_archive
 from distlth.data.layouts.walk import EXTENSIONS, Walk, is_hidden
 from distlth.data.reading import open_regular
@@ -37,7 +37,8 @@ def _read(path: Path, draw: Draw) -> Source:
     walk = Walk()
     train = _classes(path / TRAIN, walk)
     val = sorted_by(truth, {sample.path.stem: sample for sample in _loose(path / VAL, walk)})
-    return labelled(path, f"{TRAIN} and {VAL}, classes of val from {truth.name}", train, val, walk.passed)
+    layout = f"{TRAIN} and {VAL}, classes of val from {truth.name}"
+    return divide(path, layout, {"train": train, "val": val}, draw, walk.passed)
 
 
 def _classes(archive: Path, walk: Walk) -> dict[str, list[Sample]]:

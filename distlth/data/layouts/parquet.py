@@ -12,9 +12,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distlth.data.layouts.base import NOTHING, Draw, Layout, Sample, Source, few
-from distlth.data.layouts.shards import check_splits, shards
-from distlth.data.layouts.splits import draw_val, labelled
+from distlth.data.layouts.base import NOTHING, Draw, Layout, Passed, Sample, Source, few
+from distlth.data.layouts.shards import check_train, shards
+from distlth.data.layouts.splits import divide
 from distlth.data.layouts.stored import MAX_BYTES
 from distlth.data.reading import open_regular
 from distlth.errors import DataError
@@ -72,16 +72,26 @@ def _matches(path: Path) -> bool:
 
 def _read(path: Path, draw: Draw) -> Source:
     found = _found(path)
-    check_splits(path, found)
+    check_train(path, found)
     table = _table(found["train"][0])
-    classes = {split: _classes(files, table) for split, files in found.items() if split != "test"}
+    passed = NOTHING
+    if "test" in found and not _has_labels(found["test"][0], table):
+        passed = Passed({"test files without labels": len(found.pop("test"))})
+    classes = {split: _classes(files, table) for split, files in found.items()}
     names = _names(table, max(classes["train"]))
     named = {split: _by_name(found[split][0], samples, names) for split, samples in classes.items()}
-    if "val" in named:
-        source = labelled(path, "Parquet files", named["train"], named["val"])
-    else:
-        source = draw_val(path, "Parquet files", named["train"], draw, NOTHING)
-    return replace(source, train=_ordered(source.train), val=_ordered(source.val))
+    source = divide(path, "Parquet files", named, draw, passed)
+    train, val, test = map(_ordered, (source.train, source.val, source.test))
+    return replace(source, train=train, val=val, test=test)
+
+
+def _has_labels(path: Path, table: _Table) -> bool:
+    """Return whether a file's first labels are any: Hugging Face has -1 where they are not published."""
+    with _opened(path) as parquet:
+        if table.label not in parquet.schema_arrow.names or not parquet.num_row_groups:
+            return False
+        labels = parquet.read_row_group(0, columns=[table.label]).column(0).to_pylist()
+    return any(label is not None and label >= 0 for label in labels)
 
 
 def _ordered(samples: tuple[Sample, ...]) -> tuple[Sample, ...]:

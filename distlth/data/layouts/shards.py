@@ -33,12 +33,10 @@ def shards(path: Path, ending: str) -> dict[str, list[Path]]:
     return found
 
 
-def check_splits(path: Path, found: Mapping[str, Sequence[Path]]) -> None:
-    """Raise DataError where train is missing, or val while there is a test split."""
+def check_train(path: Path, found: Mapping[str, Sequence[Path]]) -> None:
+    """Raise DataError where train is missing."""
     if "train" not in found:
         raise DataError(f"{path}: has shards of {' and '.join(sorted(found))}, but none of train")
-    if "test" in found and "val" not in found:
-        raise DataError(f"{path}: has shards of train and test but none of val; name those of test val")
 
 
 def _files(folder: Path, ending: str) -> list[Path]:

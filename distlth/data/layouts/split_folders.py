@@ -1,12 +1,12 @@
-"""`train/CLASS/**/*` and `val/CLASS/**/*`, as ImageNet has them, or the first alone."""
+"""`train/CLASS/**/*`, `val/CLASS/**/*` and `test/CLASS/**/*`, or the first alone, or two of them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from distlth.data.layouts.base import Draw, Layout, Source
-from distlth.data.layouts.splits import draw_val, images_of, labelled, read_classes, split_folders
-from distlth.data.layouts.walk import LOOSE, Walk
+from distlth.data.layouts.splits import divide, images_of, split_folders
+from distlth.data.layouts.walk import LOOSE, Walk, visible_folders
 from distlth.errors import DataError
 
 
@@ -16,20 +16,33 @@ def _matches(path: Path) -> bool:
 
 def _read(path: Path, draw: Draw) -> Source:
     splits = split_folders(path)
+    if "test" in splits and not _has_classes(splits["train"], splits["test"]):
+        del splits["test"]
     walk = Walk()
-    walk.pass_beside(path, {folder for split, folder in splits.items() if split != "test"})
-    if "val" not in splits:
-        classes = read_classes(walk, splits["train"])
-        return draw_val(path, f"{splits['train'].name}/ with class folders", classes, draw, walk.passed)
+    walk.pass_beside(path, splits.values())
     # All class folders first: a link from one into another is then recognised.
-    folders = {"train": walk.class_folders(splits["train"])}
+    folders = {split: _class_folders(walk, place) for split, place in splits.items()}
+    found = {split: images_of(walk, splits[split], folders[split]) for split in splits}
+    names = [f"{place.name}/" for place in splits.values()]
+    said = " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+    return divide(path, f"{said} with class folders", found, draw, walk.passed)
+
+
+def _has_classes(train: Path, test: Path) -> bool:
+    """Return whether a test folder has a class of train's: many come without, as ImageNet's."""
+    names = [{folder.name for folder in visible_folders(place)} for place in (train, test)]
+    return bool(names[0] & names[1])
+
+
+def _class_folders(walk: Walk, place: Path) -> dict[str, Path]:
+    """Return the class folders of a split; DataError where its images lie beside none."""
     loose = walk.passed.files.get(LOOSE, 0)
-    folders["val"] = walk.class_folders(splits["val"])
-    if not folders["val"] and walk.passed.files.get(LOOSE, 0) > loose:
-        raise DataError(f"{splits['val']}: images lie loose in it; sort them into class folders as in train")
-    train, val = (images_of(walk, splits[split], folders[split]) for split in ("train", "val"))
-    layout = f"{splits['train'].name}/ and {splits['val'].name}/ with class folders"
-    return labelled(path, layout, train, val, walk.passed)
+    found = walk.class_folders(place)
+    if not found and walk.passed.files.get(LOOSE, 0) > loose:
+        raise DataError(f"{place}: images lie loose in it; sort them into class folders as in train")
+    return found
 
 
-LAYOUT = Layout("split-folders", "train/CLASS/*.jpg and val/CLASS/*.jpg, or train/ alone", _matches, _read)
+LAYOUT = Layout(
+    "split-folders", "train/CLASS/*.jpg, val/CLASS/*.jpg, test/CLASS/*.jpg, or train/ alone", _matches, _read
+)

@@ -1,11 +1,10 @@
-"""The splits of a source: folders that are named after them, and the val split that is drawn elsewhere."""
+"""The splits of a source: folders that are named after them, and the val split that is drawn from train."""
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -52,7 +51,7 @@ def split_folders(path: Path) -> dict[str, Path]:
         elif _UNCLEAR.fullmatch(folder.name.casefold()):
             raise DataError(f"{folder}: is this a split or a class? Name a split train, val or test")
     others = [folder for folder in folders if folder not in found.values()]
-    return _checked(path, found, others)
+    return _checked(path, {split: found[split] for split in NAMES if split in found}, others)
 
 
 def _checked(path: Path, found: dict[str, Path], others: Sequence[Path]) -> dict[str, Path]:
@@ -65,12 +64,8 @@ def _checked(path: Path, found: dict[str, Path], others: Sequence[Path]) -> dict
         missing = f"has {' and '.join(sorted(found))} but no train folder"
         hint = f"; if {few([folder.name for folder in found.values()])} is a class, rename it" * bool(others)
         raise DataError(f"{path}: {missing}{hint}")
-    if "val" in found:
+    if "val" in found or "test" in found:
         return found
-    if "test" in found:
-        raise DataError(
-            f"{path}: has train and test but no val; name test val, or give {found['train']} alone"
-        )
     if others:
         raise DataError(
             f"{path}: has {few([folder.name for folder in others])} beside {found['train'].name}, but no val;"
@@ -109,33 +104,69 @@ def _check_no_splits(name: str, folder: Path) -> None:
         )
 
 
-def draw_val(
-    path: Path, layout: str, classes: Mapping[str, Sequence[Found]], draw: Draw, passed: Passed
+def divide(
+    path: Path, layout: str, found: Mapping[str, Files], draw: Draw, passed: Passed = NOTHING
 ) -> Source:
-    """Return a source whose val split is drawn from the images of each class."""
-    train: dict[str, list[Found]] = {}
-    val: dict[str, list[Found]] = {}
+    """Return the source of the splits that were found, by class: train, and val and test where there are any.
+
+    A val split that is asked for, or missing, is drawn from train; one that was there is test then. Raises
+    DataError for splits of different classes, and for a val split that is asked for beside val and test.
+    """
+    if "val" in found and not draw.is_asked:
+        return _labelled(path, layout, found, passed)
+    if {"val", "test"} <= found.keys():
+        raise DataError(f"{path}: has train, val and test; leave out --val-fraction and --val-images")
+    train, val = _drawn(path, found["train"], draw)
+    parts = {"train": train, "val": val}
+    held_out = found.get("test", found.get("val"))
+    if held_out is not None:
+        parts["test"] = held_out
+    was_val = "; the val split that was there is test" * ("val" in found)
+    return _labelled(path, f"{layout}; val is drawn from train, {draw}{was_val}", parts, passed)
+
+
+def divide_test(path: Path, layout: str, train: Files, test: Files, draw: Draw) -> Source:
+    """Return the source of a data set whose published form has train and test alone.
+
+    As others train on all of train, test is val here unless a val split is asked for.
+    """
+    if draw.is_asked:
+        return divide(path, layout, {"train": train, "test": test}, draw)
+    return divide(path, f"{layout}; val is the test split", {"train": train, "val": test}, draw)
+
+
+def _drawn(path: Path, classes: Files, draw: Draw) -> tuple[Files, Files]:
+    """Return what is left of the images of each class, and those drawn as val."""
     for name, files in classes.items():
         if len(files) < 2:
             raise DataError(f"{path}: class {name} has one image, which cannot be split into train and val")
-        count = min(max(1, round(draw.fraction * len(files))), len(files) - 1)
-        chosen = set(sorted(files, key=lambda file: _rank(_path(file).relative_to(path), draw.seed))[:count])
-        train[name] = [file for file in files if file not in chosen]
-        val[name] = [file for file in files if file in chosen]
-    layout = f"{layout}; val is drawn from them, {draw.fraction:.3g} of each class"
-    return labelled(path, layout, train, val, passed)
+    train: dict[str, list[Sample]] = {}
+    val: dict[str, list[Sample]] = {}
+    names = sorted(classes)
+    for name, count in zip(names, draw.counts([len(classes[name]) for name in names]), strict=True):
+        samples = [_sample(file, 0) for file in classes[name]]
+        chosen = set(sorted(samples, key=lambda sample: _rank(sample.key(path), draw.seed))[:count])
+        train[name] = [sample for sample in samples if sample not in chosen]
+        val[name] = [sample for sample in samples if sample in chosen]
+    return train, val
 
 
-def labelled(path: Path, layout: str, train: Files, val: Files, passed: Passed = NOTHING) -> Source:
-    """Return the source of these files by class; DataError where train and val have different classes."""
-    unknown, missing = sorted(val.keys() - train.keys()), sorted(train.keys() - val.keys())
+def _labelled(path: Path, layout: str, found: Mapping[str, Files], passed: Passed) -> Source:
+    """Return the source of these splits; DataError where train and another one have different classes."""
+    names = sorted(found["train"])
+    for split, classes in found.items():
+        _check_same(path, names, split, classes)
+    train, val = _samples(names, found["train"]), _samples(names, found["val"])
+    test = _samples(names, found.get("test", dict.fromkeys(names, ())))
+    return Source(path, layout, tuple(names), train, val, passed, _alike(names), test)
+
+
+def _check_same(path: Path, names: Iterable[str], split: str, others: Iterable[str]) -> None:
+    unknown, missing = sorted({*others} - {*names}), sorted({*names} - {*others})
     if unknown or missing:
-        differences = [f"only in val: {few(unknown)}"] * bool(unknown)
+        differences = [f"only in {split}: {few(unknown)}"] * bool(unknown)
         differences += [f"only in train: {few(missing)}"] * bool(missing)
-        raise DataError(f"{path}: train and val have different classes; {'; '.join(differences)}")
-    names = sorted(train)
-    samples = _samples(names, train), _samples(names, val)
-    return Source(path, layout, tuple(names), *samples, passed, _alike(names))
+        raise DataError(f"{path}: train and {split} have different classes; {'; '.join(differences)}")
 
 
 def _alike(names: Sequence[str]) -> tuple[str, ...]:
@@ -157,9 +188,5 @@ def _sample(file: Path | Sample, label: int) -> Sample:
     return replace(file, label=label) if isinstance(file, Sample) else Sample(file, label)
 
 
-def _path(file: Path | Sample) -> Path:
-    return file.path if isinstance(file, Sample) else file
-
-
-def _rank(name: Path, seed: int) -> bytes:
-    return hashlib.blake2b(f"{seed}:".encode() + os.fsencode(name), digest_size=8).digest()
+def _rank(key: bytes, seed: int) -> bytes:
+    return hashlib.blake2b(f"{seed}:".encode() + key, digest_size=8).digest()

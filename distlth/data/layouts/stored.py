@@ -70,6 +70,10 @@ class Pixels(Sample):
         """Return the image as a file that Pillow reads."""
         return BytesIO(self.images.encoded(self.index))
 
+    def key(self, root: Path) -> bytes:
+        """Return the same for the image whether its file is packed, and in which form of the data set."""
+        return f"{self.path.parent.name.partition('.')[0]}/{self.index}".encode()
+
 
 def by_class(
     file: Path, values: Values, labels: Sequence[int], names: Sequence[str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distlth.data.layouts.base import Draw, Layout, Source
-from distlth.data.layouts.splits import labelled, read_classes, split_folders
+from distlth.data.layouts.splits import divide, read_classes, split_folders
 from distlth.data.layouts.walk import Walk
 from distlth.data.reading import open_regular
 from distlth.errors import DataError
@@ -26,7 +26,7 @@ def _read(path: Path, draw: Draw) -> Source:
     val = _annotated(splits["val"] / ANNOTATIONS)
     there = walk.images(splits["val"] / "images")
     walk.pass_files(f"images that {ANNOTATIONS} does not name", len(set(there) - set().union(*val.values())))
-    return labelled(path, "Tiny-ImageNet", train, val, walk.passed)
+    return divide(path, "Tiny-ImageNet", {"train": train, "val": val}, draw, walk.passed)
 
 
 def _annotated(annotations: Path) -> dict[str, list[Path]]:

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distlth.data.layouts.base import Draw, Layout, Sample, Source, few, printable
-from distlth.data.layouts.shards import check_splits, shards
-from distlth.data.layouts.splits import draw_val, labelled
+from distlth.data.layouts.shards import check_train, shards
+from distlth.data.layouts.splits import divide
 from distlth.data.layouts.stored import Part, is_plain, plain_tar, reading_archive
 from distlth.data.layouts.walk import EXTENSIONS, Walk, is_hidden
 from distlth.data.reading import open_regular
@@ -26,14 +26,20 @@ def _matches(path: Path) -> bool:
 
 
 def _read(path: Path, draw: Draw) -> Source:
-    found = shards(path, ".tar")
-    check_splits(path, found)
+    files = shards(path, ".tar")
+    check_train(path, files)
     walk = Walk()
-    train = _classes(found["train"], walk)
-    if "val" not in found:
-        return draw_val(path, "WebDataset shards", _named(train, train), draw, walk.passed)
-    val = _classes(found["val"], walk)
-    return labelled(path, "WebDataset shards", _named(train, train), _named(val, train), walk.passed)
+    if "test" in files and not _has_classes(files["test"][0]):
+        walk.pass_files("test shards without classes", len(files.pop("test")))
+    found = {split: _classes(files[split], walk) for split in files}
+    named = {split: _named(classes, found["train"]) for split, classes in found.items()}
+    return divide(path, "WebDataset shards", named, draw, walk.passed)
+
+
+def _has_classes(shard: Path) -> bool:
+    with open_regular(shard) as file, reading_archive(shard):
+        members = plain_tar(file, shard, range(shard.stat().st_size))
+        return any(member.name.endswith(".cls") for member in members)
 
 
 def _named(found: dict[int, list[Sample]], train: dict[int, list[Sample]]) -> dict[str, list[Sample]]:

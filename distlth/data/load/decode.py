@@ -1,7 +1,8 @@
 """The compiled kernels: from an image's bytes to one cropped, resized, flipped and normalised sample.
 
 Random numbers come from a counter: draw k of a sample is a hash of (epoch key, sample index, k). So the
-augmentation of a sample does not depend on threads, on batches, or on what was drawn before.
+augmentation of a sample does not depend on threads, on batches, or on what was drawn before. Its steps, in
+their order: crop and resize, shift, rotate, mirror, colours; then it is normalised.
 """
 
 from __future__ import annotations
@@ -24,6 +25,17 @@ CROP_TRIES = 10
 PLACE_DRAWS = 2 * CROP_TRIES
 FLIP_DRAW = PLACE_DRAWS + 2
 ROTATE_DRAW = FLIP_DRAW + 1
+JITTER_DRAW = ROTATE_DRAW + 1
+
+# From RGB to luma, I and Q, and the weights of I and Q on the way back (that of luma is 1).
+YIQ = ((0.299, 0.587, 0.114), (0.595716, -0.274453, -0.321263), (0.211456, -0.522591, 0.311135))
+RGB = (
+    (0.9562957197589484, 0.6210244164652612),
+    (-0.2721220993185105, -0.6473805968256952),
+    (-1.1069890167364904, 1.7046149983646484),
+)
+# Colours change in whole numbers of 1/65536: the same bits on every machine.
+COLOUR_BITS = 16
 
 _JPG = 0
 _GAMMA = np.uint64(0x9E3779B97F4A7C15)
@@ -170,6 +182,65 @@ def _rotate(tile: Any, cos: float, sin: float, fill: Any, out: Any) -> None:
 
 
 @kernel
+def colour_factors(key: np.uint64, jitter: Any) -> tuple[float, float, float, float]:
+    """Return a sample's brightness, contrast and saturation (factors), and by how many turns its hue moves.
+
+    `jitter` has how far each may go: a factor is in max(0, 1 - j)..1 + j, the hue in -j..j turns.
+    """
+    brightness = _factor(uniform(key, JITTER_DRAW), jitter[0])
+    contrast = _factor(uniform(key, JITTER_DRAW + 1), jitter[1])
+    saturation = _factor(uniform(key, JITTER_DRAW + 2), jitter[2])
+    return brightness, contrast, saturation, jitter[3] * (2 * uniform(key, JITTER_DRAW + 3) - 1)
+
+
+@kernel
+def _factor(draw: float, reach: float) -> float:
+    low = max(0.0, 1.0 - reach)
+    return low + (1.0 + reach - low) * draw
+
+
+@kernel
+def _fixed(value: float) -> int:
+    return math.floor(value * 2.0**COLOUR_BITS + 0.5)
+
+
+@kernel
+def _mean_luma(tile: Any) -> float:
+    """Return the mean luma of an image, from an exact sum."""
+    total = 0
+    for y in range(tile.shape[0]):
+        for x in range(tile.shape[1]):
+            total += 299 * tile[y, x, 0] + 587 * tile[y, x, 1] + 114 * tile[y, x, 2]
+    return float(total / (1000.0 * (tile.shape[0] * tile.shape[1])))
+
+
+@kernel
+def _change_colours(tile: Any, factors: Any, weights: Any) -> None:
+    """Change brightness, contrast, saturation and hue of an image, all at once: a linear map of its pixels.
+
+    Brightness multiplies, contrast moves away from the image's mean luma, saturation from each pixel's luma,
+    hue turns I and Q. Nothing is rounded or cut off in between, so the order of the four does not matter.
+    `weights` is room for the map: int64, 3 x 3.
+    """
+    brightness, contrast, saturation, turns = factors
+    cos, sin = math.cos(2 * math.pi * turns), math.sin(2 * math.pi * turns)
+    scale = brightness * contrast
+    for to in range(3):
+        along_i, along_q = RGB[to]
+        for of in range(3):
+            i, q = YIQ[1][of], YIQ[2][of]
+            chroma = along_i * (cos * i - sin * q) + along_q * (sin * i + cos * q)
+            weights[to, of] = _fixed(scale * (YIQ[0][of] + saturation * chroma))
+    shift = _fixed(brightness * (1.0 - contrast) * _mean_luma(tile) + 0.5)
+    for y in range(tile.shape[0]):
+        for x in range(tile.shape[1]):
+            red, green, blue = np.int64(tile[y, x, 0]), np.int64(tile[y, x, 1]), np.int64(tile[y, x, 2])
+            for to in range(3):
+                value = weights[to, 0] * red + weights[to, 1] * green + weights[to, 2] * blue + shift
+                tile[y, x, to] = min(255, max(0, value >> COLOUR_BITS))
+
+
+@kernel
 def _mirror(tile: Any) -> None:
     side = tile.shape[1]
     for y in range(tile.shape[0]):
@@ -194,6 +265,7 @@ def decode_samples(
     reach: int,
     degrees: float,
     fill: npt.NDArray[np.uint8],
+    jitter: npt.NDArray[np.float64],
     scratch: npt.NDArray[np.uint8],
     out: npt.NDArray[np.uint8],
 ) -> int:
@@ -201,10 +273,13 @@ def decode_samples(
 
     `crop_kind` is CENTRE (of `ratio`), RANDOM_RESIZED, or PAD (a centred square, then moved by up to `reach`
     pixels each way over `fill`). Where `degrees` is not 0 the result is turned by up to so many either way,
-    over `fill`. `scratch` has room for the largest image and one tile.
+    over `fill`. Colours change by `jitter` (`colour_factors`). `scratch` has room for the largest image and
+    one tile.
     Returns -1, or the first i whose image lies outside `storage` or does not decode.
     """
     resolution = out.shape[1]
+    weights = np.empty((3, 3), np.int64)
+    is_jittered = jitter.max() > 0
     for i in range(len(indices)):
         height, width = heights[i], widths[i]
         begin, end = offsets[i], offsets[i] + lengths[i]
@@ -231,6 +306,8 @@ def decode_samples(
             _rotate(tile, cos, sin, fill, out[i])
         if flip and is_mirrored(key):
             _mirror(out[i])
+        if is_jittered:
+            _change_colours(out[i], colour_factors(key, jitter), weights)
     return -1
 
 

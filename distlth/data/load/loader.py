@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from distlth.data.load.packed import PackedSplit
 from distlth.data.load.reader import Batches, BatchSource, Reader
 from distlth.data.load.resident import resident
 from distlth.data.load.storage import Cache, Indices
-from distlth.data.load.transform import Colour, Crop, Fill, Transform
+from distlth.data.load.transform import Colour, Crop, Fill, Jitter, Transform
 from distlth.errors import DataError
 
 IMAGENET_RATIO = 224 / 256
@@ -61,11 +62,12 @@ class TrainLoader(_Loader):
     memory, normalised by `mean` and `std` (per RGB channel, 0..1; by default the data set's own); labels
     as int64 (batch,). The same (seed, epoch, step) always gives the same bits.
 
-    `resolution`, `crop`, `flip`, `pad`, `fill`, `rotate` are as in `Transform`. `packed` is the train split
-    where the caller has opened it: then a loader for another seed, resolution or batch size costs next to
-    nothing, and `threads` and `cache` do not count. Without it the loader opens the split with these two, and
-    closes it. Raises DataError for arguments that do not fit the data set, and, while iterating, for a sample
-    that does not decode.
+    `resolution`, `crop`, `flip`, `pad`, `fill`, `rotate`, `jitter` are as in `Transform`; with `side`, the
+    images of an epoch have the resolution that it returns for the epoch. `packed` is the train split where
+    the caller has opened it: then a loader for another seed, resolution or batch size costs next to nothing,
+    and `threads` and `cache` do not count. Without it the loader opens the split with these two, and closes
+    it. Raises DataError for arguments that do not fit the data set, and, while iterating, for a sample that
+    does not decode.
     """
 
     def __init__(
@@ -76,11 +78,13 @@ class TrainLoader(_Loader):
         rank: int = 0,
         world_size: int = 1,
         resolution: int,
+        side: Callable[[int], int] | None = None,
         crop: Crop = "random-resized",
         flip: bool = True,
         pad: int | None = None,
         fill: Fill = "mean",
         rotate: float = 0.0,
+        jitter: Jitter | None = None,
         seed: int,
         threads: int | None = None,
         cache: Cache = "os",
@@ -91,7 +95,7 @@ class TrainLoader(_Loader):
         packed: PackedSplit | None = None,
     ) -> None:
         colours = mean or dataset.mean, std or dataset.std
-        transform = Transform(resolution, crop, 1.0, flip, *colours, pad, fill, rotate)
+        transform = Transform(resolution, crop, 1.0, flip, *colours, pad, fill, rotate, jitter or Jitter())
         if batch_size < world_size:
             raise DataError(f"batch size {batch_size} leaves some of {world_size} ranks without an image")
         self._count = dataset.split("train").count
@@ -103,8 +107,15 @@ class TrainLoader(_Loader):
         self._seed = seed
         self._order: tuple[int, Indices] | None = None
         opened = self._open(dataset, "train", threads, cache, packed)
+        self._side = side or (lambda _epoch: resolution)
         size = len(self._part)
-        self._source = _source(opened, transform, size, device, batches_ahead, whole=True)
+
+        def source(resolution: int) -> BatchSource:
+            sized = replace(transform, resolution=resolution)
+            return _source(opened, sized, size, device, batches_ahead, whole=True)
+
+        self._make_source = source
+        self._made: tuple[int, BatchSource] = resolution, source(resolution)
 
     def batch_indices(self, epoch: int, step: int) -> Indices:
         """Return the sample indices (int64) of this rank's part of global batch `step`, in order."""
@@ -119,7 +130,14 @@ class TrainLoader(_Loader):
         if not 0 <= first_step <= self.steps_per_epoch:
             raise DataError(f"step {first_step} is not in 0..{self.steps_per_epoch}")
         batches = [self.batch_indices(epoch, step) for step in range(first_step, self.steps_per_epoch)]
-        return self._source.stream(batches, mix(epoch_key(self._seed, epoch) ^ _AUGMENTATION))
+        return self._source(epoch).stream(batches, mix(epoch_key(self._seed, epoch) ^ _AUGMENTATION))
+
+    def _source(self, epoch: int) -> BatchSource:
+        """Return what makes an epoch's batches; one for another size goes, and its memory with it."""
+        side = self._side(epoch)
+        if self._made[0] != side:
+            self._made = side, self._make_source(side)
+        return self._made[1]
 
     def _epoch_order(self, epoch: int) -> Indices:
         if self._order is None or self._order[0] != epoch:

@@ -55,7 +55,7 @@ class Reader:
 
     def __init__(self, packed: PackedSplit, transform: Transform, finisher: Finisher, *, ahead: int) -> None:
         self._packed, self._transform, self._finisher, self._ahead = packed, transform, finisher, ahead
-        self._border = transform.border
+        self._border, self._jitter = transform.border, transform.jitter.reaches
 
     def stream(self, batches: Sequence[Indices], key: int) -> Batches:
         """Return the batches of the given sample indices, augmented by `key` (64 bits)."""
@@ -125,6 +125,7 @@ class Reader:
             transform.reach,
             transform.rotate,
             self._border,
+            self._jitter,
             workspace.scratch(transform.resolution),
             pixels,
         )

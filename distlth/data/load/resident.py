@@ -2,7 +2,7 @@
 
 The pixels of a batch are those that `Reader` makes, to the bit: the same decoder leaves them here before
 they are moved, turned and mirrored, and the same counter draws by how much. That takes no arithmetic on
-pixels, only other places to take them from, which is why `random-resized` crops do not fit.
+pixels, only other places to take them from, which is why `random-resized` crops and jitter do not fit.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from distlth.data.load.finish import AsStored, Batch
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.reader import Batches, Reader
 from distlth.data.load.storage import Indices
-from distlth.data.load.transform import Transform
+from distlth.data.load.transform import Jitter, Transform
 from distlth.errors import DataError
 
 _CHUNK = 1024
@@ -47,11 +47,13 @@ def resident(packed: PackedSplit, transform: Transform, device: torch.device) ->
     """Return the source of a split's batches on a device; decode the split, unless that was done before.
 
     Raises:
-        DataError: the crop is 'random-resized', the images do not fit into the device's free memory, or one
-            does not decode.
+        DataError: the crop is 'random-resized', colours change, the images do not fit into the device's free
+            memory, or one does not decode.
     """
     if transform.kind == decode.RANDOM_RESIZED:
         raise DataError("cache 'gpu' fits crop 'pad' and 'none', not 'random-resized'; choose cache 'os'")
+    if transform.jitter != Jitter():
+        raise DataError("cache 'gpu' has no colour jitter; choose cache 'os'")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", torch.cuda.current_device())
     margin = _margin(transform)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distlth.data.load import decode
-from distlth.data.load.transform import Transform
+from distlth.data.load.transform import Jitter, Transform
 from distlth.errors import DataError
 
 RAW = 1
@@ -25,7 +25,9 @@ def prepare(pixels: npt.NDArray[np.uint8], transform: Transform) -> Tensor:
         np.ascontiguousarray(pixels).reshape(-1),
         *(_one(0), _one(pixels.size), np.array([RAW], np.uint8), _one(height), _one(width), _one(0)),
         np.uint64(0),
-        *(transform.kind, False, transform.ratio, transform.reach, 0.0, transform.border),
+        *(transform.kind, False, transform.ratio, transform.reach, 0.0),
+        transform.border,
+        Jitter().reaches,
         np.empty(pixels.size + tile.size, np.uint8),
         tile,
     )

@@ -1,4 +1,4 @@
-"""What a job does with stored images: crop, resize, flip, normalise."""
+"""What a job does with stored images: crop, resize, rotate, flip, change colours, normalise."""
 
 from __future__ import annotations
 
@@ -21,13 +21,40 @@ _KINDS = {"random-resized": decode.RANDOM_RESIZED, "pad": decode.PAD, "none": de
 
 
 @dataclass(frozen=True)
+class Jitter:
+    """How far the colours of a training image change, each drawn evenly, as torchvision's ColorJitter does.
+
+    `brightness`, `contrast` and `saturation` are multiplied by a factor in max(0, 1 - j)..1 + j; `hue` moves
+    by up to 0.5 turns of the circle either way. Hues turn in YIQ, as in NVIDIA DALI, and not in HSV.
+    """
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 0:
+                raise DataError(f"jitter: {name} {value} is negative")
+        if self.hue > 0.5:
+            raise DataError(f"jitter: hue {self.hue} is not in 0..0.5 turns")
+
+    @property
+    def reaches(self) -> npt.NDArray[np.float64]:
+        """Return the four as the kernels take them."""
+        return np.array([self.brightness, self.contrast, self.saturation, self.hue], np.float64)
+
+
+@dataclass(frozen=True)
 class Transform:
     """From a stored image to float32 of 3 x `resolution` x `resolution`.
 
     `crop`: 'random-resized' as torchvision's RandomResizedCrop; 'none': the centred square of `ratio` of the
     shorter side; 'pad': that square, resized, then moved by up to `pad` pixels (by default resolution/8) each
     way. `rotate`: turned by up to so many degrees either way. What these two uncover has the colour `fill`.
-    `flip` mirrors half of the samples. `mean` and `std` are per RGB channel, in units of 0..1.
+    `flip` mirrors half of the samples. `jitter` changes colours, last of all and of all that is there. `mean`
+    and `std` are per RGB channel, in units of 0..1.
     """
 
     resolution: int
@@ -39,6 +66,7 @@ class Transform:
     pad: int | None = None
     fill: Fill = "mean"
     rotate: float = 0.0
+    jitter: Jitter = Jitter()
 
     def __post_init__(self) -> None:
         if self.crop not in _KINDS:

@@ -16,7 +16,7 @@ from rich.progress import Progress
 
 from distlth.cores import num_cores
 from distlth.data.beton import JPG, Beton, checksum_file, read_foreign
-from distlth.data.dataset import SPLITS, Dataset, split_file
+from distlth.data.dataset import Dataset, split_file
 from distlth.data.digest import DIGEST_BYTES, checksum, content_key, sample_digest
 from distlth.data.layouts.base import Sample, Source, few, printable
 from distlth.data.layouts.stored import read_file, text_lines
@@ -45,12 +45,13 @@ def adopt(
     val: str | Path,
     out: str | Path,
     *,
+    test: str | Path | None = None,
     classes: str | Path | None = None,
     workers: int = 0,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Dataset:
-    """Make the folder `out` a data set of two FFCV files with the fields `image` and `label`.
+    """Make the folder `out` a data set of two or three FFCV files with the fields `image` and `label`.
 
     The files stay where they are; `out` has links to them, their checksums and `dataset.json`. `classes` is a
     text file with a name for each label, one a line; by default labels are named by their numbers. `workers`
@@ -58,12 +59,14 @@ def adopt(
     for files of another kind and samples that are broken.
     """
     out, files = Path(out), {"train": Path(train), "val": Path(val)}
+    if test is not None:
+        files["test"] = Path(test)
     try:
         check_is_free(out, overwrite)
         found = {split: read_foreign(file, MAX_CLASSES) for split, file in files.items()}
         source = _source(files, found, classes)
         with ThreadPoolExecutor(workers or num_cores()) as pool:
-            packed = {split: _check(found[split], split, pool, progress) for split in SPLITS}
+            packed = {split: _check(found[split], split, pool, progress) for split in files}
         write_whole(out, lambda folder: _write(folder, files, source, packed))
     except OSError as error:
         raise DataError(f"{printable(out)}: cannot be written ({printable(str(error))})") from error
@@ -72,24 +75,24 @@ def adopt(
 
 def _source(files: dict[str, Path], found: dict[str, Beton], classes: str | Path | None) -> Source:
     names = _class_names(found, classes)
-    train, val = (
-        tuple(
-            Sample(files[split] / str(place), label)
-            for place, label in enumerate(found[split].labels.tolist())
-        )
-        for split in SPLITS
-    )
-    layout = f"FFCV files, adopted: {printable(files['train'])} and {printable(files['val'])}"
-    return Source(files["train"], layout, names, train, val)
+    samples = {split: _samples(file, found[split]) for split, file in files.items()}
+    layout = f"FFCV files, adopted: {' and '.join(map(printable, files.values()))}"
+    train, val = samples["train"], samples["val"]
+    return Source(files["train"], layout, names, train, val, test=samples.get("test", ()))
+
+
+def _samples(file: Path, beton: Beton) -> tuple[Sample, ...]:
+    return tuple(Sample(file / str(place), label) for place, label in enumerate(beton.labels.tolist()))
 
 
 def _class_names(found: dict[str, Beton], classes: str | Path | None) -> tuple[str, ...]:
-    """Return the class names; DataError unless all of them, and no others, have images in both splits."""
+    """Return the class names; DataError unless all of them, and no others, have images in each split."""
     labels = {split: np.unique(beton.labels) for split, beton in found.items()}
-    if different := np.setxor1d(labels["train"], labels["val"]).tolist():
-        raise DataError(
-            f"{found['val'].path}: train and val have different labels: {few(map(str, different))}"
-        )
+    for split, there in labels.items():
+        if different := np.setxor1d(labels["train"], there).tolist():
+            raise DataError(
+                f"{found[split].path}: train and {split} have different labels: {few(map(str, different))}"
+            )
     count = int(labels["train"][-1]) + 1
     if len(labels["train"]) < count:
         absent = np.setdiff1d(np.arange(count), labels["train"])

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from distlth.cores import num_cores
-from distlth.data.dataset import MANIFEST, SPLITS, Dataset, Split, split_file
+from distlth.data.dataset import MANIFEST, Dataset, Split, split_file
 from distlth.data.digest import split_digest
 from distlth.data.layouts import check_layout, scan
-from distlth.data.layouts.base import Sample, Source, printable
+from distlth.data.layouts.base import Draw, Sample, Source, printable
 from distlth.data.pack.image import DEEP_BITS
 from distlth.data.pack.review import depth, review
 from distlth.data.pack.writer import Packed, Packer
@@ -41,7 +41,7 @@ class BuildOptions:
     write_mode: 'raw' pixels, 'jpg', or 'smart': raw up to 64 KiB of pixels (147 x 147), jpg above.
     workers: processes that read and encode; 0 for one per core.
     skip_broken: leave out images that cannot be read, instead of stopping.
-    val_fraction, seed: the val split of a source that has none; see `distlth.data.layouts.scan`.
+    val_fraction, val_images, seed: how val is drawn from train; see `distlth.data.layouts.base.Draw`.
     layout: the name of the source's layout; None for the first that matches.
     """
 
@@ -50,9 +50,10 @@ class BuildOptions:
     write_mode: WriteMode = "smart"
     workers: int = 0
     skip_broken: bool = False
-    val_fraction: float = 0.1
+    val_fraction: float | None = None
     seed: int = 0
     layout: str | None = None
+    val_images: int | None = None
 
     def __post_init__(self) -> None:
         if self.write_mode not in WRITE_MODES:
@@ -67,6 +68,7 @@ class BuildOptions:
             raise DataError(f"{self.workers} workers; give at least 1, or 0 for one a core")
         if self.layout is not None:
             check_layout(self.layout)
+        Draw(self.val_fraction, self.seed, self.val_images)
 
 
 def progress_bar(console: Console | None = None) -> Progress:
@@ -94,7 +96,7 @@ def build(
     out = Path(out)
     try:
         check_is_free(out, overwrite)
-        found = scan(source, options.val_fraction, options.seed, options.layout)
+        found = scan(source, options.val_fraction, options.seed, options.layout, options.val_images)
         write_whole(out, lambda folder: _pack_all(found, folder, options, progress))
     except OSError as error:
         raise DataError(f"{printable(out)}: cannot be built ({printable(str(error))})") from error
@@ -126,11 +128,11 @@ def _pack_all(source: Source, folder: Path, options: BuildOptions, progress: Pro
         packed = _pack_splits(source, folder, options, progress, depth(packed))
     broken = [
         (printable(samples[position].path), reason)
-        for split, samples in _splits(source)
+        for split, samples in source.splits.items()
         for position, reason in packed[split].broken
     ]
     if broken and not options.skip_broken:
-        raise DataError(_broken_text(broken, len(source.train) + len(source.val)))
+        raise DataError(_broken_text(broken, sum(map(len, source.splits.values()))))
     return describe(source, folder, packed, asdict(options), broken)
 
 
@@ -150,7 +152,7 @@ def describe(
         std=std,
         splits={
             split: _split(split_file(folder, split), source, samples, packed[split])
-            for split, samples in _splits(source)
+            for split, samples in source.splits.items()
         },
         options=options,
         versions=_versions(),
@@ -166,12 +168,8 @@ def _pack_splits(
         split: _pack(
             split_file(folder, split), samples, options, bits, _advance(progress, split, len(samples))
         )
-        for split, samples in _splits(source)
+        for split, samples in source.splits.items()
     }
-
-
-def _splits(source: Source) -> list[tuple[str, tuple[Sample, ...]]]:
-    return list(zip(SPLITS, (source.train, source.val), strict=True))
 
 
 def _pack(

@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from distlth.cores import num_cores
 from distlth.data.beton import JPG, Beton, read_beton
-from distlth.data.dataset import SPLITS, Dataset
+from distlth.data.dataset import Dataset
 from distlth.data.digest import DIGEST_BYTES, checksum, sample_digest, split_digest
 from distlth.data.load.native import decode_jpeg
 from distlth.errors import DataError
@@ -37,7 +37,7 @@ def check(path: str | Path, *, workers: int = 0, progress: Progress | None = Non
     dataset = Dataset.load(path)
     num_samples = num_bytes = 0
     with ThreadPoolExecutor(workers or num_cores()) as pool:
-        for split in SPLITS:
+        for split in dataset.names:
             beton = read_beton(dataset.file(split), dataset.num_classes)
             _check_split(beton, dataset, split, pool, progress)
             num_samples += len(beton)

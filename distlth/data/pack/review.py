@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +21,13 @@ def depth(packed: Mapping[str, Packed]) -> int:
 
 def review(source: Source, packed: Mapping[str, Packed]) -> tuple[str, ...]:
     """Return warnings of the packed splits: depth, images of one colour, images that come twice."""
-    samples = {"train": source.train, "val": source.val}
-    found = (_shallow(packed), _constant(samples, packed), _twice(samples, packed), *_labels(samples, packed))
+    samples = source.splits
+    found = (
+        _shallow(packed),
+        _constant(samples, packed),
+        *_twice(samples, packed),
+        *_labels(samples, packed),
+    )
     return tuple(f"warning: {line}" for line in found if line)
 
 
@@ -37,11 +43,13 @@ def _constant(samples: Mapping[str, Sequence[Sample]], packed: Mapping[str, Pack
     return f"{_images(found)} of one colour: {_names(found)}" if found else ""
 
 
-def _twice(samples: Mapping[str, Sequence[Sample]], packed: Mapping[str, Packed]) -> str:
-    """Say which val images are also in train: what they measure is memory."""
-    common = np.isin(packed["val"].contents, packed["train"].contents)
-    found = [samples["val"][place] for place in packed["val"].kept[common]]
-    return f"{_images(found, ' of val')} also in train: {_names(found)}" if found else ""
+def _twice(samples: Mapping[str, Sequence[Sample]], packed: Mapping[str, Packed]) -> Iterator[str]:
+    """Say which images of val and test are also in a split before them: what they measure is memory."""
+    for earlier, later in combinations(samples, 2):
+        common = np.isin(packed[later].contents, packed[earlier].contents)
+        found = [samples[later][place] for place in packed[later].kept[common]]
+        if found:
+            yield f"{_images(found, f' of {later}')} also in {earlier}: {_names(found)}"
 
 
 def _labels(samples: Mapping[str, Sequence[Sample]], packed: Mapping[str, Packed]) -> list[str]:

@@ -2,9 +2,10 @@
 
 from distlth.report.console.comparison import comparison_view
 from distlth.report.console.events import describe, describe_line
-from distlth.report.console.exported import exported_view
+from distlth.report.console.exported import exported_view, masked_view
+from distlth.report.console.imported import imported_view
 from distlth.report.console.live import RunView
-from distlth.report.console.measured import measured_table
+from distlth.report.console.measured import measured_table, times_table
 from distlth.report.console.overview import overview_table, watch_rows
 from distlth.report.console.plan import forecast_table, layers_table, plan_table, recipes_table
 from distlth.report.console.predictions import predictions_table
@@ -20,7 +21,9 @@ __all__ = [
     "digests_table",
     "exported_view",
     "forecast_table",
+    "imported_view",
     "layers_table",
+    "masked_view",
     "measured_table",
     "output_console",
     "overview_table",
@@ -32,6 +35,7 @@ __all__ = [
     "results_table",
     "show",
     "status_table",
+    "times_table",
     "watch_rows",
     "watch_status",
 ]

@@ -13,6 +13,7 @@ from distlth.report.text import count, percent
 
 if TYPE_CHECKING:  # torch, which a login node should not have to load
     from distlth.export.export import Exported
+    from distlth.export.masked import Masked
 
 # The number of layers that are named of those that keep channels they could do without.
 SHOWN_LAYERS = 5
@@ -26,6 +27,15 @@ def exported_view(exported: Exported) -> Group:
     return Group(_sizes(exported), *map(Text, lines), Text(f"wrote {exported.path}", style="green"))
 
 
+def masked_view(masked: Masked) -> Text:
+    """Return a line about a file of masks."""
+    return Text(
+        f"wrote {masked.path}: {masked.layers} masked layers, {percent(masked.density)} of their weights, "
+        f"{_mebibytes(masked.file_bytes)}",
+        style="green",
+    )
+
+
 def _sizes(exported: Exported) -> Table:
     before, after = exported.before, exported.after
     table = new_table((exported.ticket, "before", "after", "left"))
@@ -35,7 +45,8 @@ def _sizes(exported: Exported) -> Table:
         ("alive MACs", before.macs, exported.alive_macs, count),
         ("file", before.file_bytes, after.file_bytes, _mebibytes),
     ):
-        table.add_row(name, shown(old), shown(new), percent(new / old, 1))
+        if new is not None:
+            table.add_row(name, shown(old), shown(new), percent(new / old, 1))
     return table
 
 

@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any
 
+from rich.console import Group
 from rich.table import Table
 
+from distlth.facts.axes import describe
+from distlth.facts.times import TicketTime
+from distlth.report.cells import TIME_COLUMNS, time_cells
 from distlth.report.console.layout import new_table
 from distlth.report.text import memory, percent
 
@@ -46,6 +50,18 @@ def measured_table(title: str, rows: Sequence[Any]) -> Table:
     for row in rows:
         table.add_row(*(cell(name, getattr(row, name)) for name in (*words, *numbers)))
     return table
+
+
+def times_table(times: Sequence[TicketTime]) -> Group:
+    """Draw a table for each setting, with a line for each ticket in its fastest form."""
+    tables = []
+    for setting in dict.fromkeys(time.setting for time in times):
+        table = new_table(TIME_COLUMNS[:2], TIME_COLUMNS[2:], title=describe(setting))
+        for time in times:
+            if time.setting == setting:
+                table.add_row(*time_cells(time))
+        tables.append(table)
+    return Group(*tables)
 
 
 def cell(name: str, value: Any) -> str:

@@ -52,5 +52,5 @@ def _cells(row: RunRow) -> tuple[RenderableType, ...]:
         row.job or "",
         "" if row.step is None or row.steps is None else f"{count(row.step)}/{count(row.steps)}",
         duration(row.seconds_left) if row.state == "running" else "",
-        "" if row.best is None else percent(row.best),
+        "" if row.best is None else f"{percent(row.best)} {row.best_split}",
     )

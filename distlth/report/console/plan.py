@@ -13,7 +13,7 @@ from distlth.report.console.layout import new_table, set_footer
 from distlth.report.text import count, hours, memory, percent
 
 if TYPE_CHECKING:  # torch, which a login node should not have to load
-    from distlth.models.anatomy import ConvLayer
+    from distlth.models.anatomy import WeightLayer
 
 
 def plan_table(jobs: Sequence[PlannedJob]) -> Table:
@@ -60,7 +60,7 @@ def forecast_table(forecast: Forecast) -> Table:
     return table
 
 
-def layers_table(layers: Sequence[ConvLayer]) -> Table:
+def layers_table(layers: Sequence[WeightLayer]) -> Table:
     """Draw a line for each prunable layer: its shape, its number of weights, and the work of one image."""
     table = new_table(
         ("layer",), ("weight", "groups", "weights", "M multiply-adds"), title="prunable layers", footer=True

@@ -7,9 +7,9 @@ from rich.table import Table
 from distlth.facts.rows import Results
 from distlth.report.cells import (
     DIGEST_COLUMNS,
-    POINT_COLUMNS,
     digest_cells,
     point_cells,
+    point_columns,
     result_columns,
     result_rows,
 )
@@ -31,7 +31,8 @@ def results_table(results: Results) -> Table:
 
 def points_table(results: Results) -> Table:
     """Draw a line for each method's ticket of each round over the seeds, with a rule between rounds."""
-    table = new_table(POINT_COLUMNS[:2], POINT_COLUMNS[2:], title=f"means over {len(results.seeds)} seeds")
+    columns = point_columns(results)
+    table = new_table(columns[:2], columns[2:], title=f"means over {len(results.seeds)} seeds")
     points = sorted(results.points, key=lambda point: point.round)
     for previous, point in zip([None, *points], points, strict=False):
         if previous is not None and previous.round != point.round:

@@ -19,7 +19,8 @@ WATCH_SECONDS = 1.0
 
 def status_table(status: RunStatus, queue: str | None = None) -> Group:
     """Draw where a run stands, with a line for each job; `queue` is a line about its submission."""
-    table = new_table(("job", "method"), ("density", "state", "progress", "top-1", "top-5", "time", "left"))
+    scores = (f"{status.split} top-1", f"{status.split} top-5")
+    table = new_table(("job", "method"), ("density", "state", "progress", *scores, "time", "left"))
     for previous, job in zip([None, *status.jobs], status.jobs, strict=False):
         if previous is not None and previous.round != job.round:
             table.add_section()
@@ -56,11 +57,11 @@ def _cells(job: JobStatus) -> tuple[RenderableType, ...]:
         job.id,
         job.method,
         percent(job.density),
-        Text(job.state, style=STATE_STYLES[job.state]),
+        Text("imported" if result and result.imported else job.state, style=STATE_STYLES[job.state]),
         f"{job.share_done:.0%}" if progress else "",
         percent(result.top1) if result else "",
         percent(result.top5) if result else "",
-        duration(result.seconds) if result else "",
+        duration(result.seconds) if result and not result.imported else "",
         duration(progress.seconds_left) if progress and job.state == "running" else "",
     )
 

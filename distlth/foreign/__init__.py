@@ -1,0 +1,1 @@
+"""Checkpoints of other codes: read without running them, fitted to our networks, left as a run."""

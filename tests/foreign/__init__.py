@@ -1,0 +1,1 @@
+"""Networks of other codes: read, fitted, imported, and written again."""
