@@ -16,7 +16,7 @@ from distlth.report.console.layout import new_table
 from distlth.report.text import memory, percent
 
 # What says how it was measured, and needs no column where it is the same in all rows.
-SETTINGS = ("batch", "threads", "cores", "warm_ups", "resolution")
+SETTINGS = ("ticket", "batch", "threads", "cores", "warm_ups", "rounds", "resolution")
 WORDS = str | None
 
 # Heads that are shorter than the names of the fields.
@@ -41,7 +41,8 @@ def measured_table(title: str, rows: Sequence[Any]) -> Table:
     shown = [name for name in names if name not in shared]
     words = [name for name in shown if all(isinstance(getattr(row, name), WORDS) for row in rows)]
     numbers = [name for name in shown if name not in words]
-    setting = [f"{_head(name)} {cell(name, getattr(rows[0], name))}" for name in shared]
+    known = [name for name in shared if getattr(rows[0], name) is not None]
+    setting = [f"{_head(name)} {cell(name, getattr(rows[0], name))}" for name in known]
     table = new_table(
         [_head(name) for name in words],
         [_head(name) for name in numbers],
