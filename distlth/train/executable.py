@@ -34,8 +34,8 @@ class Executable:
     `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that; `gradients` averages
     its gradients where DDP does not do so by itself. A job loads its weights into `model`. The loader gives
     the images in the order of `seed`. `open_calibration` returns a loader of the calibration images: the
-    first of a seeded order, unaugmented. `eval_loader` is that of val, `test_loader` that of test, where there
-    is one.
+    first of a seeded order, unaugmented. `eval_loader` is that of val, `test_loader` that of test, where
+    there is one.
     """
 
     seed: int
@@ -92,9 +92,7 @@ class Prepared(NamedTuple):
     gradients: SparseAllReduce | None
 
 
-def prepare(
-    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader
-) -> Prepared:
+def prepare(config: RunConfig, world: World, model: nn.Module, loader: TrainLoader) -> Prepared:
     """Return a network on its device, and wrapped for DDP and compiled where asked for. Collective.
 
     It has taken a step with each size of images, without a trace: all that is compiled is compiled here.

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distlth.config.schema import TrainSection
 from distlth.files import tensors_digest
@@ -43,27 +45,25 @@ def trained(rank: int, way: str, kind: str) -> tuple[dict[str, Tensor], int]:
     """The weights after some steps, and the bytes that this rank gave away."""
     world, model = World(rank, RANKS, torch.device("cpu")), network()
     replicas = world.wrap(model)
+    assert isinstance(replicas, DistributedDataParallel)
     dtype = torch.bfloat16 if way == "bf16" else torch.float32
     exchange = None if way == "plain" else SparseAllReduce(replicas, world, dtype)
     state = StepState.fresh(model, replicas, masks(model, kind), CONFIG, world, seed=0)
     if exchange is not None:
         exchange.use({} if way == "all" else state.masking.kept())
-    sent = 0
-    send = dist.all_reduce
+    sent, send = [0], dist.all_reduce
 
     def counted(entries: Tensor, **options: Any) -> Any:
-        nonlocal sent
-        sent += entries.nbytes
+        sent[0] += entries.nbytes
         return send(entries, **options)
 
-    dist.all_reduce = counted
     generator = torch.Generator().manual_seed(rank)
-    for step in range(STEPS):
-        images = torch.randn(8, 3, 8, 8, generator=generator).to(memory_format=torch.channels_last)
-        train_step(state, images, torch.arange(8) % 4, step=step, lr=0.1)
-    dist.all_reduce = send
+    with patch.object(dist, "all_reduce", counted):
+        for step in range(STEPS):
+            images = torch.randn(8, 3, 8, 8, generator=generator).to(memory_format=torch.channels_last)
+            train_step(state, images, torch.arange(8) % 4, step=step, lr=0.1)
     state.masking.check_zeros()
-    return dict(model.state_dict()), sent
+    return dict(model.state_dict()), sent[0]
 
 
 def be_a_rank(folder: Path, rank: int) -> None:
