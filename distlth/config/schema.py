@@ -191,6 +191,22 @@ class ProfileSection(Section):
     ranks: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), description="ranks of a lane that trace")
 
 
+class AllReduceSection(Section):
+    """What the ranks of a lane send each other to average their gradients."""
+
+    send: Literal["all", "kept", "auto"] = Field(
+        "all",
+        description="`kept`: the gradients of kept weights alone; `auto`: of `all` and `kept` what was "
+        "faster in a trial at the job's start ([more](performance.md#gradients-over-a-slow-network))",
+    )
+    dtype: Literal["float32", "bf16"] = Field("float32", description="in which they travel and are summed")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether DDP does all of it by itself."""
+        return self.send == "all" and self.dtype == "float32"
+
+
 class TrainSection(Section):
     """How one job trains. `batch_size` is global: over all ranks of a lane."""
 
@@ -218,6 +234,7 @@ class TrainSection(Section):
     compile: bool = Field(
         False, description="training steps through torch.compile, once for all jobs of a lane"
     )
+    all_reduce: AllReduceSection = AllReduceSection()
     execution: Literal["masked", "slim"] = Field(
         "masked",
         description="how tickets that remove channels train: as the whole network, with masks, or without "

@@ -43,7 +43,7 @@ class JobState:
     and the loader's position follow from `step`, and so does the random state: every step draws from a
     generator seeded by (seed, step, rank). `sums` are each rank's running metric sums, shape (world size, n).
     `best` is None unless the best epoch is reported, and one was evaluated; `penalty` is the state of what a
-    method adds to the loss.
+    method adds to the loss, `sends_kept` whether the gradients of kept weights alone travel between ranks.
     """
 
     job: str
@@ -55,6 +55,7 @@ class JobState:
     sums: Tensor
     best: Best | None = None
     penalty: Mapping[str, Tensor] = field(default_factory=dict)
+    sends_kept: bool = False
 
     def sums_of(self, rank: int, world_size: int) -> Tensor:
         """Return a rank's running sums, shape (n,). Where the number of ranks changed, rank 0 has all."""
@@ -68,6 +69,7 @@ class JobState:
         tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
         tensors |= {f"penalty/{name}": tensor for name, tensor in self.penalty.items()}
         about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
+        about["sends_kept"] = self.sends_kept
         if self.best is not None:
             tensors |= {f"best/{name}": tensor for name, tensor in self.best.model.items()}
             about["best"] = {"epoch": self.best.epoch, "evaluation": asdict(self.best.evaluation)}
@@ -88,6 +90,7 @@ class JobState:
             sums=tensors["sums"],
             best=_best(about.get("best"), _part(tensors, "best/")),
             penalty=_part(tensors, "penalty/"),
+            sends_kept=about.get("sends_kept", False),
         )
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from distlth.config.schema import RunConfig
 from distlth.cores import loader_threads, num_cores
@@ -19,6 +20,7 @@ from distlth.data.load.packed import PackedSplit
 from distlth.data.load.transform import Jitter
 from distlth.models import Anatomy, anatomy, build
 from distlth.models.anatomy import BATCH
+from distlth.train.all_reduce import SparseAllReduce
 from distlth.train.rehearsal import rehearse
 from distlth.train.world import World
 
@@ -29,15 +31,17 @@ Splits = Mapping[str, PackedSplit]
 class Executable:
     """A network on its device, with loaders of its images.
 
-    `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that. A job loads its
-    weights into `model`. The loader gives the images in the order of `seed`. `open_calibration` returns a
-    loader of the calibration images: the first of a seeded order, unaugmented. `eval_loader` is that of val,
-    `test_loader` that of test, where there is one.
+    `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that; `gradients` averages
+    its gradients where DDP does not do so by itself. A job loads its weights into `model`. The loader gives
+    the images in the order of `seed`. `open_calibration` returns a loader of the calibration images: the
+    first of a seeded order, unaugmented. `eval_loader` is that of val, `test_loader` that of test, where
+    there is one.
     """
 
     seed: int
     model: nn.Module
     replicas: nn.Module
+    gradients: SparseAllReduce | None
     anatomy: Anatomy
     loader: TrainLoader
     eval_loader: EvalLoader
@@ -64,10 +68,10 @@ def make_executable(config: RunConfig, splits: Splits, world: World, seed: int) 
     body = anatomy(model, config.data.eval_side)
     loader = _train_loader(config, splits, world, seed)
     eval_loader = _eval_loader(config, splits["val"], world)
-    model, replicas = prepare(config, world, model, loader)
+    prepared = prepare(config, world, model, loader)
     calibration = partial(_calibration_loader, config, splits["train"], world, seed)
     test_loader = _eval_loader(config, splits["test"], world) if "test" in splits else None
-    return Executable(seed, model, replicas, body, loader, eval_loader, calibration, test_loader)
+    return Executable(seed, *prepared, body, loader, eval_loader, calibration, test_loader)
 
 
 def reseed(executable: Executable, config: RunConfig, splits: Splits, world: World, seed: int) -> Executable:
@@ -80,9 +84,15 @@ def reseed(executable: Executable, config: RunConfig, splits: Splits, world: Wor
     )
 
 
-def prepare(
-    config: RunConfig, world: World, model: nn.Module, loader: TrainLoader
-) -> tuple[nn.Module, nn.Module]:
+class Prepared(NamedTuple):
+    """A network on its device, what trains it on all ranks, and what averages its gradients."""
+
+    model: nn.Module
+    replicas: nn.Module
+    gradients: SparseAllReduce | None
+
+
+def prepare(config: RunConfig, world: World, model: nn.Module, loader: TrainLoader) -> Prepared:
     """Return a network on its device, and wrapped for DDP and compiled where asked for. Collective.
 
     It has taken a step with each size of images, without a trace: all that is compiled is compiled here.
@@ -90,12 +100,21 @@ def prepare(
     """
     model = _placed(model, config, world.device)
     replicas = world.wrap(model)
+    gradients = _gradients(config, replicas, world)
     if config.train.compile:  # no shape is dynamic: one graph for each size of images
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
     count = len(loader.batch_indices(0, 0)) if config.train.compile else BATCH
     for side in config.data.sides:
         rehearse(config, replicas, model, _empty_batch(count, side, world.device))
-    return model, replicas
+    return Prepared(model, replicas, gradients)
+
+
+def _gradients(config: RunConfig, replicas: nn.Module, world: World) -> SparseAllReduce | None:
+    """Return what averages the gradients; None where DDP does, or there is one rank."""
+    wanted = config.train.all_reduce
+    if wanted.is_plain or not isinstance(replicas, DistributedDataParallel):
+        return None
+    return SparseAllReduce(replicas, world, torch.bfloat16 if wanted.dtype == "bf16" else torch.float32)
 
 
 def _placed(model: nn.Module, config: RunConfig, device: torch.device) -> nn.Module:

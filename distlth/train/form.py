@@ -14,7 +14,8 @@ from distlth.config.schema import RunConfig, TrainSection
 from distlth.models import build
 from distlth.slim.trainable import Trainable, trainable
 from distlth.ticket import Ticket
-from distlth.train.executable import Executable, prepare
+from distlth.train.all_reduce import SparseAllReduce
+from distlth.train.executable import Executable, Prepared, prepare
 from distlth.train.masking import parameter_masks
 from distlth.train.optim import decayed
 from distlth.train.step import StepState
@@ -30,6 +31,10 @@ class Form(Protocol):
     @property
     def model(self) -> nn.Module:
         """The network that trains."""
+
+    @property
+    def gradients(self) -> SparseAllReduce | None:
+        """What averages its gradients over the ranks, where DDP does not do it by itself."""
 
     def start(self) -> None:
         """Load the ticket's weights."""
@@ -51,6 +56,11 @@ class Masked:
     def model(self) -> nn.Module:
         """The whole network."""
         return self._executable.model
+
+    @property
+    def gradients(self) -> SparseAllReduce | None:
+        """What averages its gradients over the ranks, where DDP does not do it by itself."""
+        return self._executable.gradients
 
     def start(self) -> None:
         """Load the ticket's weights."""
@@ -80,17 +90,22 @@ class Slimmed:
         ticket: Ticket,
         masks: Mapping[str, Tensor],
         slimmed: Trainable,
-        replicas: nn.Module,
+        prepared: Prepared,
         decay: Collection[str],
     ) -> None:
         self._ticket, self._masks, self._decayed = ticket, masks, set(decay)
-        self._slimmed, self._replicas = slimmed, replicas
+        self._slimmed, self._prepared = slimmed, prepared
         self._momenta = momenta
 
     @property
     def model(self) -> nn.Module:
         """The slim network, with the parameter IDLE."""
         return self._slimmed.network
+
+    @property
+    def gradients(self) -> SparseAllReduce | None:
+        """What averages its gradients over the ranks, where DDP does not do it by itself."""
+        return self._prepared.gradients
 
     def start(self) -> None:
         """Load the slim network's part of the ticket's weights."""
@@ -102,7 +117,7 @@ class Slimmed:
         left = self._slimmed.take(self._masks)
         masks = {name: mask for name, mask in left.items() if not bool(mask.all())}
         names = self._decayed | {IDLE}
-        state = StepState.fresh(self.model, self._replicas, masks, config, world, seed, names)
+        state = StepState.fresh(self.model, self._prepared.replicas, masks, config, world, seed, names)
         idle = self.model.get_parameter(IDLE)
 
         def no_gradient(*_: Any) -> None:
@@ -149,10 +164,10 @@ def slimmed(
     masks = parameter_masks(ticket, executable.anatomy, dict(blank.named_parameters()))
     found = trainable(blank, resolution, masks)
     found.network.register_parameter(IDLE, nn.Parameter(torch.ones(()), requires_grad=False))
-    model, replicas = prepare(config, world, found.network, executable.loader)
-    found = replace(found, network=model)
+    prepared = prepare(config, world, found.network, executable.loader)
+    found = replace(found, network=prepared.model)
     decay = decayed(whole, norm_and_bias=config.train.decay_norm_and_bias)
-    return Slimmed(_momenta(whole), ticket, masks, found, replicas, decay)
+    return Slimmed(_momenta(whole), ticket, masks, found, prepared, decay)
 
 
 def _momenta(model: nn.Module) -> dict[str, float]:

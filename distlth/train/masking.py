@@ -40,6 +40,10 @@ class Masking:
             for parameter, factor in zip(self._parameters, self._factors, strict=True):
                 parameter.masked_fill_(factor == 0, 0.0)
 
+    def kept(self) -> dict[nn.Parameter, Tensor]:
+        """Return which entries train, of the parameters that lose some: bool tensors."""
+        return {p: factor != 0 for p, factor in zip(self._parameters, self._factors, strict=True)}
+
     def mask_gradients(self) -> None:
         """Zero the gradients of masked weights, in place."""
         both = zip(self._parameters, self._factors, strict=True)

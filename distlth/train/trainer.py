@@ -20,6 +20,7 @@ from distlth.run.paths import RunPaths
 from distlth.run.results import EpochMetrics, JobResult, Progress
 from distlth.ticket import Measured, Ticket
 from distlth.train.agreement import Agreement
+from distlth.train.all_reduce import compare
 from distlth.train.calibration import measure
 from distlth.train.checkpoint import Best, JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
@@ -132,6 +133,7 @@ class Trainer:
         self.state = replace(self.state, pull=self.pull())
         if found is not None:
             self.restore(found)
+        self.sends_kept = self.choose_gradients(found)
         self.agreement = Agreement(self.config.checkpoint, self.world, self.pulse, self.step)
         self.world.agree(f"step {self.step}, mask {self.ticket.mask.digest()}")
         self.recorder.open(self.step, self.ticket.mask.density)
@@ -163,6 +165,23 @@ class Trainer:
         if self.state.pull is not None:
             self.state.pull.restore(found.penalty)
         self.step = found.step
+
+    def choose_gradients(self, found: JobState | None) -> bool:
+        """Return whether gradients of kept weights alone are sent, as the checkpoint has it. Collective."""
+        exchange, wanted = self.form.gradients, self.config.train.all_reduce.send
+        if exchange is None:
+            return False
+        kept = self.state.masking.kept()
+        sends_kept = bool(kept) and wanted != "all"
+        if found is not None:
+            sends_kept = found.sends_kept
+        elif sends_kept and wanted == "auto":
+            trial = compare(self.model, kept, self.world)
+            sends_kept = trial.pays
+            sent = "kept" if sends_kept else "all"
+            self.recorder.event("all-reduce", self.step, sent=sent, **asdict(trial))
+        exchange.use(kept if sends_kept else {})
+        return sends_kept
 
     # -- steps ----------------------------------------------------------------------------------------
 
@@ -300,6 +319,7 @@ class Trainer:
             sums=sums,
             best=self.best,
             penalty=self.state.pull.state() if self.state.pull else {},
+            sends_kept=self.sends_kept,
         )
 
     # -- ending ---------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Two ranks that train a refill ticket masked, slim, and slim with a stop: python -m tests.train.slim_ranks.
+"""Two ranks that train a refill ticket in each of RUNS: python -m tests.train.slim_ranks.
 
 The arguments are a folder for their runs, a job file and a data set.
 """
@@ -32,6 +32,13 @@ from tests.train.test_slim_training import refilled
 SIZE = 2
 JOB_ID = "01/refill"
 OPTIONS = (*JOB[1:], "train.batch_size=240", "train.lr=0.005", f"cluster.workers={SIZE}", "prune.rounds=1")
+# A run's name, its options, and whether it stops once.
+RUNS = (
+    ("masked", ("train.execution=masked",), False),
+    ("kept", ("train.execution=masked", "train.all_reduce.send=kept"), True),
+    ("slim", ("train.execution=slim",), False),
+    ("parts", ("train.execution=slim",), True),
+)
 
 
 def train(config: RunConfig, data: Dataset, world: World, run: RunPaths, *, stop: bool = False) -> None:
@@ -55,10 +62,9 @@ def rank_of(folder: Path, job_file: Path, data: Dataset, rank: int) -> None:
     world = World.current(torch.device("cpu"))
     branches = "prune.branches=[{method: refill}]"
     options = [option for option in OPTIONS if not option.startswith("prune.branches")]
-    for name, execution, stops in (("masked", "masked", 0), ("slim", "slim", 0), ("parts", "slim", 1)):
-        overrides = [*options, branches, f"data.path={data.path}", f"train.execution={execution}"]
-        config = load_config(job_file, overrides)
-        for stop in [True] * stops + [False]:
+    for name, own, stops in RUNS:
+        config = load_config(job_file, [*options, branches, f"data.path={data.path}", *own])
+        for stop in [True, False] if stops else [False]:
             train(config, data, world, RunPaths(folder / name), stop=stop)
     dist.destroy_process_group()
 

@@ -142,11 +142,13 @@ def test_two_ranks_train_slim_and_resume_to_the_same_bits(
     command = [sys.executable, "-m", "tests.train.slim_ranks", *places]
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr
-    jobs = {name: RunPaths(tmp_path / name).job("01/refill") for name in ("masked", "slim", "parts")}
-    masked, slim, parts = (JobResult.load(job) for job in jobs.values())
+    jobs = {name: RunPaths(tmp_path / name).job("01/refill") for name in ("masked", "kept", "slim", "parts")}
+    masked, kept, slim, parts = (JobResult.load(job) for job in jobs.values())
     assert masked
+    assert kept
     assert slim
     assert parts
+    assert kept.weights_digest == masked.weights_digest
     assert slim.weights_digest == parts.weights_digest
     assert (slim.val_loss, slim.train_loss) == (parts.val_loss, parts.train_loss)
     assert slim.val_loss == pytest.approx(masked.val_loss, rel=1e-3)
