@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from distlth.facts.axes import TimeAxes, describe, not_measured
 from distlth.facts.cost import total
@@ -55,7 +55,7 @@ def summary_markdown(summary: RunSummary, measured: Sequence[TimeAxes] = ()) -> 
 
 
 def _results_lines(results: Results, measured: TimeAxes | None) -> list[str]:
-    return _table(result_columns(results, measured), result_rows(results, measured))
+    return table_lines(result_columns(results, measured), result_rows(results, measured))
 
 
 def _points_lines(results: Results, measured: TimeAxes | None) -> list[str]:
@@ -63,7 +63,7 @@ def _points_lines(results: Results, measured: TimeAxes | None) -> list[str]:
     if len(results.seeds) < 2:
         return []
     note = "A ticket wins if its mean top-1 is at least the dense network's less its standard deviation."
-    return [*_table(point_columns(results, measured), point_rows(results, measured)), "", note, ""]
+    return [*table_lines(point_columns(results, measured), point_rows(results, measured)), "", note, ""]
 
 
 def _printed_lines(summary: RunSummary) -> list[str]:
@@ -73,7 +73,7 @@ def _printed_lines(summary: RunSummary) -> list[str]:
         return []
     title = f"Beside the paper ({printed.name}; {printed.source}), difference in percentage points:"
     rows = map(printed_cells, beside(summary.results, printed))
-    return [title, "", *_table(printed_columns(summary.results), rows), ""]
+    return [title, "", *table_lines(printed_columns(summary.results), rows), ""]
 
 
 def _times_lines(summary: RunSummary, measured: Sequence[TimeAxes]) -> list[str]:
@@ -82,7 +82,7 @@ def _times_lines(summary: RunSummary, measured: Sequence[TimeAxes]) -> list[str]
     for each in measured:
         times = [time for time in summary.times if time.setting == each.setting]
         lines += [f"Measured, milliseconds of a batch in float32: {describe(each.setting)}.", ""]
-        lines += [*_table(TIME_COLUMNS, map(time_cells, times)), ""]
+        lines += [*table_lines(TIME_COLUMNS, map(time_cells, times)), ""]
         if missing := not_measured(summary.results, each.times):
             lines += [f"Not measured: {', '.join(missing)}.", ""]
     return lines
@@ -127,9 +127,11 @@ def _by_reason(reasons: Mapping[str, str]) -> Mapping[str, Sequence[str]]:
     }
 
 
-def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return a table, its numbers to the right."""
-    ruler = [":---" if column in WORDS else "---:" for column in columns]
+def table_lines(
+    columns: Sequence[str], rows: Iterable[Iterable[str]], words: Collection[str] = WORDS
+) -> list[str]:
+    """Return a table, its numbers to the right, and the columns of `words` to the left."""
+    ruler = [":---" if column in words else "---:" for column in columns]
     return [_line(columns), _line(ruler), *map(_line, rows)]
 
 

@@ -369,3 +369,17 @@ def roofline_figure(layers: Sequence[tuple[str, float, float]], peak: float, ban
     axes.set_ylabel("GFLOP/s")
     axes.legend(frameon=False, loc="lower right")
     return figure
+
+
+def bars_figure(labels: Sequence[str], values: Sequence[float], title: str) -> Figure:
+    """Draw a bar for each value, from the top down, with its number at its end."""
+    figure, axes = _figure(6.4, 0.8 + 0.32 * len(labels))
+    places = range(len(labels))
+    bars = axes.barh(places, values, color=MUTED, height=0.6)
+    axes.bar_label(bars, [f"{value:,.4g}" for value in values], padding=4, color=INK, fontsize=8)
+    axes.set_yticks(places, labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(title)
+    return figure

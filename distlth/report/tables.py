@@ -18,20 +18,20 @@ SPREAD = {"mean": "top1_mean", "std": "top1_std", "count": "seeds"}
 
 def results_csv(results: Results) -> str:
     """Return a line for each job, in the order of the results; the columns are those of `ResultRow`."""
-    return _csv([field.name for field in fields(ResultRow)], map(asdict, results.rows))
+    return csv_text([field.name for field in fields(ResultRow)], map(asdict, results.rows))
 
 
 def points_csv(results: Results, axes: Sequence[Axis] = ()) -> str:
     """Return a line for each method's ticket of each round: the fields of `Point`, then the axes."""
     names = [field.name for field in fields(Point) if field.name != "top1"]
     columns = [*names[:7], *SPREAD.values(), *names[7:], *(axis.name for axis in axes)]
-    return _csv(columns, (_flat(point, axes) for point in results.points))
+    return csv_text(columns, (_flat(point, axes) for point in results.points))
 
 
 def times_csv(times: Sequence[TicketTime]) -> str:
     """Return a line for each ticket and setting; the columns are those of `Setting` and `TicketTime`."""
     rows = [_flat_time(time) for time in times]
-    return _csv(rows[0], rows)
+    return csv_text(rows[0], rows)
 
 
 def _flat(point: Point, axes: Sequence[Axis]) -> dict[str, Any]:
@@ -49,7 +49,8 @@ def _flat_time(time: TicketTime) -> dict[str, Any]:
     return {"job": values.pop("job"), **setting, **values, "first_quartile": low, "third_quartile": high}
 
 
-def _csv(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def csv_text(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """Return a line of heads, and one for each row."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")
     writer.writeheader()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import import_module
@@ -22,9 +24,13 @@ Rows = Sequence[Any]
 
 @dataclass(frozen=True)
 class Bench:
-    """A benchmark: the module whose `bench(**options)` measures it, and the options of a small one."""
+    """A benchmark: the module whose `bench(**options)` measures it, and the options of a small one.
+
+    `drawn` is the column that its picture shows.
+    """
 
     module: str
+    drawn: str
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, *, quick: bool, **options: Any) -> Rows:
@@ -34,28 +40,39 @@ class Bench:
 
 
 BENCHES: Mapping[str, Bench] = {
+    "all-reduce": Bench(
+        "cluster.bench.all_reduce", "milliseconds", {"model": "resnet20", "resolution": 32, "rounds": 2}
+    ),
     "broadcast": Bench(
-        "cluster.bench.broadcast", {"counts": (1, 2), "ranks": 1, "size": 12 * 2**20, "reply_nodes": 1}
+        "cluster.bench.broadcast",
+        "seconds",
+        {"counts": (1, 2), "ranks": 1, "size": 12 * 2**20, "reply_nodes": 1},
     ),
-    "checkpoint": Bench("distlth.bench.checkpoint", {"steps": 3, "pairs": 2, "images": 80}),
-    "coordinator": Bench("cluster.bench.coordinator", {"ranks": 64, "rounds": 1}),
-    "disk": Bench("distlth.bench.disk", {"model": "resnet20", "resolution": 32}),
+    "checkpoint": Bench("distlth.bench.checkpoint", "time_ratio", {"steps": 3, "pairs": 2, "images": 80}),
+    "coordinator": Bench("cluster.bench.coordinator", "calls_per_second", {"ranks": 64, "rounds": 1}),
+    "disk": Bench("distlth.bench.disk", "bytes", {"model": "resnet20", "resolution": 32}),
     "infer": Bench(
-        "distlth.bench.infer", {"resolution": 32, "batches": (1,), "runtimes": ("eager",), "rounds": 3}
+        "distlth.bench.infer",
+        "milliseconds",
+        {"resolution": 32, "batches": (1,), "runtimes": ("eager",), "rounds": 3},
     ),
-    "loader": Bench("distlth.bench.loader", {"seconds": 1.0, "resolution": 32, "num_images": 64}),
-    "regroup": Bench("distlth.bench.regroup", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
+    "loader": Bench(
+        "distlth.bench.loader", "images_per_s", {"seconds": 1.0, "resolution": 32, "num_images": 64}
+    ),
+    "regroup": Bench("distlth.bench.regroup", "retained", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
     "slim-training": Bench(
-        "distlth.bench.slim_training", {"resolution": 32, "densities": (0.41,), "rounds": 2}
+        "distlth.bench.slim_training",
+        "milliseconds",
+        {"resolution": 32, "densities": (0.41,), "rounds": 2},
     ),
-    "step": Bench("distlth.bench.step", {"resolution": 32, "rounds": 2}),
+    "step": Bench("distlth.bench.step", "milliseconds", {"resolution": 32, "rounds": 2}),
 }
 
 
 def add(commands: Commands) -> None:
     """Add the command to the parser."""
     parser = commands.add_parser("bench", help="measure", description="Measure, as ratios in one run.")
-    parser.add_argument("name", choices=tuple(BENCHES))
+    parser.add_argument("name", choices=(*BENCHES, "all"))
     parser.add_argument("run", type=path_given, nargs="?", metavar="RUN", help="of `infer`: a run directory")
     parser.add_argument(
         "tickets", nargs="*", metavar="TICKET", help="and tickets of it that are finished, such as 03/refill"
@@ -65,13 +82,23 @@ def add(commands: Commands) -> None:
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, its figures mean little"
     )
+    parser.add_argument(
+        "--out", type=path_given, metavar="DIR", help="of `all`: where tables and pictures go"
+    )
     parser.set_defaults(command=_bench)
 
 
 def _bench(options: argparse.Namespace) -> int:
     from distlth.report.console import measured_table, show
+    from distlth.report.measured import Measured
 
+    if (options.name == "all") != (options.out is not None):
+        raise UserError(
+            "`distlth bench all --out DIR` writes what all benchmarks measure; give both or neither"
+        )
     of_infer = _of_inference(options)
+    if options.name == "all":
+        return _measure_all(options.out, quick=options.quick)
     tickets = _tickets(options)
     rows = BENCHES[options.name].run(quick=options.quick, **(tickets.options if tickets else {}), **of_infer)
     if options.picture:
@@ -86,10 +113,40 @@ def _bench(options: argparse.Namespace) -> int:
     if tickets is not None and tickets.are_summed_up:
         show(tickets.table())
     else:
-        show(measured_table(options.name, rows))
+        show(measured_table(Measured.of(options.name, rows)))
     if tickets is not None and tickets.keeps:
         show(f"kept in {tickets.folder}; distlth report draws it")
     show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
+    return 0
+
+
+def _measure_all(folder: Path, *, quick: bool) -> int:
+    """Run each benchmark in a process of its own; write what they measure.
+
+    Raises:
+        UserError: one failed; the others are written.
+    """
+    from distlth.files import replacing
+    from distlth.report.benchmarks import benchmarks_markdown, write_benchmark
+    from distlth.report.measured import Measured
+
+    folder.mkdir(parents=True, exist_ok=True)
+    sections, failed = [], []
+    for number, (name, each) in enumerate(BENCHES.items(), 1):
+        words = ["bench", name, *(["--quick"] if quick else [])]
+        print(f"{number}/{len(BENCHES)} {name} ...", file=sys.stderr, flush=True)
+        command = [sys.executable, "-P", "-m", "jobs.cli", *words, "--json"]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+        if done.returncode:
+            failed.append(name)
+            continue
+        measured = Measured(name, json.loads(done.stdout)["rows"])
+        sections.append(write_benchmark(folder, measured, f"distlth {' '.join(words)}", each.drawn))
+    with replacing(folder / "README.md") as temporary:
+        temporary.write_text(benchmarks_markdown(_machine(), sections))
+    print(folder / "README.md")
+    if failed:
+        raise UserError(f"{', '.join(failed)} failed; what it said stands above, the others are written")
     return 0
 
 

@@ -85,6 +85,22 @@ def test_each_benchmark_prints_json(name: str, capsys: pytest.CaptureFixture[str
     assert printed["machine"]["torch"]
 
 
+def test_all_benchmarks_leave_a_page_though_one_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    known = {"disk": BENCHES["disk"], "unknown": BENCHES["disk"]}  # a process of its own knows no such name
+    monkeypatch.setattr("jobs.commands.bench.BENCHES", known)
+    assert main(["bench", "all", "--quick", "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.endswith(
+        "error: unknown failed; what it said stands above, the others are written\n"
+    )
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"README.md", "disk.csv", "disk.png"}
+    page = (tmp_path / "out" / "README.md").read_text()
+    assert "`distlth bench disk --quick`" in page
+    assert "| branch: refill |" in page
+    assert main(["bench", "all"]) == 2
+
+
 def test_the_version_is_the_packages(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--version"])

@@ -28,6 +28,7 @@ from distlth.report.console import (
     results_table,
     status_table,
 )
+from distlth.report.measured import Measured
 from distlth.report.text import density_percent, duration, memory, percent
 from distlth.run.paths import RunPaths
 from distlth.run.results import save_progress
@@ -238,7 +239,7 @@ class TestOutputThatFails:
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
+class Timed:
     """A row of a benchmark."""
 
     network: str
@@ -253,10 +254,10 @@ class Measured:
 
 def test_a_benchmarks_columns_have_their_units() -> None:
     rows = [
-        Measured("dense", 8, 12.5, (12.0, 13.25), 4_100_000, 2**20, 0.0, None),
-        Measured("slim", 8, 1250.0, (1.0, 2.0), 100, 3 * 2**30, 0.5, -0.25),
+        Timed("dense", 8, 12.5, (12.0, 13.25), 4_100_000, 2**20, 0.0, None),
+        Timed("slim", 8, 1250.0, (1.0, 2.0), 100, 3 * 2**30, 0.5, -0.25),
     ]
-    table = cells(measured_table("infer", rows))
+    table = cells(measured_table(Measured.of("infer", rows)))
     assert table[:2] == [
         ["infer, batch 8"],
         ["network", "ms", "quartiles", "MACs", "file", "MACs saved", "of eager"],
