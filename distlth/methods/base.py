@@ -195,3 +195,29 @@ class Method(Section):
     @abstractmethod
     def make(self, source: Source) -> Structured:
         """Return the mask. A pure function: the same source gives the same bits."""
+
+
+class Untrained(Method):
+    """Single weights that are chosen before training: of one measurement, those that score highest."""
+
+    @property
+    def made_from(self) -> MadeFrom:
+        """The untrained network."""
+        return "untrained"
+
+    @abstractmethod
+    def measurement(self, density: float) -> Measurement:
+        """Return what is measured on the untrained network: a score for each weight, or which are left."""
+
+    def measurements(self, density: float) -> tuple[Measurement, ...]:
+        """Return the one of the scores."""
+        return (self.measurement(density),)
+
+    def make(self, source: Source) -> Structured:
+        """Return the weights of the highest scores, as many as the round keeps by plan."""
+        from distlth.prune.scores import keep_best
+        from distlth.ticket import Structured
+
+        measured = source.measured(self.measurement(source.density).name)
+        scores = {name: tensor.float() for name, tensor in measured.items()}
+        return Structured(keep_best(scores, source.mask, source.kept))

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from distlth.methods.base import Calibration, MadeFrom, Measurement, Method, Source
+from distlth.methods.base import Calibration, Measurement, Untrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from distlth.ticket import Structured
 
 FLOW = "grasp"
 
@@ -24,26 +23,14 @@ TEMPERATURE = 200
 CHUNK = 64
 
 
-class Grasp(Method):
+class Grasp(Untrained):
     """Single weights whose removal would cost most gradient flow at initialisation; trained from there."""
 
     method: Literal["grasp"] = Field(description="single weights, chosen before training")
 
-    @property
-    def made_from(self) -> MadeFrom:
-        """The untrained network."""
-        return "untrained"
-
-    def measurements(self, density: float) -> tuple[Measurement, ...]:
+    def measurement(self, density: float) -> Measurement:
         """Return the one of gradient flow."""
-        return (Measurement(FLOW, gradient_flow, untrained=True),)
-
-    def make(self, source: Source) -> Structured:
-        """Return the weights that gradient flow needs most, as many as the round keeps by plan."""
-        from distlth.prune.scores import keep_best
-        from distlth.ticket import Structured
-
-        return Structured(keep_best(source.measured(FLOW), source.mask, source.kept))
+        return Measurement(FLOW, gradient_flow, untrained=True)
 
 
 def gradient_flow(calibration: Calibration) -> dict[str, Tensor]:

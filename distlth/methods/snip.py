@@ -6,36 +6,23 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from distlth.methods.base import Calibration, MadeFrom, Measurement, Method, Source
+from distlth.methods.base import Calibration, Measurement, Untrained
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from distlth.ticket import Structured
 
 SENSITIVITY = "snip"
 
 
-class Snip(Method):
+class Snip(Untrained):
     """Single weights, by their connection sensitivity at initialisation; trained from there."""
 
     method: Literal["snip"] = Field(description="single weights, chosen before training")
 
-    @property
-    def made_from(self) -> MadeFrom:
-        """The untrained network."""
-        return "untrained"
-
-    def measurements(self, density: float) -> tuple[Measurement, ...]:
+    def measurement(self, density: float) -> Measurement:
         """Return the one of connection sensitivity."""
-        return (Measurement(SENSITIVITY, connection_sensitivity, untrained=True),)
-
-    def make(self, source: Source) -> Structured:
-        """Return the most sensitive weights, as many as the round keeps by plan."""
-        from distlth.prune.scores import keep_best
-        from distlth.ticket import Structured
-
-        return Structured(keep_best(source.measured(SENSITIVITY), source.mask, source.kept))
+        return Measurement(SENSITIVITY, connection_sensitivity, untrained=True)
 
 
 def connection_sensitivity(calibration: Calibration) -> dict[str, Tensor]:

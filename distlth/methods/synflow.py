@@ -8,43 +8,25 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from distlth.methods.base import Calibration, MadeFrom, Measurement, Method, Source
+from distlth.methods.base import Calibration, Measurement, Untrained
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from distlth.prune.mask import Mask
-    from distlth.ticket import Structured
 
 ITERATIONS = 100
 
 
-class Synflow(Method):
+class Synflow(Untrained):
     """Single weights, by iterated synaptic flow at initialisation, without data; trained from there."""
 
     method: Literal["synflow"] = Field(description="single weights, chosen before training and without data")
 
-    @property
-    def made_from(self) -> MadeFrom:
-        """The untrained network."""
-        return "untrained"
-
-    def measurements(self, density: float) -> tuple[Measurement, ...]:
-        """Return the one of this density."""
-        return (Measurement(_name(density), partial(synaptic_flow, density), untrained=True),)
-
-    def make(self, source: Source) -> Structured:
-        """Return the weights that are left, as many as the round keeps by plan."""
-        from distlth.prune.scores import keep_best
-        from distlth.ticket import Structured
-
-        left = source.measured(_name(source.density))
-        # The plan rounds after each round: it may keep a weight or two more or less.
-        return Structured(keep_best({n: kept.float() for n, kept in left.items()}, source.mask, source.kept))
-
-
-def _name(density: float) -> str:
-    return f"synflow-{density:.9f}"
+    def measurement(self, density: float) -> Measurement:
+        """Return the one of this density. Its weights are counted anew: plans round after each round."""
+        name = f"synflow-{density:.9f}"
+        return Measurement(name, partial(synaptic_flow, density), untrained=True)
 
 
 def synaptic_flow(density: float, calibration: Calibration) -> dict[str, Tensor]:
