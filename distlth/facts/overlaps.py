@@ -1,4 +1,7 @@
-"""How much the masks of a run have in common: between its methods, rounds and seeds."""
+"""How much the masks of a run have in common: between its methods, rounds and seeds.
+
+Login nodes import this module for its words, and should not wait for torch: only what reads masks imports it.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,13 @@ import itertools
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-
-import torch
+from typing import TYPE_CHECKING
 
 from distlth.plan import Job
-from distlth.prune.mask import Mask
 from distlth.run.paths import JobPaths, RunPaths
-from distlth.run.tickets import load_structured
+
+if TYPE_CHECKING:
+    from distlth.prune.mask import Mask
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class KeptMask:
 
     def load(self) -> Mask | None:
         """Return the mask; None where it is not there."""
+        from distlth.run.tickets import load_structured
+
         found = load_structured(self.paths)
         return found.mask if found else None
 
@@ -80,7 +85,7 @@ def read_overlaps(masks: Sequence[KeptMask]) -> Overlaps | None:
 
 def overlap(first: Mask, second: Mask) -> Overlap:
     """Return what two masks of the same layers have in common."""
-    both = sum(int(torch.count_nonzero(kept & second[name])) for name, kept in first.items())
+    both = sum(int((kept & second[name]).sum()) for name, kept in first.items())
     densities, others = first.layer_density(), second.layer_density()
     expected = sum(kept.numel() * densities[name] * others[name] for name, kept in first.items())
     return Overlap(_over_union(both, first, second), _over_union(expected, first, second))

@@ -144,7 +144,7 @@ def test_resolved_yaml_reads_back_the_same(job: Path) -> None:
         ("train.epoch=3", ["train.epoch: unknown key", "did you mean train.epochs?"]),
         ("trian.epochs=3", ["trian: unknown key", "did you mean train?"]),
         ("epochs=3", ["epochs: unknown key", "did you mean train.epochs?"]),
-        ("train.qqq=3", ["train.qqq: unknown key", "allowed: amp, batch_size"]),
+        ("train.qqq=3", ["train.qqq: unknown key", "allowed: all_reduce, amp, batch_size"]),
         ("train.epochs=many", ["train.epochs:", "valid integer", "'many'"]),
         ("train.epochs=0", ["train.epochs:", "greater than or equal to 1", "got 0"]),
         ("train.amp=bf61", ["train.amp:", "'off', 'bf16' or 'fp16'", "did you mean bf16?"]),

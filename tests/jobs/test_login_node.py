@@ -54,7 +54,7 @@ def test_every_run_has_a_line(runs: Path) -> None:
     assert [run.root.name for run in runs_in(runs)] == ["a", "b", "c"]
     rows = [read_row(run, PENDING if run.root.name == "b" else None) for run in runs_in(runs)]
     table = cells(overview_table(rows))
-    assert ["a", "running", "–", "1", "1/3", "1", "01", "10/40", "1:05", "90.00%"] in [
+    assert ["a", "running", "–", "1", "1/3", "1", "01", "10/40", "1:05", "90.00% val"] in [
         [*line[:8], "1:05", line[-1]] for line in table
     ]
     assert ["b", "waiting", "PENDING (Priority)", "13_1", "0/3"] in table
