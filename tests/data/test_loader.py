@@ -501,7 +501,7 @@ def wait_until_no_batch_threads() -> bool:
 
 
 def test_a_consumer_that_stops_early_leaves_no_thread(dataset: Dataset) -> None:
-    loader = train_loader(dataset)
+    loader = train_loader(dataset, batches_ahead=1)  # the rest of the epoch waits for the consumer
     with loader.epoch(0) as batches:
         next(batches)
     assert wait_until_no_batch_threads()
