@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distlth.data.reading import open_regular, reading
-from distlth.errors import DataError
+from distlth.errors import DataError, UserError
 
 FORMAT = 1
 MANIFEST = "dataset.json"
@@ -99,6 +99,15 @@ class Dataset:
         for name in dict.fromkeys((*REQUIRED, *dataset.names)):
             _check_size(split_file(path, name), dataset.split(name).size)
         return dataset
+
+    @staticmethod
+    def load_unchanged(path: str | Path, digest: str | None) -> Dataset | None:
+        """Read a built data set; None where it is not there any more, or another one is."""
+        try:
+            found = Dataset.load(path)
+        except UserError:
+            return None
+        return found if found.digest == digest else None
 
     def to_json(self) -> str:
         """Return the text of `dataset.json`."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from distlth.data.dataset import Dataset
 from distlth.data.load.loader import eval_ratio
-from distlth.errors import RunError, UserError
+from distlth.errors import RunError
 from distlth.files import await_file, load_tensors
 from distlth.methods.channels import Channels
 from distlth.models import build
@@ -50,7 +50,8 @@ class Source:
 
     def about(self) -> dict[str, Any]:
         """Return what a file of the network says beside its weights, as a JSON document."""
-        config, data = self.record.config, _data_set(self.record)
+        config = self.record.config
+        data = Dataset.load_unchanged(config.data.path, self.record.data.get("digest"))
         return {
             "model": {
                 "name": config.model.name,
@@ -118,12 +119,3 @@ def _reported_weights(run: RunPaths, result: JobResult) -> Path:
     """Return the file with the weights that a job's accuracies are of."""
     paths = run.job(result.job)
     return paths.weights if result.best_epoch is None else paths.best
-
-
-def _data_set(record: RunRecord) -> Dataset | None:
-    """Return the run's data set where it is still there, and still the same."""
-    try:
-        found = Dataset.load(record.config.data.path)
-    except UserError:
-        return None
-    return found if found.digest == record.data.get("digest") else None

@@ -11,7 +11,6 @@ from typing import Any
 from distlth.config.documents import flatten, parse_yaml
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
-from distlth.errors import UserError
 from distlth.facts.rows import Results
 from distlth.run.store import RunRecord
 
@@ -78,7 +77,7 @@ def published(record: RunRecord) -> Published | None:
     The images are known by the data set, which must still be where the run found it.
     """
     document = published_document()
-    data_set = _data_set(record)
+    data_set = Dataset.load_unchanged(record.config.data.path, record.data.get("digest"))
     if data_set is None:
         return None
     for experiment in document["experiments"]:
@@ -113,14 +112,6 @@ def published_document() -> dict[str, Any]:
     text = files("distlth.facts").joinpath("published.yaml").read_text(encoding="utf8")
     found: dict[str, Any] = parse_yaml(text)
     return found
-
-
-def _data_set(record: RunRecord) -> Dataset | None:
-    try:
-        found = Dataset.load(record.config.data.path)
-    except UserError:
-        return None
-    return found if found.digest == record.data.get("digest") else None
 
 
 def _is_network(model: Mapping[str, str], config: RunConfig) -> bool:
