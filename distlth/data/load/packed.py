@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from distlth.data.beton import read_beton
 from distlth.data.dataset import Dataset
-from distlth.data.load.storage import Cache, Indices, MappedFile, Storage, check_cache, page_cache
+from distlth.data.load.storage import (
+    Cache,
+    Indices,
+    MappedFile,
+    Storage,
+    check_cache,
+    page_cache,
+    requested_ahead,
+)
 from distlth.data.load.unchanged import Stamp, Unchanged
 from distlth.errors import DataError
 
@@ -70,7 +78,9 @@ class PackedSplit:
 
     def storage(self, batches: Sequence[Indices]) -> AbstractContextManager[Storage]:
         """Open the storage of the stored images for one pass over `batches`."""
-        return page_cache(self.index, batches) if self._mapped is None else nullcontext(self._mapped)
+        if self._mapped is None:
+            return page_cache(self.index, batches)
+        return requested_ahead(self._mapped, self.index, batches)
 
     def kept(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """Return what `make` makes, or made for an equal `key`; what was kept for another one goes first."""
