@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from distlth.data.beton import NO_CHECKSUMS, Beton
-from distlth.data.load.storage import MappedFile, RequestedFile, merged, requested_ahead
+from distlth.data.load.storage import MappedFile, RequestedFile, merged, page_cache, requested_ahead
+from distlth.errors import DataError
+from distlth.memory import Memory, memory
 
 IMAGE, COUNT, BATCH = 120_000, 320, 16
 
@@ -77,3 +80,32 @@ def test_a_small_file_of_small_images_is_read_as_it_comes(cold: Beton) -> None:
     small = index(cold.path, np.arange(0, COUNT * IMAGE, 3072), 3072)
     with requested_ahead(MappedFile(small), small, []) as storage:
         assert isinstance(storage, MappedFile)
+
+
+def test_pages_that_do_not_fit_are_refused_before_any_is_read(cold: Beton) -> None:
+    batches = list(np.arange(COUNT).reshape(-1, BATCH))
+    with page_cache(cold, batches, ranks=1) as storage:
+        storage.load(0, batches[0])
+    words = r"data\.cache: process: needs 0\.0 GiB of .*images at a time on each of 10000000 ranks of a node"
+    with pytest.raises(DataError, match=words), page_cache(cold, batches, ranks=10**7):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("own", "folder", "limit", "usage", "prefix"),
+    [
+        ("0::/job", "job", "memory.max", "memory.current", ""),
+        ("9:memory:/job", "memory/job", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+    ],
+)
+def test_memory_is_what_control_groups_grant(
+    tmp_path: Path, own: str, folder: str, limit: str, usage: str, prefix: str
+) -> None:
+    (tmp_path / folder).mkdir(parents=True)
+    cached = f"anon 7\n{prefix}inactive_file 500\n{prefix}active_file 200\n"
+    for name, text in ((limit, "10000"), (usage, "4000"), ("memory.stat", cached)):
+        (tmp_path / folder / name).write_text(text)
+    (tmp_path / "own").write_text(f"{own}\n")
+    assert memory(tmp_path, tmp_path / "own") == Memory(total=10000, available=6700)
+    (tmp_path / folder / limit).write_text("max")
+    assert memory(tmp_path, tmp_path / "own").total == psutil.virtual_memory().total

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from distlth.data.beton import Beton
 from distlth.data.reading import open_regular, reading
 from distlth.errors import DataError
+from distlth.memory import memory
 
 Bytes = npt.NDArray[np.uint8]
 Indices = npt.NDArray[np.int64]
@@ -120,13 +121,16 @@ def requested_ahead(mapped: MappedFile, beton: Beton, batches: Sequence[Indices]
 class PageCache:
     """Pages that this process reads ahead of the batches that need them, into memory of its own.
 
-    A page stays from its first to its last use in the pass (FFCV's schedule), so with a random order most of
-    the file is in memory in the end: for files on slow or shared disks that fit into memory.
+    A page stays from its first to its last use in the pass (FFCV's schedule): with `shuffle: full` that is
+    most of the file, with `lanes` a few pages a lane.
     """
 
     ahead = 0
 
-    def __init__(self, beton: Beton, batches: Sequence[Indices], readers: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, beton: Beton, batches: Sequence[Indices], readers: ThreadPoolExecutor, ranks: int
+    ) -> None:
+        """Raise DataError where the pages do not fit into the memory of a machine with so many `ranks`."""
         from ffcv.memory_managers.process_cache.schedule import compute_schedule
 
         self._path = beton.path
@@ -134,6 +138,7 @@ class PageCache:
         self._offsets = beton.offsets
         pages = beton.offsets // beton.page_size
         self._schedule: Any = compute_schedule([set(pages[batch].tolist()) for batch in batches])
+        check_fits(beton, self._schedule.num_slots * self._page_size, ranks)
         self._memory: Bytes = np.empty((self._schedule.num_slots, self._page_size), np.uint8)
         self._view = self._memory.reshape(-1)
         self._view.flags.writeable = False
@@ -163,12 +168,24 @@ class PageCache:
                 raise DataError(f"{self._path}: could not read the {self._page_size} bytes at {begin}")
 
 
+def check_fits(beton: Beton, size: int, ranks: int) -> None:
+    """Raise DataError where `ranks` of this machine, which need `size` bytes each, lack memory."""
+    found = memory()
+    if size <= found.available and ranks * size <= found.total:
+        return
+    raise DataError(
+        f"data.cache: process: needs {size / 2**30:,.1f} GiB of {beton.path} at a time on each of {ranks} "
+        f"ranks of a node, which has {found.total / 2**30:,.1f} GiB, {found.available / 2**30:,.1f} of them "
+        "free; use data.cache: os, or data.shuffle: lanes"
+    )
+
+
 @contextmanager
-def page_cache(beton: Beton, batches: Sequence[Indices]) -> Iterator[Storage]:
-    """Yield a page cache for one pass over `batches`, with threads of its own that read."""
+def page_cache(beton: Beton, batches: Sequence[Indices], ranks: int) -> Iterator[Storage]:
+    """Yield a page cache for one pass over `batches`, with threads of its own; errors as of `PageCache`."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="distlth-pages") as readers:
         try:
-            yield PageCache(beton, batches, readers)
+            yield PageCache(beton, batches, readers, ranks)
         finally:
             readers.shutdown(wait=False, cancel_futures=True)
 
