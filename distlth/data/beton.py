@@ -68,6 +68,11 @@ class Beton:
         return len(self.labels)
 
     @property
+    def pages(self) -> IntArray:
+        """Return the page that each image lies in."""
+        return self.offsets // self.page_size
+
+    @property
     def max_pixels(self) -> int:
         """Return how many pixels the largest image has."""
         return int((self.heights * self.widths).max())

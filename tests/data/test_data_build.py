@@ -38,7 +38,7 @@ from distlth.data.pack.pages import shuffled
 from distlth.data.pack.writer import PAGE_SIZE
 from distlth.errors import DataError
 from jobs.cli import main
-from tests.data.fixtures import image_folder, picture, small_dataset
+from tests.data.fixtures import image_folder, picture, small_dataset, small_pages
 from tests.users import as_ordinary_user
 
 ONE_WORKER = BuildOptions(workers=1)
@@ -207,13 +207,15 @@ def test_no_byte_depends_on_workers(images: Path, tmp_path: Path, write_mode: st
         assert filecmp.cmp(built[0].file(split), built[1].file(split), shallow=False)
 
 
-def test_pages_of_train_are_a_random_sample_of_the_classes(tmp_path: Path, small_pages: int) -> None:
+def test_pages_of_train_are_a_random_sample_of_the_classes(tmp_path: Path) -> None:
     """A page of a file in the order of its classes has one or two; val is evaluated in order, and stays."""
     source = image_folder(tmp_path / "images", classes=4, per_class=24, sizes=(40, 60))
-    built = build(source, tmp_path / "built", BuildOptions(workers=2, write_mode="raw", val_fraction=0.25))
+    options = BuildOptions(workers=2, write_mode="raw", val_fraction=0.25)
+    with small_pages() as page_size:
+        built = build(source, tmp_path / "built", options)
     train, val = (read_beton(built.file(split), 4) for split in ("train", "val"))
-    pages = train.offsets // small_pages
-    assert (pages == (train.offsets + train.lengths - 1) // small_pages).all()
+    pages = train.offsets // page_size
+    assert (pages == (train.offsets + train.lengths - 1) // page_size).all()
     counts = [Counter(train.labels[pages == page].tolist()) for page in np.unique(pages)]
     assert len(counts) > 6
     assert min(map(len, counts[:-1])) >= 3
