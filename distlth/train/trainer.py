@@ -25,7 +25,7 @@ from distlth.train.calibration import measure
 from distlth.train.checkpoint import Best, JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.meter import Meter
-from distlth.train.optim import load_momentum, momentum_of
+from distlth.train.optim import load_memory, memory_of
 from distlth.train.penalty import Pull
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.recorder import EventSink, OpenCurves, Recorder
@@ -157,7 +157,7 @@ class Trainer:
 
     def restore(self, found: JobState) -> None:
         """Resume from a checkpoint whose weights are loaded."""
-        load_momentum(self.model, self.state.optimizer, dict(found.momentum))
+        load_memory(self.model, self.state.optimizer, found.optimizer)
         if found.scaler:
             self.state.scaler.load_state_dict(dict(found.scaler))
         self.meter.restore(found.sums_of(self.world.rank, self.world.size))
@@ -314,7 +314,7 @@ class Trainer:
             step=self.step,
             mask_digest=self.ticket.mask.digest(),
             model=snapshot(self.model.state_dict()),
-            momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
+            optimizer=snapshot(memory_of(self.model, self.state.optimizer)),
             scaler=self.state.scaler.state_dict(),
             sums=sums,
             best=self.best,
