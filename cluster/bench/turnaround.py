@@ -1,4 +1,4 @@
-"""Benchmark of the time between two jobs of a lane: from the last step of one to the first step of the next."""
+"""Benchmark of the time between two jobs: from a lane's last step of one to its first of the next."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distlth.run.paths import RunPaths
 
 @dataclass(frozen=True)
 class TurnaroundRow:
-    """Seconds from a lane's last step of a job to its first of the next: medians over `count` jobs of a method.
+    """Seconds from a lane's last step to its first of the next job: medians over `count` jobs of a method.
 
     `finish` ends with the result on disk (it has an evaluation of ten images), `ticket` with the next ticket
     made, `start` with its weights loaded on all ranks; `first_step` has that step, too. Of a `ticket` that is
@@ -77,7 +77,7 @@ def rows(config: RunConfig, paths: RunPaths) -> list[TurnaroundRow]:
 
 @dataclass(frozen=True)
 class _Turn:
-    """When a lane's last step was, its result known, and the ticket of the next `job` made, loaded, stepped on."""
+    """When a lane made its last step, its result was known, and its next `job` was made, loaded, begun."""
 
     job: str
     last_step: float
