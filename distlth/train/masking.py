@@ -55,5 +55,5 @@ class Masking:
     def check_zeros(self) -> None:
         """Raise RuntimeError unless every masked weight is exactly zero."""
         for parameter, factor in zip(self._parameters, self._factors, strict=True):
-            if bool(parameter[factor == 0].any()):
+            if bool(((parameter != 0) & (factor == 0)).any()):
                 raise RuntimeError("a masked weight is not zero: it trained although its mask drops it")
