@@ -24,7 +24,7 @@ class TurnaroundRow:
 
     `finish` ends with the result on disk (it has an evaluation of ten images), `ticket` with the next ticket
     made, `start` with its weights loaded on all ranks; `first_step` has that step, too. Of a `ticket` that is
-    made while another job trains, only what the lane waits for counts.
+    made while another job trains, only what the lane waits for counts. A `step` of the next job is for scale.
     """
 
     method: str
@@ -34,6 +34,7 @@ class TurnaroundRow:
     ticket: float
     start: float
     first_step: float
+    step: float
 
 
 def bench(
@@ -85,21 +86,24 @@ class _Turn:
     made: float
     loaded: float
     first_step: float
+    step: float
 
 
 def turns(events: Sequence[Event]) -> Iterator[_Turn]:
     """Iterate over the turns between jobs that a log of one undisturbed lane has."""
     times = {(event["event"], event.get("job")): event["time"] for event in events}
+    counts = {event["job"]: event["step"] for event in events if event["event"] == "last-step"}
     jobs = [event["job"] for event in events if event["event"] == "job-start"]
     for before, job in pairwise(jobs):
-        done = times["job-done", before]
+        done, first = times["job-done", before], times["first-step", job]
         yield _Turn(
             job,
             times["last-step", before],
             done,
             max(done, times["mask", job]),
             times["job-start", job],
-            times["first-step", job],
+            first,
+            (times["last-step", job] - first) / max(1, counts[job] - 1),
         )
 
 
@@ -112,4 +116,5 @@ def _row(method: str, found: Sequence[_Turn]) -> TurnaroundRow:
         median(turn.made - turn.done for turn in found),
         median(turn.loaded - turn.made for turn in found),
         median(turn.first_step - turn.loaded for turn in found),
+        median(turn.step for turn in found),
     )
