@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import ctypes
 from pathlib import Path
+from typing import Any
 
 from distlth.errors import DataError
 
 _INT, _POINTER = ctypes.c_int, ctypes.c_void_p
+Arguments = tuple[Any, ...]
 # data, bytes, height, width, top, left, crop height, crop width, mirrored?, resolution, pixels
-CROP = (_POINTER, ctypes.c_int64, *[_INT] * 8, _POINTER)
+CROP: Arguments = (_POINTER, ctypes.c_int64, *[_INT] * 8, _POINTER)
 
 
 def load(turbo: Path) -> ctypes.CDLL:

@@ -124,7 +124,8 @@ def _decode_crop(
     source, target = data.ctypes.data, tile.ctypes.data
     if is_jpg:
         size = data.size
-        return crop_jpeg(source, size, height, width, top, left, h, w, mirrored, resolution, target) == 0
+        status = crop_jpeg(source, size, height, width, top, left, h, w, mirrored, resolution, target)
+        return bool(status == 0)
     if data.size < 3 * height * width:
         return False
     resize(0, source, height, width, top, top + h, left, left + w, target, resolution, resolution)

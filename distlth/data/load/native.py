@@ -38,8 +38,8 @@ def _declare(function: Any, signature: Any) -> Any:
 
 
 # Pointers travel as intp.
-# crop_jpeg(data, bytes, height, width, top, left, crop height, crop width, mirrored?, resolution, pixels): 0, or
-# what is wrong.
+# crop_jpeg(data, bytes, height, width, top, left, crop height, crop width, mirrored?, resolution, pixels)
+# returns 0 when libjpeg would have neither an error nor a warning.
 crop_jpeg = _declare(
     JPEG.distlth_jpeg_crop, types.int32(types.intp, types.int64, *[types.int32] * 8, types.intp)
 )
