@@ -12,17 +12,15 @@ from setuptools.errors import CompileError
 
 # The folders with sources, and the libraries that they make there.
 LIBRARIES = {"distlth/execute/cpu": "_engine", "distlth/data/jpeg": "_jpeg"}
-# A file for an instruction set has its flags; it is called only after asking the processor.
-AVX2 = ["-mavx2", "-mfma"]
-# GCC takes the undefined vectors of its own header for a mistake.
-AVX512 = ["-mavx512f", "-mavx512vl", "-mfma", "-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+# Each instruction set has files of its own; the libraries ask the processor which they may call.
+INSTRUCTIONS = {
+    "avx2.cpp": ["-mavx2", "-mfma"],
+    # GCC takes the undefined vectors of its own header for a mistake.
+    "avx512.cpp": ["-mavx512f", "-mavx512vl", "-mfma", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
+    "decode_avx2.cpp": ["-mavx2", "-mbmi2"],
+    "kernels_avx2.cpp": ["-mavx2", "-mbmi2"],
+}
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
-
-
-def own_flags(source: str) -> list[str]:
-    """Return the flags of a file by its name: avx2.cpp, or idct_avx2.cpp."""
-    instructions = {"avx2": AVX2, "avx512": AVX512}
-    return instructions.get(Path(source).stem.split("_")[-1], []) if IS_X86 else []
 
 
 class BuildLibraries(build_ext):
@@ -36,7 +34,8 @@ class BuildLibraries(build_ext):
         def compile_with_flags(
             obj: str, source: str, extension: str, cc_args: Any, extra: list[str], pp_opts: Any
         ) -> None:
-            compile_file(obj, source, extension, cc_args, [*extra, *own_flags(source)], pp_opts)
+            own = INSTRUCTIONS.get(Path(source).name, []) if IS_X86 else []
+            compile_file(obj, source, extension, cc_args, [*extra, *own], pp_opts)
 
         compiler._compile = compile_with_flags
         try:
