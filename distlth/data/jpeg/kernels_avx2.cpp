@@ -168,7 +168,10 @@ constexpr Kernels KERNELS{vertical, horizontal, colour};
 
 }  // namespace
 
-const Kernels* avx2_kernels() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2") ? &KERNELS : nullptr; }
+const Kernels* avx2_kernels() {
+    const bool is_there = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2");
+    return is_there ? &KERNELS : nullptr;
+}
 
 }  // namespace distlth::jpeg
 
