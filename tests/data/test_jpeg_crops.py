@@ -1,4 +1,4 @@
-"""Crops of JPEGs: their quality, and the same bits by either decoder, any instruction set and many threads."""
+"""Crops of JPEGs: their quality, and the same bits by any decoder, instruction set and many threads."""
 
 from __future__ import annotations
 
@@ -152,14 +152,13 @@ def test_what_is_no_jpeg_of_that_size_is_refused() -> None:
 def test_mirrored_is_reversed() -> None:
     data, image = encode(photos()[1]), photos()[1]
     for number in range(8):
-        crop = random_resized(*image.shape[:2], number, 0)
+        crop = random_resized(image.shape[0], image.shape[1], number, 0)
         straight = cropped(data, image, crop, 96 + number)
         assert np.array_equal(cropped(data, image, crop, 96 + number, mirrored=True), straight[:, ::-1])
 
 
-WAYS = [
-    (decoder, kernels) for decoder in ("baseline", "portable", "turbo") for kernels in ("avx2", "portable")
-]
+DECODERS, KERNELS = ("baseline", "portable", "turbo"), ("avx2", "portable")
+WAYS = [(decoder, kernels) for decoder in DECODERS for kernels in KERNELS]
 
 
 def test_decoders_and_instruction_sets_give_the_same_bits() -> None:
@@ -187,7 +186,9 @@ def test_many_threads_decode_at_once() -> None:
 
     def work(number: int) -> Bytes:
         data, image = images[number % len(images)]
-        return cropped(data, image, random_resized(*image.shape[:2], number, 0), 32 + number % 50)
+        return cropped(
+            data, image, random_resized(image.shape[0], image.shape[1], number, 0), 32 + number % 50
+        )
 
     alone = [work(number) for number in range(120)]
     with ThreadPoolExecutor(8) as pool:
@@ -208,7 +209,9 @@ def test_random_planes_are_resampled_clean_under_sanitizers(tmp_path: Path) -> N
     """Nothing is read or written out of bounds, nothing overflows; the instruction sets agree."""
     flags = ["-std=c++20", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     own = ["-mavx2", "-mbmi2"] if platform.machine() == "x86_64" else []
-    sources = {SOURCES / f"{name}.cpp": [] for name in ("resample", "kernels_portable")}
+    sources: dict[Path, list[str]] = {
+        SOURCES / f"{name}.cpp": [] for name in ("resample", "kernels_portable")
+    }
     sources |= {SOURCES / "kernels_avx2.cpp": own, Path(__file__).parent / "random_planes.cpp": []}
     objects = [tmp_path / f"{source.stem}.o" for source in sources]
     compilers = [
