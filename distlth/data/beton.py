@@ -67,11 +67,6 @@ class Beton:
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def max_pixels(self) -> int:
-        """Return how many pixels the largest image has."""
-        return int((self.heights * self.widths).max())
-
 
 def read_beton(path: Path, num_classes: int) -> Beton:
     """Return the index of the file at `path`; DataError names the file, and the sample that is wrong."""
