@@ -31,5 +31,10 @@ END
 packages=$(ls "$WHEELS" | cut -d- -f1 | sed 's/_/[-_]/g' | paste -sd'|')
 PYTHONPATH=$SITE "$PYTHON" -m pip check --disable-pip-version-check | grep -iE "^($packages) " |
     sed 's/^/gpu-unpack: /' >&2 || true
+# The libraries that the checkout, whose code runs, does not have.
+COMPILED=$SITE/distlth-compiled CHECKOUT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+(cd "$COMPILED" && find . -name '*.so') | while read -r library; do
+    compgen -G "$CHECKOUT/${library%.so}*.so" >/dev/null || cp "$COMPILED/$library" "$CHECKOUT/$library"
+done
 contents >"$STAMP"
 echo "gpu-unpack: $(ls "$WHEELS" | wc -l) packages in $SITE, $SECONDS s"

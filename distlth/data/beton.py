@@ -72,11 +72,6 @@ class Beton:
         """Return the page that each image lies in."""
         return self.offsets // self.page_size
 
-    @property
-    def max_pixels(self) -> int:
-        """Return how many pixels the largest image has."""
-        return int((self.heights * self.widths).max())
-
 
 def read_beton(path: Path, num_classes: int) -> Beton:
     """Return the index of the file at `path`; DataError names the file, and the sample that is wrong."""

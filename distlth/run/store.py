@@ -15,6 +15,7 @@ from distlth.config.changes import VERSIONS, Change, changes, check_allowed, cov
 from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
+from distlth.data import load
 from distlth.errors import DataError, RunError
 from distlth.files import exists, read_small, replacing, write_text
 from distlth.plan import plan
@@ -22,6 +23,8 @@ from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, SeedPaths
 from distlth.run.results import load_results
 
+# What a run that recorded no version of the loader had.
+LOADER, FIRST_LOADER = "loader", "1"
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
 
 
@@ -63,8 +66,8 @@ class RunRecord:
 
 
 def library_versions(model: str = "") -> dict[str, str]:
-    """Return the installed versions of the libraries that a result of a model depends on."""
-    versions = {}
+    """Return the installed versions of the libraries that a model's results depend on, and the loader's."""
+    versions = {LOADER: load.VERSION}
     for name in (*LIBRARIES, *(["timm"] if model.startswith("timm/") else [])):
         try:
             versions[name] = version(name)
@@ -86,7 +89,7 @@ def load_record(run: RunPaths) -> RunRecord:
         document = yaml.safe_load(read_small(run.job_file))
         return RunRecord(
             parse_config(document["config"], source=str(run.job_file)),
-            document["versions"],
+            {LOADER: FIRST_LOADER, **document["versions"]},
             document["data"],
             document["created"],
             document.get("history", ()),

@@ -210,7 +210,7 @@ def test_another_data_set_is_refused_and_can_be_meant(run: RunPaths) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "refused"), [("torch", True), ("numpy", True), ("mtkahypar", True), ("ray", False)]
+    ("library", "refused"), [("torch", True), ("loader", True), ("mtkahypar", True), ("ray", False)]
 )
 def test_other_versions_of_what_computes_are_refused(run: RunPaths, library: str, refused: bool) -> None:
     document = yaml.safe_load(run.job_file.read_text())
@@ -223,6 +223,16 @@ def test_other_versions_of_what_computes_are_refused(run: RunPaths, library: str
     open_run(run, config(), DATA, allowed=["versions"] if refused else [])
     assert load_record(run).versions[library] == installed
     assert run.checkpoint("01", 3).exists()
+
+
+def test_a_run_begun_with_the_first_loader_does_not_mix_its_pixels_with_others_unasked(run: RunPaths) -> None:
+    document = yaml.safe_load(run.job_file.read_text())
+    del document["versions"]["loader"]  # there was none to record
+    run.job_file.write_text(yaml.safe_dump(document))
+    with pytest.raises(RunError, match=r"versions\.loader: '1' -> '2'.*--allow-change versions\.loader"):
+        open_run(run, config(), DATA)
+    open_run(run, config(), DATA, allowed=["versions.loader"])
+    assert load_record(run).history[-1]["changes"][0]["new"] == "2"
 
 
 def test_a_version_that_was_not_recorded_is_no_change(run: RunPaths) -> None:

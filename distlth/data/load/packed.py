@@ -32,17 +32,16 @@ Result = TypeVar("Result")
 class Workspace:
     """Memory that one decoding thread writes into. It grows to the largest resolution that was asked for."""
 
-    def __init__(self, max_pixels: int) -> None:
-        self._max_pixels = max_pixels
-        self._scratch = np.empty(0, np.uint8)
+    def __init__(self) -> None:
         self._pixels = np.empty(0, np.uint8)
+        self._room = np.empty(0, np.uint8)
 
-    def scratch(self, resolution: int) -> npt.NDArray[np.uint8]:
-        """Return room for the largest image of the split, and for one of `resolution`."""
-        size = 3 * (self._max_pixels + resolution * resolution)
-        if size > len(self._scratch):
-            self._scratch = np.empty(size, np.uint8)
-        return self._scratch
+    def room(self, resolution: int) -> npt.NDArray[np.uint8]:
+        """Return room for one image: uint8, resolution x resolution x 3, flat."""
+        size = resolution * resolution * 3
+        if size > len(self._room):
+            self._room = np.empty(size, np.uint8)
+        return self._room[:size]
 
     def pixels(self, count: int, resolution: int) -> npt.NDArray[np.uint8]:
         """Return room for `count` images: uint8, count x resolution x resolution x 3."""
@@ -77,7 +76,7 @@ class PackedSplit:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="distlth-decode")
         self._workspaces: queue.SimpleQueue[Workspace] = queue.SimpleQueue()
         for _ in range(threads):
-            self._workspaces.put(Workspace(self.index.max_pixels))
+            self._workspaces.put(Workspace())
         self._kept: tuple[Hashable, Any] | None = None
 
     def storage(self, batches: Sequence[Indices], *, by_page: bool) -> AbstractContextManager[Storage]:

@@ -138,7 +138,7 @@ class Reader:
             transform.rotate,
             self._border,
             self._jitter,
-            workspace.scratch(transform.resolution),
+            workspace.room(transform.resolution),
             pixels,
         )
         if failed >= 0:
