@@ -8,6 +8,7 @@ import fcntl
 import filecmp
 import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -32,7 +33,7 @@ from distlth.data.layouts.base import Sample
 from distlth.data.load.native import decode_jpeg
 from distlth.data.pack.build import BuildOptions, build
 from distlth.data.pack.check import check
-from distlth.data.pack.encode import encode_jpeg
+from distlth.data.pack.encode import Encoding, encode_jpeg
 from distlth.data.pack.image import Pixels, read_image
 from distlth.data.pack.pages import shuffled
 from distlth.data.pack.writer import PAGE_SIZE
@@ -444,6 +445,29 @@ def test_a_build_that_stood_still_leaves_the_place_to_the_next(images: Path, tmp
     assert "DataError" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["built"]
     assert check(out).dataset == built
+
+
+def test_an_image_that_our_decoder_reads_in_another_way_stops_the_build(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progressive JPEG stands for a mistake in encoder or decoder: none that we write is one."""
+    encode = Encoding.encode
+
+    def progressive(encoding: Encoding, pixels: Pixels) -> tuple[int, Pixels]:
+        mode, stored = encode(encoding, pixels)
+        if pixels.shape[:2] == odd:
+            stored = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].reshape(-1)
+        return mode, np.asarray(stored, np.uint8)
+
+    sample = scan(images).train[3]
+    odd = np.asarray(Image.open(sample.path)).shape[:2]
+    monkeypatch.setattr(Encoding, "encode", progressive)
+    words = (
+        f"{sample.path}: stored as a JPEG of {odd[1]} x {odd[0]} pixels, it does not decode as libjpeg does"
+    )
+    with pytest.raises(DataError, match=re.escape(words)):
+        build(images, tmp_path / "built", BuildOptions(workers=2, write_mode="jpg"))
+    assert not (tmp_path / "built").exists()
 
 
 # What looks wrong
