@@ -29,8 +29,8 @@ from distlth.slim.program import SlimError
 from distlth.slim.trainable import trainable
 from distlth.transfer import check_transfer
 
-# float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
-PARAMETER_COPIES = 4
+# float32 copies of every parameter: weight, gradient, mask as a factor, and what the optimizer remembers.
+PARAMETER_COPIES = {"sgd": 4, "adamw": 5}
 
 # How many layers an error message names.
 NAMED = 3
@@ -207,7 +207,7 @@ def memory(config: RunConfig, body: Anatomy) -> int:
     activations = body.activation_bytes * data.resolution**2 // data.eval_side**2 * largest
     if config.train.amp != "off":
         activations //= 2
-    return 4 * PARAMETER_COPIES * body.num_parameters + activations
+    return 4 * PARAMETER_COPIES[config.train.optimizer] * body.num_parameters + activations
 
 
 def _largest_part(config: RunConfig) -> int:

@@ -71,6 +71,9 @@ BENCHES: Mapping[str, Bench] = {
         {"resolution": 32, "densities": (0.41,), "rounds": 2},
     ),
     "step": Bench("distlth.bench.step", "milliseconds", {"resolution": 32, "rounds": 2}),
+    "turnaround": Bench(
+        "cluster.bench.turnaround", "seconds", {"model": "resnet20", "steps": 3, "rounds": 1}
+    ),
 }
 
 

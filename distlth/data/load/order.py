@@ -22,15 +22,20 @@ def epoch_key(seed: int, epoch: int) -> int:
     return mix(mix(seed + _GAMMA) + epoch * _GAMMA)
 
 
+def hashes(count: int, key: int) -> npt.NDArray[np.uint64]:
+    """Return a 64-bit hash of (key, index) for each index 0..count-1."""
+    words = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(key)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
+
+
 def epoch_order(count: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
     """Return a permutation of 0..count-1 (int64): the samples sorted by a hash of (seed, epoch, index).
 
     It uses no random generator of numpy's, so it is the same with every version.
     """
-    keys = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GAMMA) + np.uint64(epoch_key(seed, epoch))
-    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.argsort(keys ^ (keys >> np.uint64(31)), kind="stable").astype(np.int64)
+    return np.argsort(hashes(count, epoch_key(seed, epoch)), kind="stable").astype(np.int64)
 
 
 def part(batch_size: int, rank: int, world_size: int) -> range:

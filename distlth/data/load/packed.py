@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from distlth.data.beton import read_beton
 from distlth.data.dataset import Dataset
-from distlth.data.load.storage import Cache, Indices, MappedFile, Storage, check_cache, page_cache
+from distlth.data.load.storage import (
+    Cache,
+    Indices,
+    MappedFile,
+    Storage,
+    check_cache,
+    page_cache,
+    requested_ahead,
+)
 from distlth.data.load.unchanged import Stamp, Unchanged
 from distlth.errors import DataError
 
@@ -48,14 +56,18 @@ class PackedSplit:
 
     `threads` decode; torch's own are left alone. `cache`: 'os' maps the file, 'process' reads its pages ahead
     into this process, with 'gpu' its loaders decode it once (`resident`). Several loaders may use one split,
-    also at the same time. Raises DataError for a file that is damaged.
+    also at the same time. `ranks` of this machine read it, each for itself. Raises DataError for a file that
+    is damaged.
     """
 
-    def __init__(self, dataset: Dataset, split: str, *, threads: int, cache: Cache = "os") -> None:
+    def __init__(
+        self, dataset: Dataset, split: str, *, threads: int, cache: Cache = "os", ranks: int = 1
+    ) -> None:
         check_cache(cache)
         if threads < 1:
             raise DataError(f"threads ({threads}) must be at least 1")
         self.dataset, self.split, self.threads, self.cache = dataset, split, threads, cache
+        self._ranks = ranks
         path = dataset.file(split)
         stamp = Stamp.of(path)
         self.index = read_beton(path, dataset.num_classes)
@@ -69,7 +81,9 @@ class PackedSplit:
 
     def storage(self, batches: Sequence[Indices]) -> AbstractContextManager[Storage]:
         """Open the storage of the stored images for one pass over `batches`."""
-        return page_cache(self.index, batches) if self._mapped is None else nullcontext(self._mapped)
+        if self._mapped is None:
+            return page_cache(self.index, batches, self._ranks)
+        return requested_ahead(self._mapped, self.index, batches)
 
     def kept(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """Return what `make` makes, or made for an equal `key`; what was kept for another one goes first."""
