@@ -21,13 +21,13 @@ SPEAKER=setup
 . "$ROOT/cluster/apt.sh"
 
 main() {
-    is_set_up && has_engine && { say "already set up in $VENV"; return; }
+    is_set_up && has_libraries && { say "already set up in $VENV"; return; }
     ensure_packages missing_packages stop_without
     mkdir -p "$VENV"
     exec 9>"$VENV/setup.lock" && flock 9 # several at once, on a shared file system: one works, the rest wait
     : >"$LOG"
     is_set_up || make_environment
-    has_engine || step "CPU engine, compiled here" compile_engine
+    has_libraries || step "JPEG decoder and CPU engine, compiled here" compile_libraries
     say "done; log: $LOG"
 }
 
@@ -65,16 +65,20 @@ is_set_up() {
     [[ -f $STAMP && $(<"$STAMP") == "$(fingerprint)" ]] && "$VENV/bin/python" -c '' 2>/dev/null
 }
 
-# The engine is a part of the checkout: it is compiled again when its sources change. An environment that is made
-# before the code is there needs none.
-has_engine() {
-    local sources=("$ROOT"/setup.py "$ROOT"/distlth/execute/cpu/*.{cpp,h}) engine
+# The libraries in C++ are a part of the checkout: they are compiled again when their sources change. An environment
+# that is made before the code is there needs none.
+has_libraries() {
     [[ -e $ROOT/setup.py ]] || return 0
-    engine=$(find "$ROOT/distlth/execute/cpu" -name '_engine*.so' -print -quit)
-    [[ -n $engine && -z $(find "${sources[@]}" -newer "$engine" -print -quit) ]]
+    has_library distlth/data/jpeg _jpeg && has_library distlth/execute/cpu _engine
 }
 
-compile_engine() (
+has_library() {
+    local folder=$ROOT/$1 library
+    library=$(find "$folder" -name "$2*.so" -print -quit)
+    [[ -n $library && -z $(find "$ROOT/setup.py" "$folder"/*.{cpp,h} -newer "$library" -print -quit) ]]
+}
+
+compile_libraries() (
     cd "$ROOT"
     "$VENV/bin/python" setup.py --quiet build_ext --inplace --force
 )

@@ -32,12 +32,17 @@ def num_cores(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> int:
 
 def _granted(cgroups: Path, own: Path) -> Iterator[float]:
     """Yield the limit of each control group around this process that has one, in cores."""
+    for folder in control_groups(cgroups, own):
+        yield from _limit(folder)
+
+
+def control_groups(cgroups: Path = CGROUPS, own: Path = OWN_CGROUPS) -> Iterator[Path]:
+    """Yield the folders of the control groups around this process; arguments as of `num_cores`."""
     with suppress(OSError, ValueError):
         for line in own.read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             mount = cgroups / controllers
-            for folder in _upwards(mount, mount / path.lstrip("/")):
-                yield from _limit(folder)
+            yield from _upwards(mount, mount / path.lstrip("/"))
 
 
 def _upwards(mount: Path, folder: Path) -> Iterator[Path]:

@@ -250,20 +250,28 @@ def read_json_lines(path: Path) -> list[Any]:
 
 
 def save_tensors(
-    path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    digest: str | None = None,
 ) -> None:
-    """Write CPU tensors with their digest as a safetensors file, completely or not at all."""
+    """Write CPU tensors with their digest as a safetensors file, completely or not at all.
+
+    `digest` is theirs, where the caller knows it: to compute it takes as long as to write them.
+    """
     with replacing(path) as temporary:
         # Not save_file: it ignores the umask, and a group may share the run directory.
-        temporary.write_bytes(serialize_tensors(tensors, metadata))
+        temporary.write_bytes(serialize_tensors(tensors, metadata, digest))
 
 
-def serialize_tensors(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> bytes:
+def serialize_tensors(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, digest: str | None = None
+) -> bytes:
     """Return the content of a safetensors file of CPU tensors, with their digest; `load_tensors` reads it."""
     from safetensors.torch import save as serialize
 
     whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    return serialize(whole, metadata={**(metadata or {}), "digest": tensors_digest(whole)})
+    return serialize(whole, metadata={**(metadata or {}), "digest": digest or tensors_digest(whole)})
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -308,7 +316,7 @@ def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 from torch import Tensor
 
@@ -43,6 +44,8 @@ class TicketMaker:
     ) -> None:
         self._config, self._found, self._run = config, found, run
         self._waiting, self._run_map = waiting, run_map
+        self._loaded: tuple[str, Trained] | None = None
+        self._loading = Lock()
 
     def write_init(self) -> None:
         """Write each seed's weights before the first step, unless they are there, and those of `reinit`.
@@ -118,11 +121,18 @@ class TicketMaker:
         """Return what the job's mask is made from."""
         if job.parent is None:
             return None
-        trained = load_trained(self._run.job(job.parent))
+        trained = self._trained(job.parent)
         if job.structure is None or job.structure.made_from != "untrained":
             return trained
         initial, _ = load_tensors(await_file(self._run.seed(job.seed).init))
         return replace(trained, weights={layer: initial[weight_name(layer)] for layer in trained.mask})
+
+    def _trained(self, job_id: str) -> Trained:
+        """Return what a job has left, read once for all tickets of a round, which several threads make."""
+        with self._loading:
+            if self._loaded is None or self._loaded[0] != job_id:
+                self._loaded = job_id, load_trained(self._run.job(job_id))
+            return self._loaded[1]
 
     def _save(self, job: Job, made: Structured) -> None:
         retry_until_written(lambda: save_structured(self._run.job(job.id), made), self._waiting)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from distlth.config.schema import PruneSection, RunConfig
+from distlth.data.advice import advice
 from distlth.data.dataset import Dataset
+from distlth.data.identity import identity
 from distlth.data.load.order import part
 from distlth.errors import ConfigError
 from distlth.methods.channels import Channels
@@ -29,8 +32,8 @@ from distlth.slim.program import SlimError
 from distlth.slim.trainable import trainable
 from distlth.transfer import check_transfer
 
-# float32 copies of every parameter: the weight, its gradient, its momentum, and its mask as a factor.
-PARAMETER_COPIES = 4
+# float32 copies of every parameter: weight, gradient, mask as a factor, and what the optimizer remembers.
+PARAMETER_COPIES = {"sgd": 4, "adamw": 5}
 
 # How many layers an error message names.
 NAMED = 3
@@ -48,6 +51,8 @@ class Preflight:
     layers: tuple[WeightLayer, ...]
     steps_per_epoch: int
     memory: int
+    identity: Mapping[str, Any]  # by which the run recognises its data set
+    advice: tuple[str, ...]  # lines about how its images are read
     gates: tuple[str, ...]  # layers whose removed channels become constant factors, if a branch removes any
 
     @property
@@ -90,7 +95,17 @@ def preflight(config: RunConfig) -> Preflight:
     if config.train.execution == "slim":
         check_slim_training(config, model)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
-    return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
+    data = config.data
+    return Preflight(
+        dataset=dataset,
+        anatomy=body,
+        layers=layers,
+        steps_per_epoch=steps_per_epoch,
+        memory=memory(config, body),
+        identity=identity(dataset, data.shuffle),
+        advice=tuple(advice(dataset, data.shuffle, data.cache)),
+        gates=gated,
+    )
 
 
 def _nothing_prunable(config: RunConfig) -> str:
@@ -207,7 +222,7 @@ def memory(config: RunConfig, body: Anatomy) -> int:
     activations = body.activation_bytes * data.resolution**2 // data.eval_side**2 * largest
     if config.train.amp != "off":
         activations //= 2
-    return 4 * PARAMETER_COPIES * body.num_parameters + activations
+    return 4 * PARAMETER_COPIES[config.train.optimizer] * body.num_parameters + activations
 
 
 def _largest_part(config: RunConfig) -> int:

@@ -15,6 +15,7 @@ ROOMS = (
     "distlth.errors",
     "distlth.options",
     "distlth.cores",
+    "distlth.memory",
     "distlth.kernels",
     "distlth.process",
     "distlth.files",

@@ -10,9 +10,19 @@ PART=${1:?the folder of the bundle} SITE=${2:?the folder to install into}
 PYTHON=${PYTHON:-python3}
 STAMP=$SITE/.bundle
 
+# Our compiled libraries go into the checkout, whose code runs, where it has none.
+place_libraries() {
+    local compiled=$SITE/distlth-compiled checkout library
+    checkout=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+    (cd "$compiled" && find . -name '*.so') | while read -r library; do
+        compgen -G "$checkout/${library%.so}*.so" >/dev/null || cp "$compiled/$library" "$checkout/$library"
+    done
+}
+
 contents() (cd "$PART" && sha256sum -- *.whl *.whl.xz)
 
 if [[ -f $STAMP && $(<"$STAMP") == "$(contents)" ]]; then
+    place_libraries
     echo "gpu-unpack: $SITE is up to date"
     exit
 fi
@@ -32,4 +42,5 @@ packages=$(ls "$WHEELS" | cut -d- -f1 | sed 's/_/[-_]/g' | paste -sd'|')
 PYTHONPATH=$SITE "$PYTHON" -m pip check --disable-pip-version-check | grep -iE "^($packages) " |
     sed 's/^/gpu-unpack: /' >&2 || true
 contents >"$STAMP"
+place_libraries
 echo "gpu-unpack: $(ls "$WHEELS" | wc -l) packages in $SITE, $SECONDS s"

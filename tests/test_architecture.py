@@ -37,6 +37,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "distlth.errors": (),
     "distlth.options": ("pydantic",),
     "distlth.process": ("psutil",),
+    "distlth.memory": ("psutil",),
     "distlth.files": ("safetensors", "torch"),
     "distlth.kernels": ("numba", "llvmlite"),
     "distlth.prune": ("torch", "numpy", "mtkahypar", "numba"),

@@ -106,6 +106,16 @@ def test_it_decodes_the_same_pixels_over_there(site: Path, python312: str, tmp_p
     assert done.stdout.strip() == hashlib.sha256(pixels.tobytes()).hexdigest(), done.stderr
 
 
+def test_our_libraries_load_over_there_and_find_the_decoder_that_came_along(
+    site: Path, python312: str
+) -> None:
+    assert {file.name for file in site.glob("distlth-compiled/**/*.so")} == {"_engine.so", "_jpeg.so"}
+    load = "import ctypes, sys; print(ctypes.CDLL(sys.argv[1]).distlth_jpeg_load_turbo(sys.argv[2].encode()))"
+    library = site / "distlth-compiled" / "distlth" / "data" / "jpeg" / "_jpeg.so"
+    done = _run(python312, "-c", load, library, site / "ffcv" / "_libffcv.so")
+    assert done.stdout == "0\n", done.stderr
+
+
 def test_compiled_packages_import_over_there(site: Path, python312: str, tmp_path: Path) -> None:
     shutil.copy(typing_extensions.__file__, tmp_path)  # the target's own
     code = "import mtkahypar, pydantic, rpds; print(pydantic.__file__)"

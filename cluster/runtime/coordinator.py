@@ -144,9 +144,8 @@ class Coordinator:
             self.assignments.pop(result.job, None)
             self.schedule.finish(result.job)
             self.changed.notify_all()
-        await asyncio.to_thread(_clear_checkpoints, self.run, result.job)
         self.make_tickets()
-        await self.draw_results()
+        self.keep(self.tidy_up_after(result.job))
 
     async def job_diverged(self, job_id: str, message: str) -> None:
         """Record that a job's loss was not finite, and go on with the jobs that are not made from it."""
@@ -272,6 +271,16 @@ class Coordinator:
             await asyncio.to_thread(drawing, *arguments)
         except Exception as error:
             self.log.note("drawing-failed", error=repr(error))
+
+    async def tidy_up_after(self, job_id: str) -> None:
+        """Remove a done job's checkpoints, and draw its result once no lane waits for a ticket.
+
+        A picture takes a second of Python, in which the threads that make tickets hardly get a turn.
+        """
+        await asyncio.to_thread(_clear_checkpoints, self.run, job_id)
+        async with self.changed:
+            await self.changed.wait_for(lambda: not self.schedule.is_waited_for)
+        await self.draw_results()
 
     async def draw_results(self) -> None:
         """Draw all results so far."""

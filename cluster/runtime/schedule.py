@@ -140,6 +140,14 @@ class Schedule:
             message = f"lane {lane} died {deaths.count} times without progress{where}"
             self.give_up(f"{message}; the last time: {reason}", deaths.nodes)
 
+    @property
+    def is_waited_for(self) -> bool:
+        """Whether a lane has nothing to train until one of the tickets that are being made is done."""
+        settled = self._done | self._diverged
+        being_made, untaken = self._making - self._offered - settled, self._offered - self._taken.keys()
+        idle = self._attempts.keys() - self._taken.values()
+        return bool(idle and being_made) and not untaken and not self.is_closed
+
     # -- the end --------------------------------------------------------------------------------------
 
     def stop(self) -> None:

@@ -160,11 +160,16 @@ def _config(model: str, dataset: Dataset) -> RunConfig:
 
 
 def _dataset(folder: Path, images: int) -> Dataset:
+    return images_of_noise(folder, images, size=16)
+
+
+def images_of_noise(folder: Path, images: int, *, size: int) -> Dataset:
+    """Build a data set of so many square images to train on, and ten for val, in `folder`; return it."""
     random = np.random.default_rng(0)
     for split, number in (("train", images), ("val", CLASSES)):
         for index in range(number):
             place = folder / "images" / split / str(index % CLASSES)
             place.mkdir(parents=True, exist_ok=True)
-            pixels = random.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(place / f"{index}.png")
     return build(folder / "images", folder / "packed", BuildOptions(workers=1))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from distlth.config.schema import CheckpointSection
 from distlth.files import save_tensors
@@ -76,8 +75,8 @@ def _checkpoints(run: RunPaths, network: nn.Module) -> DiskRow:
 
 def _state(step: int, network: nn.Module) -> JobState:
     model = snapshot(network.state_dict())
-    momentum: Mapping[str, Tensor] = snapshot(dict(network.named_parameters()))
-    return JobState("01", step, "", model, momentum, {}, torch.zeros(1, 4, dtype=torch.float64))
+    momentum = {f"momentum_buffer/{name}": p for name, p in network.named_parameters()}
+    return JobState("01", step, "", model, snapshot(momentum), {}, torch.zeros(1, 4, dtype=torch.float64))
 
 
 def _row(name: str, folder: Path, lasting: bool) -> DiskRow:

@@ -82,6 +82,11 @@ class DataSection(Section):
         le=1,
         description="centre crop / shorter side in evaluation; default 224/256, 1 with `pad` and `none`",
     )
+    shuffle: Literal["full", "lanes"] = Field(
+        "full",
+        description="order of an epoch: random over all images, or `lanes`, random over a few pages of the "
+        "file at a time, for data larger than memory ([more](data.md#data-larger-than-memory-datashuffle))",
+    )
     cache: Literal["os", "process", "gpu"] = Field(
         "os",
         description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory; "
@@ -207,6 +212,9 @@ class AllReduceSection(Section):
         return self.send == "all" and self.dtype == "float32"
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class TrainSection(Section):
     """How one job trains. `batch_size` is global: over all ranks of a lane."""
 
@@ -216,9 +224,20 @@ class TrainSection(Section):
         description="images per step, over all ranks of a lane; their parts of it differ by one at most",
     )
     lr: float = Field(gt=0, description="peak of the learning rate")
+    optimizer: Literal["sgd", "adamw"] = Field(
+        "sgd", description="SGD with momentum, or AdamW, which attention networks are usually trained with"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of SGD")
-    nesterov: bool = Field(False, description="Nesterov momentum")
-    weight_decay: float = Field(1e-4, ge=0, description="L2 decay of weights")
+    nesterov: bool = Field(False, description="Nesterov momentum, for SGD")
+    betas: tuple[Beta, Beta] = Field(
+        (0.9, 0.999),
+        description="of AdamW: how much of the running means of gradients and of their squares stays",
+    )
+    weight_decay: float = Field(
+        1e-4,
+        ge=0,
+        description="L2 decay of weights with SGD; AdamW multiplies weights by 1 - lr x weight_decay",
+    )
     decay_norm_and_bias: bool = Field(
         False, description="decay BatchNorm parameters and biases too, as the paper does"
     )
@@ -257,8 +276,13 @@ class TrainSection(Section):
 
     @model_validator(mode="after")
     def _combinations(self) -> TrainSection:
-        if self.nesterov and self.momentum == 0:
-            raise ValueError("nesterov needs momentum > 0")
+        if self.nesterov and (self.optimizer != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov needs optimizer: sgd with momentum > 0")
+        defaults = {name: field.default for name, field in type(self).model_fields.items()}
+        if self.optimizer != "sgd" and self.momentum != defaults["momentum"]:
+            raise ValueError(f"momentum belongs to optimizer: sgd, not to {self.optimizer}: set betas")
+        if self.optimizer != "adamw" and self.betas != defaults["betas"]:
+            raise ValueError(f"betas belongs to optimizer: adamw, not to {self.optimizer}: set momentum")
         if self.schedule.warmup_epochs >= self.epochs:
             warmup = self.schedule.warmup_epochs
             raise ValueError(f"schedule.warmup_epochs ({warmup:g}) must be below epochs ({self.epochs})")

@@ -68,9 +68,9 @@ class Beton:
         return len(self.labels)
 
     @property
-    def max_pixels(self) -> int:
-        """Return how many pixels the largest image has."""
-        return int((self.heights * self.widths).max())
+    def pages(self) -> IntArray:
+        """Return the page that each image lies in."""
+        return self.offsets // self.page_size
 
 
 def read_beton(path: Path, num_classes: int) -> Beton:

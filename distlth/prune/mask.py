@@ -251,8 +251,13 @@ def check_weight(name: str, kept: Tensor, weight: Tensor) -> None:
         raise ValueError(f"weight {name!r} has shape {tuple(weight.shape)}, its mask {tuple(kept.shape)}")
     if weight.dtype != torch.float32 or weight.device.type != "cpu":
         raise ValueError(f"weight {name!r} is {weight.dtype} on {weight.device}, expected float32 on the CPU")
-    if not torch.isfinite(weight).all():
+    if not is_finite(weight):
         raise ValueError(f"weight {name!r} has NaN or infinite entries")
+
+
+def is_finite(values: Tensor) -> bool:
+    """Return whether no entry is NaN or infinite, of one or more: both extremes are NaN where an entry is."""
+    return all(bool(torch.isfinite(extreme)) for extreme in torch.aminmax(values.detach()))
 
 
 def _check_layer(name: object, kept: object) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,7 @@ def best_channels(
     """
     refilled = {}
     for name, kept in mask.items():
-        magnitudes = _channel_magnitudes(kept, weights[name])
+        magnitudes = partial(_channel_magnitudes, kept, weights[name])
         refilled[name] = _dense_channels(kept.shape, _best(scores[name].numpy(), magnitudes, counts[name]))
     return Mask(refilled)
 
@@ -126,10 +127,12 @@ def _channel_activation(name: str, kept: Tensor, activations: Mapping[str, Tenso
 
 
 def _best(
-    scores: npt.NDArray[np.float64], magnitudes: npt.NDArray[np.float64], count: int
+    scores: npt.NDArray[np.float64], magnitudes: Callable[[], npt.NDArray[np.float64]], count: int
 ) -> npt.NDArray[np.intp]:
+    if len(np.unique(scores)) == len(scores):  # to sum up magnitudes takes longer than all the rest
+        return np.argsort(-scores)[:count]
     # lexsort is stable and takes its last key first, so the index breaks what both keys leave tied.
-    return np.lexsort((-magnitudes, -scores))[:count]
+    return np.lexsort((-magnitudes(), -scores))[:count]
 
 
 def _dense_channels(shape: torch.Size, channels: npt.NDArray[np.intp]) -> Tensor:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distlth.prune.mask import Mask
+from distlth.prune.mask import Mask, is_finite
 
 
 def keep_best(scores: Mapping[str, Tensor], mask: Mask, count: int) -> Mask:
@@ -66,13 +66,15 @@ def _check_scores(mask: Mask, scores: Mapping[str, Tensor]) -> None:
     for name, kept in mask.items():
         if name not in scores or scores[name].shape != kept.shape:
             raise ValueError(f"layer {name!r} has no score for each weight")
-        if not torch.isfinite(scores[name]).all():
+        if not is_finite(scores[name]):
             raise ValueError(f"scores of {name!r} have NaN or infinite entries")
 
 
 def _kth_smallest(scores: Mapping[str, Tensor], mask: Mask, k: int) -> float:
     """Return the k-th smallest score (k from 1) among the kept weights, by selection instead of a sort."""
-    values = np.concatenate([scores[name].detach()[kept].numpy() for name, kept in mask.items()])
+    # Indexed by numpy, which is several times faster at that than torch.
+    layers = [scores[name].detach().numpy()[kept.numpy()] for name, kept in mask.items()]
+    values = np.concatenate(layers)
     values.partition(k - 1)
     return float(values[k - 1])
 

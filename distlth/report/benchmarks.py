@@ -12,7 +12,9 @@ from distlth.report.pictures import bars_figure, png
 from distlth.report.tables import csv_text
 
 
-def write_benchmark(folder: Path, measured: Measured, command: str, drawn: str) -> str:
+def write_benchmark(
+    folder: Path, measured: Measured, command: str, drawn: str, conclusion: str | None = None
+) -> str:
     """Write `NAME.csv`, and `NAME.png` of the column `drawn`; return the section about it, in Markdown."""
     name, first = measured.name, measured.rows[0]
     (folder / f"{name}.csv").write_text(csv_text(list(first), measured.rows))
@@ -24,6 +26,7 @@ def write_benchmark(folder: Path, measured: Measured, command: str, drawn: str) 
     rows = [[cell(column, row[column]) for column in names] for row in measured.rows]
     table = table_lines([head(column) for column in names], rows, [head(word) for word in measured.words])
     lines = [f"## {measured.title}", "", f"`{command}`", "", *table]
+    lines += ["", conclusion] if conclusion else []
     return "\n".join([*lines, "", f"![{head(drawn)}]({name}.png)", ""])
 
 

@@ -15,6 +15,7 @@ from distlth.config.changes import VERSIONS, Change, changes, check_allowed, cov
 from distlth.config.documents import flatten
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
+from distlth.data import load
 from distlth.errors import DataError, RunError
 from distlth.files import exists, read_small, replacing, write_text
 from distlth.plan import plan
@@ -22,6 +23,8 @@ from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, SeedPaths
 from distlth.run.results import load_results
 
+# What a run that recorded no version of the loader had.
+LOADER, FIRST_LOADER = "loader", "1"
 LIBRARIES = ("distlth", "torch", "torchvision", "ray", "ffcv", "numba", "numpy", "mtkahypar")
 
 
@@ -63,8 +66,8 @@ class RunRecord:
 
 
 def library_versions(model: str = "") -> dict[str, str]:
-    """Return the installed versions of the libraries that a result of a model depends on."""
-    versions = {}
+    """Return the installed versions of the libraries that a model's results depend on, and the loader's."""
+    versions = {LOADER: load.VERSION}
     for name in (*LIBRARIES, *(["timm"] if model.startswith("timm/") else [])):
         try:
             versions[name] = version(name)
@@ -86,7 +89,7 @@ def load_record(run: RunPaths) -> RunRecord:
         document = yaml.safe_load(read_small(run.job_file))
         return RunRecord(
             parse_config(document["config"], source=str(run.job_file)),
-            document["versions"],
+            {LOADER: FIRST_LOADER, **document["versions"]},
             document["data"],
             document["created"],
             document.get("history", ()),
@@ -229,12 +232,17 @@ def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
                 shutil.copyfile(source, temporary)
 
 
-def check_data(run: RunPaths, digest: str) -> None:
-    """Raise DataError unless the run trains on the data set of this digest."""
+def check_data(run: RunPaths, data: Mapping[str, Any]) -> None:
+    """Raise DataError unless the run trains on the data set that `data` identifies."""
     stored = load_record(run)
-    expected = stored.data.get("digest", digest)
-    if digest != expected:
+    path, digest = stored.config.data.path, data["digest"]
+    if digest != (expected := stored.data.get("digest", digest)):
         raise DataError(
-            f"{stored.config.data.path}: another data set ({digest}) took the place of the one that this run "
+            f"{path}: another data set ({digest}) took the place of the one that this run "
             f"trains on ({expected}); put that one back, or start another run (name=...)"
+        )
+    if data.get("pages") != stored.data.get("pages", data.get("pages")):
+        raise DataError(
+            f"{path}: has the images that this run trains on, but in other pages, which decide the order of "
+            "data.shuffle: lanes; put the files back that it began with, or start another run (name=...)"
         )

@@ -46,8 +46,9 @@ def load_structured(paths: JobPaths) -> Structured | None:
 
 def load_trained(paths: JobPaths) -> Trained:
     """Return a finished job's mask, the trained weights of its masked layers, and what was measured on it."""
+    await_file(paths.result)  # written last of all: what was measured is there, if anything was
     mask = _load_mask(await_file(paths.mask))
-    state, _ = load_tensors(await_file(paths.weights))  # written after all that was measured
+    state, _ = load_tensors(await_file(paths.weights))
     measured = {**load_measured(paths.untrained), **load_measured(paths.activations)}
     return Trained(mask, {layer: state[weight_name(layer)] for layer in mask}, measured)
 

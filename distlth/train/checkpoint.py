@@ -50,7 +50,7 @@ class JobState:
     step: int
     mask_digest: str
     model: Mapping[str, Tensor]
-    momentum: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
     scaler: Mapping[str, Any]
     sums: Tensor
     best: Best | None = None
@@ -66,7 +66,7 @@ class JobState:
     def save(self, path: Path) -> None:
         """Write the state whole or not at all."""
         tensors = {f"model/{name}": tensor for name, tensor in self.model.items()}
-        tensors |= {f"momentum/{name}": tensor for name, tensor in self.momentum.items()}
+        tensors |= {f"optimizer/{name}": tensor for name, tensor in self.optimizer.items()}
         tensors |= {f"penalty/{name}": tensor for name, tensor in self.penalty.items()}
         about = {"job": self.job, "step": self.step, "mask": self.mask_digest, "scaler": dict(self.scaler)}
         about["sends_kept"] = self.sends_kept
@@ -85,7 +85,7 @@ class JobState:
             step=about["step"],
             mask_digest=about["mask"],
             model=_part(tensors, "model/"),
-            momentum=_part(tensors, "momentum/"),
+            optimizer=_part(tensors, "optimizer/") | _part(tensors, "momentum/", "momentum_buffer/"),
             scaler=about["scaler"],
             sums=tensors["sums"],
             best=_best(about.get("best"), _part(tensors, "best/")),
@@ -98,8 +98,8 @@ def _best(about: Mapping[str, Any] | None, model: Mapping[str, Tensor]) -> Best 
     return Best(about["epoch"], Evaluation(**about["evaluation"]), model) if about else None
 
 
-def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+def _part(tensors: Mapping[str, Tensor], prefix: str, instead: str = "") -> dict[str, Tensor]:
+    return {instead + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 def newest_state(folder: Path, warn: Callable[[str], None] = log.warning) -> JobState | None:

@@ -52,7 +52,10 @@ class Executable:
 def open_splits(config: RunConfig, dataset: Dataset, device: torch.device) -> Splits:
     """Open the splits that a rank reads: once for all its jobs, whatever their seed and resolution."""
     threads, cache = num_loader_threads(config, device), config.data.cache
-    return {name: PackedSplit(dataset, name, threads=threads, cache=cache) for name in dataset.names}
+    ranks = config.cluster.ranks_per_node
+    return {
+        name: PackedSplit(dataset, name, threads=threads, cache=cache, ranks=ranks) for name in dataset.names
+    }
 
 
 def num_loader_threads(config: RunConfig, device: torch.device) -> int:
@@ -158,6 +161,7 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, seed: int) ->
         jitter=Jitter(**config.data.jitter.model_dump()) if config.data.jitter else None,
         seed=seed,
         device=world.device,
+        shuffle=config.data.shuffle,
     )
 
 

@@ -25,7 +25,8 @@ class Masking:
     """Keeps masked entries of a model's parameters at exactly zero while it trains.
 
     Weights are zeroed once, when this is made; then `mask_gradients` after each backward pass is enough:
-    with a fresh momentum, gradient, decay and momentum of a masked weight are all zero, so it stays zero.
+    with an optimizer that remembers nothing yet, gradient, decay and what is remembered of a masked weight
+    are all zero, so it stays zero.
     """
 
     def __init__(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -54,5 +55,5 @@ class Masking:
     def check_zeros(self) -> None:
         """Raise RuntimeError unless every masked weight is exactly zero."""
         for parameter, factor in zip(self._parameters, self._factors, strict=True):
-            if bool(parameter[factor == 0].any()):
+            if bool(((parameter != 0) & (factor == 0)).any()):
                 raise RuntimeError("a masked weight is not zero: it trained although its mask drops it")

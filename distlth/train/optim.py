@@ -1,12 +1,13 @@
-"""The optimizer of a job: SGD with momentum, weight decay only where it belongs."""
+"""The optimizer of a job: SGD with momentum or AdamW, weight decay only where it belongs."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import SGD, AdamW, Optimizer
 
 from distlth.config.schema import TrainSection
 
@@ -27,10 +28,8 @@ def decayed(model: nn.Module, *, norm_and_bias: bool) -> set[str]:
     return names
 
 
-def make_optimizer(
-    model: nn.Module, config: TrainSection, decay: Collection[str] | None = None
-) -> torch.optim.SGD:
-    """Return SGD without momentum yet; its learning rate is set before every step.
+def make_optimizer(model: nn.Module, config: TrainSection, decay: Collection[str] | None = None) -> Optimizer:
+    """Return an optimizer that remembers nothing yet; its learning rate is set before every step.
 
     `decay` are the names of the parameters that decay, by default those that `decayed` returns.
     On a GPU it is torch's fused one: fp16's scaler then skips a step on the device, and nothing waits for it.
@@ -42,8 +41,11 @@ def make_optimizer(
         {"params": [p for n, p in parameters.items() if n in names], "weight_decay": config.weight_decay},
         {"params": [p for n, p in parameters.items() if n not in names], "weight_decay": 0.0},
     ]
-    return torch.optim.SGD(
-        [group for group in groups if group["params"]],
+    used = [group for group in groups if group["params"]]
+    if config.optimizer == "adamw":
+        return AdamW(used, lr=config.lr, betas=config.betas, foreach=not on_gpu, fused=on_gpu)
+    return SGD(
+        used,
         lr=config.lr,
         momentum=config.momentum,
         nesterov=config.nesterov,
@@ -52,23 +54,32 @@ def make_optimizer(
     )
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
     """Set the learning rate of all parameters."""
     for group in optimizer.param_groups:
         group["lr"] = lr
 
 
-def momentum_of(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return the momentum buffers by parameter name, without those that no step has made yet."""
+def memory_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return what an optimizer remembers of past steps, as `KIND/PARAMETER`: nothing before the first step.
+
+    SGD's `momentum_buffer`; AdamW's `exp_avg`, `exp_avg_sq` and `step` (a scalar).
+    """
     return {
-        name: optimizer.state[parameter]["momentum_buffer"]
+        f"{kind}/{name}": tensor
         for name, parameter in model.named_parameters()
-        if optimizer.state.get(parameter, {}).get("momentum_buffer") is not None
+        for kind, tensor in optimizer.state.get(parameter, {}).items()
+        if tensor is not None
     }
 
 
-def load_momentum(model: nn.Module, optimizer: torch.optim.Optimizer, momentum: dict[str, Tensor]) -> None:
-    """Load the momentum buffers that `momentum_of` returned."""
-    for name, parameter in model.named_parameters():
-        if name in momentum:
-            optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum[name])
+def load_memory(model: nn.Module, optimizer: Optimizer, memory: Mapping[str, Tensor]) -> None:
+    """Load what `memory_of` returned, in each parameter's own memory format."""
+    parameters = dict(model.named_parameters())
+    for key, tensor in memory.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name]
+        on_device = kind != "step" or optimizer.defaults["fused"]
+        like = parameter if on_device else parameter.cpu()
+        target = torch.empty_like(like) if tensor.shape == like.shape else like.new_empty(tensor.shape)
+        optimizer.state[parameter][kind] = target.copy_(tensor)

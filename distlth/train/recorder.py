@@ -182,21 +182,26 @@ class Recorder:
             return
         self._checkpoints.write(state)
 
+    def weights(self, weights: Mapping[str, Tensor], digest: Callable[[], str], step: int) -> None:
+        """Start to write the trained weights, with their `digest`; they count once `finish` is done."""
+        if self._is_main:
+            path = self._paths.weights
+            self._insist(lambda: save_tensors(path, weights, digest=digest()), step)
+
     def finish(
         self,
         result: JobResult,
-        weights: Mapping[str, Tensor],
         best: Mapping[str, Tensor] | None,
         measured: Measured,
         step: int,
     ) -> None:
-        """Write all that a done job leaves, and last the result. Its checkpoints stay until that is known.
+        """Write the rest of what a done job leaves, last the result. Checkpoints stay until that is known.
 
         `best` are the weights of the best epoch on val, where that is reported. The other ranks do not wait
         here: this may take as long as the disk is full.
         """
         if self._is_main:
-            self._insist(lambda: self._write_result(result, weights, best, measured), step)
+            self._insist(lambda: self._write_result(result, best, measured), step)
             self._checkpoints.wait()
 
     def flush(self) -> None:
@@ -214,16 +219,14 @@ class Recorder:
     def _write_result(
         self,
         result: JobResult,
-        weights: Mapping[str, Tensor],
         best: Mapping[str, Tensor] | None,
         measured: Measured,
     ) -> None:
         self.write_curves()
         if measured:
             save_measured(self._paths.activations, measured)
-        save_tensors(self._paths.weights, weights)
         if best is not None:
-            save_tensors(self._paths.best, best)
+            save_tensors(self._paths.best, best, digest=result.best_digest)
         result.save(self._paths)
 
     def _insist(self, write: Callable[[], None], step: int) -> None:

@@ -69,7 +69,7 @@ class StepState:
 
 
 def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, lr: float) -> Tensor:
-    """Take one step of SGD on this rank's part of the global batch; return its mean loss, a scalar tensor.
+    """Take one optimizer step on this rank's part of the global batch; return its mean loss, a scalar tensor.
 
     `step` counts from the schedule's start, `lr` is its learning rate. Nothing waits for the device.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from distlth.data.load.loader import EvalLoader
 from distlth.errors import DivergedError
 from distlth.files import tensors_digest
 from distlth.methods import Measurement
-from distlth.models.alive import known_alive, macs
+from distlth.models.alive import Alive, known_alive, macs
 from distlth.plan import Job
 from distlth.prune.magnitude import planned_kept
 from distlth.prune.mask import empty_layers
@@ -25,7 +26,7 @@ from distlth.train.calibration import measure
 from distlth.train.checkpoint import Best, JobState, snapshot
 from distlth.train.evaluate import Evaluation, evaluate
 from distlth.train.meter import Meter
-from distlth.train.optim import load_momentum, momentum_of
+from distlth.train.optim import load_memory, memory_of
 from distlth.train.penalty import Pull
 from distlth.train.pulse import Pulse, StoppedEarly
 from distlth.train.recorder import EventSink, OpenCurves, Recorder
@@ -66,6 +67,14 @@ def train_job(
     return Trainer(rank, job, ticket, recorder, needed, pulse or Pulse(), tracer).run()
 
 
+@dataclass(frozen=True, eq=False)
+class _Trained:
+    """What is found out about trained weights while they are evaluated: their digest, and what is alive."""
+
+    digest: Future[str]
+    used: Future[Alive | None]
+
+
 class Trainer:
     """One job on one rank. Steps and epochs count from the start of the schedule."""
 
@@ -88,6 +97,8 @@ class Trainer:
         self.meter = Meter(self.world, self.config.train.batch_size)
         self.best: Best | None = None
         self.best_digest: str | None = None
+        self.trained: _Trained | None = None
+        self.background = ThreadPoolExecutor(1, "trained")
         self.started = time.perf_counter()
 
     @property
@@ -119,6 +130,7 @@ class Trainer:
             if self.tracer is not None:
                 self.tracer.close()
             self.recorder.close()
+            self.background.shutdown()
 
     # -- beginning ------------------------------------------------------------------------------------
 
@@ -157,7 +169,7 @@ class Trainer:
 
     def restore(self, found: JobState) -> None:
         """Resume from a checkpoint whose weights are loaded."""
-        load_momentum(self.model, self.state.optimizer, dict(found.momentum))
+        load_memory(self.model, self.state.optimizer, found.optimizer)
         if found.scaler:
             self.state.scaler.load_state_dict(dict(found.scaler))
         self.meter.restore(found.sums_of(self.world.rank, self.world.size))
@@ -253,6 +265,7 @@ class Trainer:
         is_last = epoch + 1 == self.config.train.epochs
         if is_last:
             self.recorder.event("last-step", self.step)
+            self.trained = self.leave_weights()
         is_due = is_last or (epoch + 1) % self.config.train.eval_every == 0
         evaluation = self.evaluate(self.executable.eval_loader) if is_due else None
         self.keep_best(epoch, evaluation)
@@ -314,7 +327,7 @@ class Trainer:
             step=self.step,
             mask_digest=self.ticket.mask.digest(),
             model=snapshot(self.model.state_dict()),
-            momentum=snapshot(momentum_of(self.model, self.state.optimizer)),
+            optimizer=snapshot(memory_of(self.model, self.state.optimizer)),
             scaler=self.state.scaler.state_dict(),
             sums=sums,
             best=self.best,
@@ -324,17 +337,32 @@ class Trainer:
 
     # -- ending ---------------------------------------------------------------------------------------
 
+    def leave_weights(self) -> _Trained:
+        """Begin to write the weights: no evaluation changes them, and it takes longer than a disk does."""
+        weights = self.checked_weights()
+        kept, graph = self.ticket.mask.layers, self.executable.anatomy.graph
+        digest = self.background.submit(tensors_digest, weights)
+        used = self.background.submit(known_alive, graph, kept, removed=self.ticket.remove_channels)
+        self.recorder.weights(weights, digest.result, self.step)
+        return _Trained(digest, used)
+
+    def checked_weights(self) -> dict[str, Tensor]:
+        """Return the whole network's weights, with rank 0's statistics; the zeros are zeros."""
+        self.world.share_buffers(self.model)
+        self.state.masking.check_zeros()
+        return snapshot(self.form.whole())
+
     def finish(self, evaluation: Evaluation) -> JobResult:
-        """Measure what is needed, evaluate on test, and write the weights and, last, the result.
+        """Measure what is needed, evaluate on test, and write what is not written yet; last, the result.
 
         `evaluation` is that of the last epoch, whose network the tickets to come are made from.
         """
-        self.world.share_buffers(self.model)
-        weights, digest = self.checked_weights("trained")
+        trained = self.trained or self.leave_weights()
+        self.world.agree(f"trained weights {trained.digest.result()}")
         measured = self.measure(untrained=False)
         best_weights = self.return_to_best()
-        result = self.result(evaluation, self.evaluate_on_test(), digest)
-        self.recorder.finish(result, weights, best_weights, measured, self.step)
+        result = self.result(evaluation, self.evaluate_on_test(), trained)
+        self.recorder.finish(result, best_weights, measured, self.step)
         return result
 
     def return_to_best(self) -> dict[str, Tensor] | None:
@@ -342,16 +370,10 @@ class Trainer:
         if self.best is None:
             return None
         self.model.load_state_dict(dict(self.best.model))
-        weights, self.best_digest = self.checked_weights("best")
+        weights = self.checked_weights()
+        self.best_digest = tensors_digest(weights)
+        self.world.agree(f"best weights {self.best_digest}")
         return weights
-
-    def checked_weights(self, which: str) -> tuple[dict[str, Tensor], str]:
-        """Return the whole network's weights and their digest; the zeros are zeros, and all ranks agree."""
-        self.state.masking.check_zeros()
-        weights = snapshot(self.form.whole())
-        digest = tensors_digest(weights)
-        self.world.agree(f"{which} weights {digest}")
-        return weights, digest
 
     def evaluate_on_test(self) -> Evaluation | None:
         """Evaluate on the test split, where there is one."""
@@ -368,11 +390,11 @@ class Trainer:
             self.executable.model.load_state_dict(self.form.whole())
         return measure(needed, self.executable, list(self.ticket.mask), self.world, self.pulse)
 
-    def result(self, last: Evaluation, test: Evaluation | None, digest: str) -> JobResult:
+    def result(self, last: Evaluation, test: Evaluation | None, trained: _Trained) -> JobResult:
         """Return what the job leaves for people and for the plan; `last` is of the last epoch, on val."""
         val = self.best.evaluation if self.best else last
         mask, body = self.ticket.mask, self.executable.anatomy
-        used = known_alive(body.graph, mask.layers, removed=self.ticket.remove_channels)
+        used = trained.used.result()
         if used is None:
             self.recorder.event("alive-not-counted", self.step, behind=", ".join(body.graph.unfollowed))
         return JobResult(
@@ -390,7 +412,7 @@ class Trainer:
             seconds=time.perf_counter() - self.started,
             world_size=self.world.size,
             mask_digest=mask.digest(),
-            weights_digest=digest,
+            weights_digest=trained.digest.result(),
             finished=time.time(),
             empty_layers=len(empty_layers(mask)),
             alive=None if used is None else used.weights,

@@ -26,7 +26,7 @@ Rows = Sequence[Any]
 class Bench:
     """A benchmark: the module whose `bench(**options)` measures it, and the options of a small one.
 
-    `drawn` is the column that its picture shows.
+    `drawn` is the column that its picture shows. A module may have a `conclusion(rows)`, a sentence.
     """
 
     module: str
@@ -37,6 +37,11 @@ class Bench:
         """Measure, and return the rows: dataclasses of one type."""
         rows: Rows = import_module(self.module).bench(**{**(self.quick if quick else {}), **options})
         return rows
+
+    def conclusion(self, rows: Rows) -> str | None:
+        """Return what the rows come to, in a sentence; None where the module has none."""
+        conclude = getattr(import_module(self.module), "conclusion", None)
+        return None if conclude is None else str(conclude(rows))
 
 
 BENCHES: Mapping[str, Bench] = {
@@ -57,7 +62,7 @@ BENCHES: Mapping[str, Bench] = {
         {"resolution": 32, "batches": (1,), "runtimes": ("eager",), "rounds": 3},
     ),
     "loader": Bench(
-        "distlth.bench.loader", "images_per_s", {"seconds": 1.0, "resolution": 32, "num_images": 64}
+        "distlth.bench.loader", "images_per_s", {"seconds": 1.0, "resolutions": (32,), "num_images": 64}
     ),
     "regroup": Bench("distlth.bench.regroup", "retained", {"layers": ("layer1.0.conv1", "layer1.0.conv2")}),
     "slim-training": Bench(
@@ -66,6 +71,9 @@ BENCHES: Mapping[str, Bench] = {
         {"resolution": 32, "densities": (0.41,), "rounds": 2},
     ),
     "step": Bench("distlth.bench.step", "milliseconds", {"resolution": 32, "rounds": 2}),
+    "turnaround": Bench(
+        "cluster.bench.turnaround", "seconds", {"model": "resnet20", "steps": 3, "rounds": 1}
+    ),
 }
 
 
@@ -79,6 +87,7 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     _add_inference(parser)
+    _add_loader(parser)
     parser.add_argument(
         "--quick", action="store_true", help="a small one: shows that it works, its figures mean little"
     )
@@ -96,18 +105,19 @@ def _bench(options: argparse.Namespace) -> int:
         raise UserError(
             "`distlth bench all --out DIR` writes what all benchmarks measure; give both or neither"
         )
-    of_infer = _of_inference(options)
+    asked = {**_of_inference(options), **_of_loader(options)}
     if options.name == "all":
         return _measure_all(options.out, quick=options.quick)
     tickets = _tickets(options)
-    rows = BENCHES[options.name].run(quick=options.quick, **(tickets.options if tickets else {}), **of_infer)
+    rows = BENCHES[options.name].run(quick=options.quick, **(tickets.options if tickets else {}), **asked)
     if options.picture:
         _draw(rows, options.picture)
     if tickets is not None and tickets.keeps:
         tickets.draw()
-    machine = _machine()
+    machine, conclusion = _machine(), BENCHES[options.name].conclusion(rows)
     if options.json:
         document = {"bench": options.name, "machine": machine, "rows": [asdict(row) for row in rows]}
+        document["conclusion"] = conclusion
         print(json.dumps(document, indent=1))
         return 0
     if tickets is not None and tickets.are_summed_up:
@@ -116,6 +126,8 @@ def _bench(options: argparse.Namespace) -> int:
         show(measured_table(Measured.of(options.name, rows)))
     if tickets is not None and tickets.keeps:
         show(f"kept in {tickets.folder}; distlth report draws it")
+    if conclusion:
+        show(conclusion)
     show("  ".join(f"{key} {value}" for key, value in machine.items() if value is not None))
     return 0
 
@@ -140,8 +152,9 @@ def _measure_all(folder: Path, *, quick: bool) -> int:
         if done.returncode:
             failed.append(name)
             continue
-        measured = Measured(name, json.loads(done.stdout)["rows"])
-        sections.append(write_benchmark(folder, measured, f"distlth {' '.join(words)}", each.drawn))
+        found = json.loads(done.stdout)
+        measured, typed = Measured(name, found["rows"]), f"distlth {' '.join(words)}"
+        sections.append(write_benchmark(folder, measured, typed, each.drawn, found["conclusion"]))
     with replacing(folder / "README.md") as temporary:
         temporary.write_text(benchmarks_markdown(_machine(), sections))
     print(folder / "README.md")
@@ -171,7 +184,7 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     only = parser.add_argument_group("infer")
     only.add_argument("--batch", type=_numbers, metavar="N,N", help="images at a time; default: 1,8")
     only.add_argument("--device", choices=("cpu", "cuda"), help="default: cpu")
-    only.add_argument("--threads", type=int, metavar="N", help="default: one for each core")
+    only.add_argument("--threads", type=int, metavar="N", help="default: one for each core; of loader: 2")
     only.add_argument(
         "--runtimes",
         metavar="A,B",
@@ -181,6 +194,26 @@ def _add_inference(parser: argparse.ArgumentParser) -> None:
     only.add_argument("--layers", action="store_true", help="each layer by itself")
     only.add_argument("--picture", type=path_given, metavar="FILE.png", help="draw these below their roof")
     only.add_argument("--paper", action="store_true", help="the convolutions alone, as the paper measures")
+
+
+def _add_loader(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `loader`, which takes --threads too."""
+    only = parser.add_argument_group("loader")
+    only.add_argument(
+        "--data", type=path_given, metavar="DIR", help="a data set of `distlth data`; default: photographs"
+    )
+    only.add_argument(
+        "--resolutions", type=_numbers, metavar="N,N", help="sides in pixels; default: 224,160,128"
+    )
+
+
+def _of_loader(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of `loader` that are given, but for --threads."""
+    given = {"data": options.data, "resolutions": options.resolutions}
+    found = {key: value for key, value in given.items() if value is not None}
+    if options.name != "loader" and found:
+        raise UserError("--data and --resolutions are of loader")
+    return found
 
 
 def _numbers(text: str) -> tuple[int, ...]:
@@ -202,8 +235,12 @@ def _of_inference(options: argparse.Namespace) -> dict[str, Any]:
         "paper": options.paper or None,
     }
     found = {key: value for key, value in given.items() if value is not None}
-    if options.name != "infer" and (found or options.picture):
-        raise UserError("--batch, --device, --threads, --runtimes, --layers, --picture, --paper are of infer")
+    theirs = {*found, *(["picture"] if options.picture else [])}
+    if options.name != "infer" and theirs - ({"threads"} if options.name == "loader" else set()):
+        raise UserError(
+            "--batch, --device, --runtimes, --layers, --picture, --paper are of infer; "
+            "--threads is of infer and loader"
+        )
     if (options.layers or options.paper) and (options.all or len(options.tickets) > 1):
         raise UserError("--layers and --paper measure one ticket at a time")
     if options.layers and options.paper:

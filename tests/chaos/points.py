@@ -80,7 +80,7 @@ _ALL = (
     Point("mid-write of mask", WRITE, "mask", path=".mask.safetensors.", torn=True),
     Point("mask written, not offered", "distlth.run.tickets:save_structured", "mask", "after"),
     # While a data set is built.
-    Point("mid-build, in a worker", "distlth.data.pack.writer:_encode", "build", "after"),
+    Point("mid-build, in a worker", "distlth.data.pack.writer:_write", "build", "after"),
     Point("images packed, no index", "distlth.data.pack.writer:Packer._finish", "build"),
     Point("packed, no manifest", "distlth.files:write_text", "build", path="/dataset.json"),
     Point("built, not published", "distlth.files:_publish", "build"),

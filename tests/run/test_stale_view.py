@@ -135,6 +135,7 @@ class TestCoordinator:
             with view.elsewhere():
                 state(5).save(run.checkpoint("00", 5))
             await coordinator.job_done(make_result("00"))
+            await asyncio.gather(*coordinator.background, return_exceptions=True)
             return set(coordinator.results)
 
         assert asyncio.run(told()) == {"00"}

@@ -138,6 +138,7 @@ def test_a_new_branch_that_needs_what_nobody_measured_is_refused(
         ({"train": {"lr": 0.2}}, "train.lr: 0.1 -> 0.2"),
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"data": {"resolution": 32}}, "data.resolution: 224 -> 32"),
+        ({"data": {"shuffle": "lanes"}}, "data.shuffle: 'full' -> 'lanes'"),
         ({"cluster": {"device": "cpu"}}, "cluster.device: 'auto' -> 'cpu'"),
         ({"prune": {"branches": []}}, "prune.branches.refill: 'refill' -> None"),
         ({"prune": {"rounds": 0}}, "prune.rounds: 1 -> 0"),
@@ -209,7 +210,7 @@ def test_another_data_set_is_refused_and_can_be_meant(run: RunPaths) -> None:
 
 
 @pytest.mark.parametrize(
-    ("library", "refused"), [("torch", True), ("numpy", True), ("mtkahypar", True), ("ray", False)]
+    ("library", "refused"), [("torch", True), ("loader", True), ("mtkahypar", True), ("ray", False)]
 )
 def test_other_versions_of_what_computes_are_refused(run: RunPaths, library: str, refused: bool) -> None:
     document = yaml.safe_load(run.job_file.read_text())
@@ -222,6 +223,16 @@ def test_other_versions_of_what_computes_are_refused(run: RunPaths, library: str
     open_run(run, config(), DATA, allowed=["versions"] if refused else [])
     assert load_record(run).versions[library] == installed
     assert run.checkpoint("01", 3).exists()
+
+
+def test_a_run_begun_with_the_first_loader_does_not_mix_its_pixels_with_others_unasked(run: RunPaths) -> None:
+    document = yaml.safe_load(run.job_file.read_text())
+    del document["versions"]["loader"]  # there was none to record
+    run.job_file.write_text(yaml.safe_dump(document))
+    with pytest.raises(RunError, match=r"versions\.loader: '1' -> '2'.*--allow-change versions\.loader"):
+        open_run(run, config(), DATA)
+    open_run(run, config(), DATA, allowed=["versions.loader"])
+    assert load_record(run).history[-1]["changes"][0]["new"] == "2"
 
 
 def test_a_version_that_was_not_recorded_is_no_change(run: RunPaths) -> None:
@@ -257,9 +268,20 @@ def test_the_command_refuses_before_anything_starts(
 
 
 def test_a_data_set_that_changed_during_a_run_is_named(run: RunPaths) -> None:
-    check_data(run, "d")
+    check_data(run, {"digest": "d", "pages": "p"})  # an older run has recorded no pages
     with pytest.raises(DataError, match=r"data: another data set \(e\) took the place of .* \(d\)"):
-        check_data(run, "e")
+        check_data(run, {"digest": "e"})
+
+
+def test_pages_that_changed_under_a_run_by_lanes_are_named(tmp_path: Path) -> None:
+    by_lanes, data = config(data={"shuffle": "lanes"}), {**DATA, "pages": "p"}
+    run = RunPaths(tmp_path / "lanes")
+    open_run(run, by_lanes, data)
+    check_data(run, data)
+    with pytest.raises(DataError, match=r"in other pages, which decide the order of data\.shuffle: lanes"):
+        check_data(run, {**data, "pages": "q"})
+    with pytest.raises(RunError, match=r"data\.pages: 'p' -> 'q'"):
+        open_run(run, by_lanes, {**data, "pages": "q"})
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

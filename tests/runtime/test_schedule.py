@@ -119,6 +119,35 @@ class TestAnswers:
         assert schedule.answer(ask(turn=1)) == "02"
 
 
+class TestWaiting:
+    """When a coordinator has time for pictures."""
+
+    def test_a_lane_with_nothing_to_train_waits_for_a_ticket(self, schedule: Schedule) -> None:
+        making(schedule)
+        schedule.answer(ask())
+        assert not schedule.is_waited_for
+        schedule.finish("00")
+        assert not schedule.is_waited_for  # nothing is made yet, and nothing would be waited for
+        making(schedule)
+        assert schedule.is_waited_for
+        assert not offered(schedule, "01").is_waited_for
+
+    def test_a_ticket_that_no_lane_needs_now_is_not_waited_for(self) -> None:
+        schedule = started(new(done=["00", "01"]))
+        making(schedule)
+        offered(schedule, "02").answer(ask())
+        assert not schedule.is_waited_for
+        schedule.finish("02")
+        assert schedule.is_waited_for
+
+    def test_nobody_waits_when_the_run_ends(self, schedule: Schedule) -> None:
+        schedule.answer(ask())
+        schedule.finish("00")
+        making(schedule)
+        schedule.stop()
+        assert not schedule.is_waited_for
+
+
 class TestLanes:
     def test_lanes_side_by_side_train_different_jobs(self) -> None:
         schedule = offered(started(new(done=["00", "01"]), 0, 1, 2), "01/refill", "02")

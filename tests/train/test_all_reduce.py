@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent.parent
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "tests.train.gradient_ranks", str(folder)]
+    command = [sys.executable, "-W", "error::FutureWarning", "-m", "tests.train.gradient_ranks", str(folder)]
     subprocess.run(command, cwd=ROOT, check=True, timeout=120)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 

@@ -81,14 +81,14 @@ def trained(
     form.model.train()
     state = form.fresh_state(config.train, WORLD, seed=0)
     for step in range(STEPS):
-        train_step(state, images[step], labels[step], step=step, lr=0.05 / (1 + step))
+        train_step(state, images[step], labels[step], step=step, lr=config.train.lr / (1 + step))
     state.masking.check_zeros()
     return form.whole()
 
 
 CASES: dict[str, dict[str, Any]] = {
     "resnet20": {"nesterov": True, "decay_norm_and_bias": True},
-    "mobilenet_v1": {"clip_norm": 1.0, "channels_last": False},
+    "mobilenet_v1": {"clip_norm": 1.0, "channels_last": False, "optimizer": "adamw", "lr": 0.001},
 }
 
 

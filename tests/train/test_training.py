@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from distlth.config.read import load_config
 from distlth.config.schema import RunConfig, ScheduleSection, TrainSection
 from distlth.data.dataset import Dataset
 from distlth.errors import TrainingError
-from distlth.files import load_tensors
+from distlth.files import load_tensors, save_tensors
 from distlth.methods.channel_scores import channel_scores
 from distlth.models import anatomy, build, prunable
 from distlth.plan import Job, plan
@@ -95,13 +96,15 @@ def sparse_ticket(
 
 
 @pytest.mark.parametrize("refilled", [False, True])
-def test_masked_weights_stay_exactly_zero_through_momentum_and_decay(refilled: bool) -> None:
+@pytest.mark.parametrize("optimizing", [{"nesterov": True}, {"optimizer": "adamw"}], ids=["sgd", "adamw"])
+def test_masked_weights_stay_exactly_zero_whatever_the_optimizer_remembers(
+    refilled: bool, optimizing: dict[str, Any]
+) -> None:
     model = build("resnet20", 10, seed=0, stem="cifar").to(memory_format=torch.channels_last)
     _, masks = sparse_ticket(model, refilled=refilled)
     masking = Masking(model, masks)
-    config = TrainSection(
-        epochs=1, batch_size=8, lr=0.5, weight_decay=0.1, nesterov=True, decay_norm_and_bias=True
-    )
+    train = {"epochs": 1, "batch_size": 8, "lr": 0.5, "weight_decay": 0.1, "decay_norm_and_bias": True}
+    config = TrainSection(**train, **optimizing)
     optimizer = make_optimizer(model, config)
     generator = torch.Generator().manual_seed(0)
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
@@ -201,9 +204,11 @@ class TestJob:
         """The run that trains the job whole, and the one that is stopped."""
         return RunPaths(folder / "whole"), RunPaths(folder / "parts")
 
+    @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
     def test_a_resumed_job_ends_with_the_same_bits(
-        self, config: RunConfig, digits: Dataset, tmp_path: Path
+        self, config: RunConfig, digits: Dataset, tmp_path: Path, optimizer: str
     ) -> None:
+        config = config.model_copy(update={"train": config.train.model_copy(update={"optimizer": optimizer})})
         dense, _, _ = self.whole_and_stopped(config, digits, tmp_path)
         whole, parts = self.both(tmp_path)
         resumed = self.train(config, digits, parts, plan(config)[0])
@@ -317,6 +322,17 @@ class TestCheckpoints:
         newest = newest_state(tmp_path)
         assert newest is not None
         assert (newest.step, newest.scaler, newest.model["w"].tolist()) == (15, {"scale": 2.0}, [15, 15])
+
+    def test_those_written_before_there_was_a_choice_of_optimizers_keep_their_momentum(
+        self, tmp_path: Path
+    ) -> None:
+        about = {"job": "00", "step": 1, "mask": "m", "scaler": {}}
+        tensors = {"momentum/w": torch.ones(2), "sums": torch.zeros(1, 4)}
+        save_tensors(tmp_path / "old.safetensors", tensors, {"state": json.dumps(about)})
+        found = JobState.load(tmp_path / "old.safetensors")
+        assert {name: tensor.tolist() for name, tensor in found.optimizer.items()} == {
+            "momentum_buffer/w": [1, 1]
+        }
 
     def test_whatever_keeps_one_from_being_written_is_reported_and_the_next_is_tried(
         self, tmp_path: Path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -25,6 +25,11 @@ class Sample:
     def open(self) -> BinaryIO:
         """Return the encoded image as a file. OSError where there is none, or it is not a regular file."""
         return open_regular(self.path)
+
+    @property
+    def block(self) -> Hashable:
+        """Names what can only be read as a whole and has this image; None where it can be read alone."""
+        return None
 
     def key(self, root: Path) -> bytes:
         """Return what tells the image from others of a source at `root`: a val split is drawn by it."""

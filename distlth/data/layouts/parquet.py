@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -32,6 +32,11 @@ class Cell(Sample):
     row: int
     column: str
 
+    @property
+    def block(self) -> Hashable:
+        """Names the row group."""
+        return self.file, self.group
+
     def open(self) -> BinaryIO:
         """Return the image's bytes as a file."""
         return BytesIO(_column(self.file, self.group, self.column)[self.row].as_py() or b"")
@@ -52,7 +57,7 @@ def _parquet(file: BinaryIO) -> Any:
     return ParquetFile(file)
 
 
-# Images come in the order of the files, so that one group serves many of them.
+# Images of a group come one after the other, so that it serves many of them.
 @lru_cache(maxsize=1)
 def _column(path: Path, group: int, column: str) -> Any:
     """Return the bytes of a row group's images. OSError where the file is damaged or too large."""

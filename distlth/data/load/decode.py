@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from distlth.data.load.native import imdecode, resize
+from distlth.data.load.native import crop_jpeg, resize
 from distlth.kernels import kernels
 
 kernel = kernels(__file__)
@@ -116,42 +116,21 @@ def centre_crop(height: int, width: int, ratio: float) -> tuple[int, int, int, i
 
 
 @kernel
-def jpeg_eighths(height: int, width: int, resolution: int) -> int:
-    """Return the coarsest libjpeg scale n/8 at which a crop of height x width still has `resolution` pixels.
-
-    Only 1/8, 1/4 and 1/2 save time (their inverse transforms are vectorised); otherwise 8.
-    """
-    for eighths in (1, 2, 4):
-        if min(height, width) * eighths // 8 >= resolution:
-            return eighths
-    return 8
-
-
-@kernel
-def _scaled(begin: int, length: int, eighths: int) -> tuple[int, int]:
-    """Return the interval in the scaled image: whole pixels, its centre within half a pixel."""
-    scaled = length * eighths // 8
-    return ((2 * begin + length) * eighths - 8 * scaled + 8) // 16, scaled
-
-
-@kernel
 def _decode_crop(
-    data: Any, is_jpg: bool, height: int, width: int, crop: Any, resolution: int, scratch: Any, tile: Any
+    data: Any, is_jpg: bool, height: int, width: int, crop: Any, mirrored: bool, resolution: int, tile: Any
 ) -> bool:
     """Fill tile (R x R x 3, uint8) with the crop of one image; return False when its bytes do not decode."""
     top, left, h, w = crop
-    source = data.ctypes.data
+    source, target = data.ctypes.data, tile.ctypes.data
     if is_jpg:
-        n = jpeg_eighths(h, w, resolution)
-        source = scratch.ctypes.data
-        scaled_height, scaled_width = (height * n + 7) // 8, (width * n + 7) // 8
-        status = imdecode(data.ctypes.data, data.size, height, width, source, height, width, 0, 0, n, 8, 0, 0)
-        if status != 0:
-            return False
-        height, width = scaled_height, scaled_width
-        top, h = _scaled(top, h, n)
-        left, w = _scaled(left, w, n)
-    resize(0, source, height, width, top, top + h, left, left + w, tile.ctypes.data, resolution, resolution)
+        size = data.size
+        status = crop_jpeg(source, size, height, width, top, left, h, w, mirrored, resolution, target)
+        return bool(status == 0)
+    if data.size < 3 * height * width:
+        return False
+    resize(0, source, height, width, top, top + h, left, left + w, target, resolution, resolution)
+    if mirrored:
+        _mirror(tile)
     return True
 
 
@@ -266,35 +245,36 @@ def decode_samples(
     degrees: float,
     fill: npt.NDArray[np.uint8],
     jitter: npt.NDArray[np.float64],
-    scratch: npt.NDArray[np.uint8],
+    room: npt.NDArray[np.uint8],
     out: npt.NDArray[np.uint8],
 ) -> int:
     """Decode samples into out (n x R x R x 3); entry i of the five index arrays belongs to indices[i].
 
     `crop_kind` is CENTRE (of `ratio`), RANDOM_RESIZED, or PAD (a centred square, then moved by up to `reach`
     pixels each way over `fill`). Where `degrees` is not 0 the result is turned by up to so many either way,
-    over `fill`. Colours change by `jitter` (`colour_factors`). `scratch` has room for the largest image and
-    one tile.
+    over `fill`. Colours change by `jitter` (`colour_factors`). `room` is as large as one image of `out`.
     Returns -1, or the first i whose image lies outside `storage` or does not decode.
     """
     resolution = out.shape[1]
     weights = np.empty((3, 3), np.int64)
     is_jittered = jitter.max() > 0
+    is_placed = crop_kind == PAD or degrees > 0
     for i in range(len(indices)):
         height, width = heights[i], widths[i]
         begin, end = offsets[i], offsets[i] + lengths[i]
-        if begin < 0 or end > storage.size or 3 * height * width > scratch.size - out[i].size:
+        if begin < 0 or end > storage.size:
             return i
         key = sample_key(epoch_key, indices[i])
         if crop_kind == RANDOM_RESIZED:
             crop = random_resized_crop(height, width, key)
         else:
             crop = centre_crop(height, width, ratio)
-        tile = out[i]
-        if crop_kind == PAD or degrees > 0:
-            tile = scratch[scratch.size - out[i].size :].reshape(out[i].shape)
-        data = storage[begin:end]
-        if not _decode_crop(data, modes[i] == _JPG, height, width, crop, resolution, scratch, tile):
+        mirrored = flip and is_mirrored(key)
+        tile = room.reshape(out[i].shape) if is_placed else out[i]
+        # A tile that is moved or turned is mirrored after that.
+        early = mirrored and not is_placed
+        data, is_jpg = storage[begin:end], modes[i] == _JPG
+        if not _decode_crop(data, is_jpg, height, width, crop, early, resolution, tile):
             return i
         if crop_kind == PAD:
             down, right = shift(key, reach)
@@ -304,7 +284,7 @@ def decode_samples(
                 tile[:] = out[i]
             cos, sin = turn(key, degrees)
             _rotate(tile, cos, sin, fill, out[i])
-        if flip and is_mirrored(key):
+        if mirrored and is_placed:
             _mirror(out[i])
         if is_jittered:
             _change_colours(out[i], colour_factors(key, jitter), weights)

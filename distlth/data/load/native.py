@@ -1,4 +1,4 @@
-"""FFCV's C functions, for numba and for Python to call."""
+"""C functions of FFCV and of our own, for numba and for Python to call."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import types
 
+from distlth.data.jpeg.library import load
 from distlth.errors import DataError
 
 
@@ -24,26 +25,26 @@ def _ffcv_library() -> Path:
     raise DataError("ffcv is not installed here, or lacks its compiled decoder; run cluster/setup.sh")
 
 
-LIBRARY = ctypes.CDLL(str(_ffcv_library()))
+_FFCV = _ffcv_library()
+LIBRARY = ctypes.CDLL(str(_FFCV))
+JPEG = load(_FFCV)
 
 
-def _declare(name: str, result: Any, *arguments: Any) -> Any:
-    """Return FFCV's C function `name`, called by symbol: numba cannot cache code with raw addresses."""
-    symbol = f"distlth_ffcv_{name}"
-    llvm.add_symbol(symbol, ctypes.cast(getattr(LIBRARY, name), ctypes.c_void_p).value)
-    return types.ExternalFunction(symbol, result(*arguments))
+def _declare(function: Any, signature: Any) -> Any:
+    """Return a C function, called by symbol: numba cannot cache code with raw addresses."""
+    symbol = f"distlth_native_{function.__name__}"
+    llvm.add_symbol(symbol, ctypes.cast(function, ctypes.c_void_p).value)
+    return types.ExternalFunction(symbol, signature)
 
 
-# Pointers travel as intp and bools as 32-bit words, as the C calling conventions of 64-bit Linux allow.
-# imdecode(input, bytes, height, width, output, out_height, out_width, y, x, scale_num, scale_denom, crop?,
-# flip?) returns 0 when libjpeg had neither an error nor a warning.
-imdecode = _declare(
-    "imdecode",
-    *(types.int32, types.intp, types.uint64, types.uint32, types.uint32, types.intp),
-    *[types.uint32] * 8,
+# Pointers travel as intp.
+# crop_jpeg(data, bytes, height, width, top, left, crop height, crop width, mirrored?, resolution, pixels)
+# returns 0 when libjpeg would have neither an error nor a warning.
+crop_jpeg = _declare(
+    JPEG.distlth_jpeg_crop, types.int32(types.intp, types.int64, *[types.int32] * 8, types.intp)
 )
 # resize(unused, input, height, width, top, bottom, left, right, output, out_height, out_width): by area.
-resize = _declare("resize", types.void, *[types.int64] * 11)
+resize = _declare(LIBRARY.resize, types.void(*[types.int64] * 11))
 
 
 def decode_jpeg(data: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8] | None:
@@ -52,6 +53,11 @@ def decode_jpeg(data: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDA
     arguments = (height, width, pixels.ctypes.data, height, width, 0, 0, 1, 1, False, False)
     failed = LIBRARY.imdecode(*_typed(data.ctypes.data, data.size, *arguments))
     return None if failed else pixels
+
+
+def decoders_agree(data: npt.NDArray[np.uint8], height: int, width: int) -> bool:
+    """Return whether our decoder reads a JPEG of a common kind, all of it, and to libjpeg's bits."""
+    return not JPEG.distlth_jpeg_compare(data.ctypes.data, data.size, height, width)
 
 
 def _typed(*arguments: int) -> list[Any]:

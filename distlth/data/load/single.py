@@ -28,7 +28,7 @@ def prepare(pixels: npt.NDArray[np.uint8], transform: Transform) -> Tensor:
         *(transform.kind, False, transform.ratio, transform.reach, 0.0),
         transform.border,
         Jitter().reaches,
-        np.empty(pixels.size + tile.size, np.uint8),
+        np.empty(tile.size, np.uint8),
         tile,
     )
     if failed >= 0:

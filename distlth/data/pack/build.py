@@ -7,10 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from ffcv.fields import RGBImageField
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -19,6 +18,7 @@ from distlth.data.dataset import MANIFEST, Dataset, Split, split_file
 from distlth.data.digest import split_digest
 from distlth.data.layouts import check_layout, scan
 from distlth.data.layouts.base import Draw, Sample, Source, printable
+from distlth.data.pack.encode import WRITE_MODES, Encoding, WriteMode
 from distlth.data.pack.image import DEEP_BITS
 from distlth.data.pack.review import depth, review
 from distlth.data.pack.writer import Packed, Packer
@@ -26,9 +26,6 @@ from distlth.errors import DataError
 from distlth.files import replacing_folder, write_text
 from distlth.lock import Purpose, hold
 
-WriteMode = Literal["smart", "jpg", "raw"]
-WRITE_MODES: tuple[WriteMode, ...] = ("smart", "jpg", "raw")
-RAW_BYTES = 64 << 10
 STALE_SECONDS = 60.0
 
 
@@ -175,11 +172,13 @@ def _pack_splits(
 def _pack(
     file: Path, samples: Sequence[Sample], options: BuildOptions, bits: int, advance: Callable[[int], None]
 ) -> Packed:
-    image_field = RGBImageField(
-        write_mode=options.write_mode, smart_threshold=RAW_BYTES, jpeg_quality=options.jpeg_quality
-    )
+    encoding = Encoding(options.write_mode, options.jpeg_quality)
     workers = options.workers or num_cores()
-    return Packer(file, image_field, options.max_resolution, workers, bits).pack(samples, advance)
+    # Evaluation reads in order, and needs no mixed pages.
+    packer = Packer(
+        *(file, encoding, options.max_resolution, workers, bits), is_shuffled=file.stem == "train"
+    )
+    return packer.pack(samples, advance)
 
 
 def _advance(progress: Progress | None, split: str, total: int) -> Callable[[int], None]:

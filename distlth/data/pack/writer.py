@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import errno
 import multiprocessing
 import os
 import signal
@@ -19,14 +18,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from ffcv.fields import IntField, RGBImageField
-from ffcv.memory_allocator import MemoryAllocator
 from ffcv.writer import DatasetWriter
 from PIL import Image
 
-from distlth.data.beton import FIELDS
+from distlth.data.beton import FIELDS, JPG
 from distlth.data.digest import DIGEST_BYTES, checksum, content_key, sample_digest
-from distlth.data.layouts.base import Sample
+from distlth.data.layouts.base import Sample, printable
+from distlth.data.load.native import decoders_agree
+from distlth.data.pack.encode import Encoding
 from distlth.data.pack.image import DEEP_BITS, Pixels, UnusableImageError, read_image
+from distlth.data.pack.pages import Pages, shuffled
 from distlth.errors import DataError
 from distlth.process import memory_shortage
 
@@ -71,43 +72,53 @@ class _Good:
 
 @dataclass
 class _Report:
-    """What a worker reports after each chunk; its last report has its allocations, or its error."""
+    """What a worker reports of a chunk, or in the end: that it has found no more, or its error.
+
+    `allocations` is n x 3: the position, first byte and number of bytes of each image, in their order in the
+    file.
+    """
 
     good: list[_Good] = field(default_factory=list)
     broken: list[tuple[int, str]] = field(default_factory=list)
     constant: list[int] = field(default_factory=list)
     highest: int | None = None
     histogram: Histogram = field(default_factory=lambda: np.zeros((3, 256), np.int64))
-    allocations: npt.NDArray[np.uint64] | None = None
-    error: str | None = None
+    allocations: npt.NDArray[np.uint64] = field(default_factory=lambda: np.zeros((0, 3), np.uint64))
+    is_last: bool = False
+    error: Exception | None = None
 
 
 class Packer(DatasetWriter):  # type: ignore[misc]
-    """FFCV's writer, with workers that report errors instead of hanging.
+    """FFCV's writer, with workers that report errors instead of hanging, and with pages in one order.
 
-    `max_side` and `bits` as in `read_image`; `image_field` says how pixels are encoded.
+    `max_side` and `bits` as in `read_image`. With `is_shuffled`, each page is a random sample of the images.
     """
 
     def __init__(
         self,
         path: Path,
-        image_field: RGBImageField,
+        encoding: Encoding,
         max_side: int | None,
         num_workers: int,
         bits: int = DEEP_BITS,
+        *,
+        is_shuffled: bool,
     ) -> None:
-        fields = dict(zip(FIELDS, (image_field, IntField(), IntField()), strict=True))
+        fields = dict(zip(FIELDS, (RGBImageField(), IntField(), IntField()), strict=True))
         super().__init__(str(path), fields, page_size=PAGE_SIZE, num_workers=num_workers)
-        self._max_side, self._bits = max_side, bits
+        self._encoding, self._max_side, self._bits, self._is_shuffled = encoding, max_side, bits, is_shuffled
 
     def pack(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> Packed:
-        """Write all usable samples; call advance(n) when n more are done. DataError when a worker fails."""
+        """Write all usable samples; call advance(n) when n more are done.
+
+        Raises DataError when a worker fails, OSError where the file cannot be written.
+        """
         self.num_samples = len(samples)
         self.prepare()
         try:
             reports = self._collect(samples, advance)
             packed = _merge(reports)
-            self._finish(packed.kept, np.concatenate([_allocations(report) for report in reports]))
+            self._finish(packed.kept, np.concatenate([report.allocations for report in reports]))
             return packed
         finally:
             self.metadata_sm.close()
@@ -117,13 +128,15 @@ class Packer(DatasetWriter):  # type: ignore[misc]
         """Return all reports of all workers; no worker outlives this call."""
         context = multiprocessing.get_context("fork")
         job = _Job(
+            file=self.fname,
             samples=samples,
-            image_field=self.fields["image"],
+            order=shuffled(samples) if self._is_shuffled else np.arange(len(samples)),
+            encoding=self._encoding,
             max_side=self._max_side,
             bits=self._bits,
             metadata=self.metadata_sm,
             metadata_type=self.metadata_type,
-            allocator=MemoryAllocator(self.fname, self.data_region_start, self.page_size),
+            pages=Pages(context, self.data_region_start, self.page_size),
             next_chunk=context.Value(ctypes.c_uint64, 0),
         )
         workers: dict[Connection, BaseProcess] = {}
@@ -148,14 +161,13 @@ class Packer(DatasetWriter):  # type: ignore[misc]
         rows = np.ndarray(self.num_samples, self.metadata_type, self.metadata_sm.buf)[kept].tobytes()
         places = np.zeros(self.num_samples, np.uint64)
         places[kept] = np.arange(len(kept), dtype=np.uint64)
+        allocations = allocations[np.argsort(allocations[:, 1])]
         allocations[:, 0] = places[allocations[:, 0].astype(np.int64)]
         with open(self.fname, "r+b") as file:
             file.seek(self.metadata_start)
             file.write(rows)
-            self.header["alloc_table_ptr"] = end = file.seek(0, os.SEEK_END)
-            # FFCV does not look whether all of a page was written.
-            if len(allocations) and end != (int(allocations[:, 1].max()) // PAGE_SIZE + 1) * PAGE_SIZE:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.fname)
+            self.header["alloc_table_ptr"] = _next_page(file.seek(0, os.SEEK_END))
+            file.seek(int(self.header["alloc_table_ptr"]))
             file.write(np.ascontiguousarray(allocations, "<u8").tobytes())
             self.header["num_samples"] = len(kept)
             file.seek(0)
@@ -164,18 +176,29 @@ class Packer(DatasetWriter):  # type: ignore[misc]
             os.fsync(file.fileno())
 
 
+def _next_page(end: int) -> int:
+    """Return where the page ends in which a file ends."""
+    return -(-end // PAGE_SIZE) * PAGE_SIZE
+
+
 @dataclass(frozen=True)
 class _Job:
     """What all workers share."""
 
+    file: str
     samples: Sequence[Sample]
-    image_field: RGBImageField
+    order: npt.NDArray[np.int64]
+    encoding: Encoding
     max_side: int | None
     bits: int
     metadata: SharedMemory
     metadata_type: np.dtype[np.void]
-    allocator: MemoryAllocator
+    pages: Pages
     next_chunk: Any
+
+    def rows(self) -> npt.NDArray[np.void]:
+        """Return the samples' rows, which all workers write."""
+        return np.ndarray(len(self.samples), self.metadata_type, self.metadata.buf)
 
 
 def _listen(
@@ -193,10 +216,10 @@ def _listen(
                 except EOFError:
                     raise _died(file, worker) from None
                 if report.error is not None:
-                    raise DataError(f"{file}: {report.error}")
+                    raise report.error
                 advance(len(report.good) + len(report.broken))
                 yield report
-                if report.allocations is not None:
+                if report.is_last:
                     del workers[reader]
             elif worker.sentinel in ready:
                 raise _died(file, worker)
@@ -216,13 +239,14 @@ def _work(job: _Job, reports: Connection, parent: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     cv2.setNumThreads(0)
     try:
-        with job.allocator:
+        with open(job.file, "r+b", buffering=0) as file:
             for chunk in _chunks(job):
-                reports.send(_pack_chunk(job, chunk))
-        allocations = np.array(job.allocator.allocations, np.uint64).reshape(-1, 3)
-        reports.send(_Report(allocations=allocations))
+                reports.send(_pack_chunk(job, chunk, file.fileno()))
+        reports.send(_Report(is_last=True))
+    except (OSError, DataError) as error:
+        reports.send(_Report(error=error))
     except Exception as error:  # whatever it is, it must reach the parent
-        reports.send(_Report(error=f"{type(error).__name__}: {error}"))
+        reports.send(_Report(error=DataError(f"{job.file}: {type(error).__name__}: {error}")))
     # Skips what belongs to the parent: its exit handlers and its buffered output.
     os._exit(0)
 
@@ -234,65 +258,80 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def _chunks(job: _Job) -> Iterator[range]:
+def _chunks(job: _Job) -> Iterator[int]:
+    """Yield the numbers of chunks that no other worker takes: chunk n is `_CHUNK` samples of the order."""
     while True:
         with job.next_chunk.get_lock():
-            begin = _CHUNK * job.next_chunk.value
+            chunk = job.next_chunk.value
             job.next_chunk.value += 1
-        if begin >= len(job.samples):
+        if _CHUNK * chunk >= len(job.samples):
             return
-        yield range(begin, min(begin + _CHUNK, len(job.samples)))
+        yield chunk
 
 
-def _pack_chunk(job: _Job, chunk: range) -> _Report:
-    report = _Report()
-    for position in chunk:
+def _pack_chunk(job: _Job, chunk: int, file: int) -> _Report:
+    report, stored = _Report(), []
+    for position in job.order[_CHUNK * chunk : _CHUNK * (chunk + 1)].tolist():
         try:
-            _pack_sample(job, position, report)
+            stored.append(_encode(job, position, report))
         except UnusableImageError as error:
             report.broken.append((position, str(error)))
+    report.allocations = _write(job, chunk, [one.position for one in report.good], stored, file)
     return report
 
 
-def _pack_sample(job: _Job, position: int, report: _Report) -> None:
-    """Pack one image and report it; UnusableImageError when it cannot be packed."""
+def _encode(job: _Job, position: int, report: _Report) -> Pixels:
+    """Return the bytes to store of one image, and report it; UnusableImageError when it cannot be packed."""
     sample = job.samples[position]
     decoded = read_image(sample, job.max_side, job.bits)
-    row = np.ndarray(len(job.samples), job.metadata_type, job.metadata.buf)[position : position + 1]
-    stored = _encode(job, position, decoded.pixels, row["f0"])
-    image = row["f0"][0]
-    what = int(image["mode"]), int(image["height"]), int(image["width"]), stored
+    mode, stored = job.encoding.encode(decoded.pixels)
+    if stored.size > PAGE_SIZE:
+        raise UnusableImageError(
+            f"takes {stored.size:,} bytes of at most {PAGE_SIZE:,}; "
+            "write it as jpg or set a maximal resolution"
+        )
+    height, width, _ = decoded.pixels.shape
+    if mode == JPG and not decoders_agree(stored, height, width):
+        raise DataError(
+            f"{printable(sample.path)}: stored as a JPEG of {width} x {height} pixels, it does not decode as "
+            "libjpeg does; please report it, and build with --write-mode raw"
+        )
+    what = mode, height, width, stored
     digest = sample_digest(sample.label, *what)
+    row = job.rows()[position]
+    row["f0"]["mode"], row["f0"]["height"], row["f0"]["width"] = mode, height, width
     row["f1"] = sample.label
     row["f2"] = checksum(digest)
-    report.good.append(_Good(position, digest, content_key(*what), *what[1:3]))
+    report.good.append(_Good(position, digest, content_key(*what), height, width))
     histogram = np.array(Image.fromarray(decoded.pixels).histogram(), np.int64).reshape(3, 256)
     report.histogram += histogram
     if np.count_nonzero(histogram) == 3:
         report.constant.append(position)
     report.highest = _highest(report.highest, decoded.highest)
+    return stored
 
 
 def _highest(*values: int | None) -> int | None:
     return max((value for value in values if value is not None), default=None)
 
 
-def _encode(job: _Job, position: int, pixels: Pixels, row: npt.NDArray[np.void]) -> Pixels:
-    """Encode the image into the file; return the stored bytes."""
-    stored: list[Pixels] = []
+def _write(
+    job: _Job, chunk: int, positions: list[int], stored: Sequence[Pixels], file: int
+) -> npt.NDArray[np.uint64]:
+    """Write a chunk's images into the file; return their allocations, as in `_Report`."""
+    sizes = [data.size for data in stored]
+    places = job.pages.place(chunk, sizes)
+    job.rows()["f0"]["data_ptr"][positions] = places
+    for place, data in zip(places, stored, strict=True):
+        _write_at(file, place, data.data)
+    return np.array([positions, places, sizes], np.uint64).T
 
-    def allocate(size: int) -> tuple[int, Pixels]:
-        if size > PAGE_SIZE:
-            raise UnusableImageError(
-                f"takes {size:,} bytes of at most {PAGE_SIZE:,}; write it as jpg or set a maximal resolution"
-            )
-        pointer, memory = job.allocator.malloc(size)
-        stored.append(memory)
-        return pointer, memory
 
-    job.allocator.set_current_sample(position)
-    job.image_field.encode(row, pixels, allocate)
-    return stored[-1]
+def _write_at(file: int, place: int, data: memoryview) -> None:
+    """Write all of `data` from byte `place` on; a full disk takes a part before it fails."""
+    while data:
+        written = os.pwrite(file, data, place)
+        place, data = place + written, data[written:]
 
 
 def _merge(reports: Sequence[_Report]) -> Packed:
@@ -308,7 +347,3 @@ def _merge(reports: Sequence[_Report]) -> Packed:
         contents=np.array([one.content for one in good], np.uint64),
         highest=_highest(*(report.highest for report in reports)),
     )
-
-
-def _allocations(report: _Report) -> npt.NDArray[np.uint64]:
-    return np.zeros((0, 3), np.uint64) if report.allocations is None else report.allocations

@@ -1,0 +1,1 @@
+"""Crops of JPEGs, decoded and resized by C++ behind a C interface."""
