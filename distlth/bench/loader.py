@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, closing, redirect_stderr
 from dataclasses import dataclass, replace
+from functools import cache
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from distlth.cores import num_cores
 from distlth.data.dataset import Dataset
 from distlth.data.load.loader import TrainLoader
 from distlth.data.load.packed import PackedSplit
+from distlth.data.load.transform import Colour
 from distlth.data.pack.adopt import adopt
 from distlth.data.pack.build import BuildOptions, build
 from distlth.errors import DataError
@@ -122,7 +124,8 @@ def conclusion(rows: Sequence[LoaderSpeed]) -> str:
         return f"Compute-bound: {has}, {takes}; nothing about the loader needs to change."
     if ours.read_mb_s and ours.cores < 0.7 * ours.threads:
         waits = f"{has} and waits for storage, which gives {ours.read_mb_s:,.0f} MB/s"
-        return f"Storage-bound: {waits}; put the data on a faster disk, or set data.cache: process."
+        larger = "or, where it is larger than memory, set data.shuffle: lanes and data.cache: process"
+        return f"Storage-bound: {waits}; put the data on a faster or local disk, {larger}."
     if ours.cores < 0.7 * ours.threads:
         busy = f"its {ours.threads} threads found {ours.cores:.1f} cores"
         return f"Starved of cores: {has}, but {busy}; end what else runs here, or ask for more cores."
@@ -186,7 +189,9 @@ def _measure(
             return lambda number: loader.epoch(number)
 
         epochs: dict[str, Epoch] = {OURS: ours(sources.ours)}
-        stock = _stock(sources.ffcv or sources.ours, resolution, threads, batch_size)
+        theirs = sources.ffcv or sources.ours
+        colours = theirs.mean, theirs.std
+        stock = _stock(theirs.file("train"), *colours, resolution, threads, batch_size)
         if sources.ffcv is not None:
             epochs[ADOPTED] = ours(sources.ffcv)
         epochs[STOCK] = lambda number: stock
@@ -268,24 +273,24 @@ def _step_row(resolution: int) -> LoaderSpeed:
 # --- the others ---
 
 
-def _stock(dataset: Dataset, resolution: int, threads: int, batch_size: int) -> Any:
+@cache  # numba reports errors of its own where FFCV's compiled pipelines are dropped
+def _stock(file: Path, mean: Colour, std: Colour, resolution: int, threads: int, batch_size: int) -> Any:
     from ffcv.fields.basics import IntDecoder
     from ffcv.fields.rgb_image import RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
     from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, Squeeze, ToTensor, ToTorchImage
 
-    mean, std = 255 * np.array(dataset.mean), 255 * np.array(dataset.std)
     image = [
         RandomResizedCropRGBImageDecoder((resolution, resolution)),
         RandomHorizontalFlip(),
-        NormalizeImage(mean, std, np.float32),
+        NormalizeImage(255 * np.array(mean), 255 * np.array(std), np.float32),
         ToTensor(),
         ToTorchImage(convert_back_int16=False),
     ]
     label = [IntDecoder(), ToTensor(), Squeeze()]
     torch_threads = torch.get_num_threads()
     loader = Loader(
-        str(dataset.file("train")),
+        str(file),
         batch_size=batch_size,
         num_workers=threads,
         os_cache=True,

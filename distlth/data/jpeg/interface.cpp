@@ -39,9 +39,7 @@ struct Image {
 };
 
 Status decode_turbo(const Image& image, Planes& planes) {
-    const Status status = workspace().turbo.decode(image.data, image.bytes, planes);
-    const bool fits = planes.image_height == image.height && planes.image_width == image.width;
-    return status == Status::decoded && !fits ? Status::damaged : status;
+    return workspace().turbo.decode(image.data, image.bytes, image.height, image.width, planes);
 }
 
 Status decode_baseline(Baseline& baseline, const Image& image, const Crop& crop, Planes& planes) {

@@ -63,12 +63,13 @@ Turbo::~Turbo() {
     if (decompressor_) functions.destroy(decompressor_);
 }
 
-Status Turbo::decode(const uint8_t* data, size_t bytes, Planes& planes) {
+Status Turbo::decode(const uint8_t* data, size_t bytes, int height, int width, Planes& planes) {
     if (!is_loaded) return Status::other_kind;
     if (!decompressor_ && !(decompressor_ = functions.create())) return Status::damaged;
     Head head{};
     if (functions.head(decompressor_, data, bytes, &head.width, &head.height, &head.subsampling, &head.colours))
         return Status::damaged;
+    if (head.height != height || head.width != width) return Status::damaged;
     Steps found{1, 1};
     const bool is_planar = (head.colours == COLOURS_YCC && steps(head.subsampling, found)) ||
                            head.colours == COLOURS_GREY;

@@ -17,8 +17,9 @@ public:
     Turbo& operator=(const Turbo&) = delete;
     ~Turbo();
 
-    // Decodes the whole image; a warning of libjpeg counts as damage. `other_kind`: load_turbo found nothing.
-    Status decode(const uint8_t* data, size_t bytes, Planes& planes);
+    // Decodes the whole image; a warning of libjpeg, and another size than it must have, count as damage.
+    // `other_kind`: load_turbo found nothing. Throws std::bad_alloc.
+    Status decode(const uint8_t* data, size_t bytes, int height, int width, Planes& planes);
 
 private:
     struct Head {
