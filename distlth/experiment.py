@@ -32,7 +32,7 @@ def run_experiment(config: RunConfig, world: World) -> RunPaths:
     found = preflight(config)
     maker = TicketMaker(config, found, run, waiting)
     if world.is_main:
-        open_run(run, config, found.dataset.identity)
+        open_run(run, config, found.identity)
         maker.write_init()
     jobs = plan(config)
     with closing(WarmRank(config, found.dataset, world)) as rank:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
 from distlth.config.schema import PruneSection, RunConfig
+from distlth.data.advice import advice
 from distlth.data.dataset import Dataset
+from distlth.data.identity import identity
 from distlth.data.load.order import part
 from distlth.errors import ConfigError
 from distlth.methods.channels import Channels
@@ -48,6 +51,8 @@ class Preflight:
     layers: tuple[WeightLayer, ...]
     steps_per_epoch: int
     memory: int
+    identity: Mapping[str, Any]  # by which the run recognises its data set
+    advice: tuple[str, ...]  # lines about how its images are read
     gates: tuple[str, ...]  # layers whose removed channels become constant factors, if a branch removes any
 
     @property
@@ -90,7 +95,17 @@ def preflight(config: RunConfig) -> Preflight:
     if config.train.execution == "slim":
         check_slim_training(config, model)
     gated = gates(body.graph, _shapes(layers)) if removing else ()
-    return Preflight(dataset, body, layers, steps_per_epoch, memory(config, body), gated)
+    data = config.data
+    return Preflight(
+        dataset=dataset,
+        anatomy=body,
+        layers=layers,
+        steps_per_epoch=steps_per_epoch,
+        memory=memory(config, body),
+        identity=identity(dataset, data.shuffle),
+        advice=tuple(advice(dataset, data.shuffle, data.cache)),
+        gates=gated,
+    )
 
 
 def _nothing_prunable(config: RunConfig) -> str:

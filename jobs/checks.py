@@ -60,10 +60,11 @@ def _check_can_be_written(folder: Path) -> None:
 def _check_data(config: RunConfig) -> dict[str, object]:
     """Return what identifies the data set, as `check_run` takes it."""
     from distlth.data.dataset import Dataset
+    from distlth.data.identity import identity
 
     dataset = Dataset.load(config.data.path)
     config.steps_per_epoch(dataset.split("train").count)  # refuses a batch that is larger
-    return dataset.identity
+    return identity(dataset, config.data.shuffle)
 
 
 def _check_is_free(run: RunPaths, config: RunConfig) -> None:

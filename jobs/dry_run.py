@@ -21,6 +21,8 @@ def show_plan(config: RunConfig) -> None:
         )
     if unfollowed := found.anatomy.graph.unfollowed:
         show(f"alive density and alive MACs are not counted: {' and '.join(unfollowed)} is not followed")
+    for line in found.advice:
+        show(line)
     show(
         "memory is an estimate: parameters, gradients, momentum, mask, and the activations of a rank's batch"
     )

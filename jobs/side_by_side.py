@@ -181,7 +181,7 @@ def _found(job_file: str) -> tuple[RunConfig, TicketMaker, RunPaths, Mapping[str
 
     config = parse_config(parse_yaml(job_file), "job file")
     found, run = preflight(config), RunPaths(config.runs.absolute() / config.name)
-    return config, TicketMaker(config, found, run, waiting), run, found.dataset.identity
+    return config, TicketMaker(config, found, run, waiting), run, found.identity
 
 
 @cache

@@ -57,6 +57,7 @@ class Coordinator:
         self.starts = StartWatch(config.cluster.start_seconds)
         self.board = RunBoard(run)
         self.changed = asyncio.Condition()
+        self.drawing = asyncio.Lock()
         self.started = asyncio.Event()
         self.background: set[asyncio.Task[None]] = set()
 
@@ -66,8 +67,8 @@ class Coordinator:
         await asyncio.to_thread(_tidy, self.run, tuple(self.results))
         await self.draw(self.board.config, self.config.to_yaml())
         await asyncio.to_thread(self.maker.write_init)
-        if self.results:  # an earlier coordinator may have been killed before it drew the last of them
-            self.keep(self.draw_results())
+        if self.results:
+            self.keep(self.draw_earlier_results())
         self.make_tickets()
         for lane in range(self.config.cluster.lanes):
             self.starts.begin(lane, time.monotonic())
@@ -145,7 +146,7 @@ class Coordinator:
             self.schedule.finish(result.job)
             self.changed.notify_all()
         self.make_tickets()
-        self.keep(self.tidy_up_after(result.job))
+        self.keep(self.tidy_up_after(result.job, list(self.results.values())))
 
     async def job_diverged(self, job_id: str, message: str) -> None:
         """Record that a job's loss was not finite, and go on with the jobs that are not made from it."""
@@ -272,19 +273,22 @@ class Coordinator:
         except Exception as error:
             self.log.note("drawing-failed", error=repr(error))
 
-    async def tidy_up_after(self, job_id: str) -> None:
-        """Remove a done job's checkpoints, and draw its result once no lane waits for a ticket.
+    async def tidy_up_after(self, job_id: str, results: Sequence[JobResult]) -> None:
+        """Remove a done job's checkpoints, and draw the results so far once no lane waits for a ticket.
 
         A picture takes a second of Python, in which the threads that make tickets hardly get a turn.
         """
         await asyncio.to_thread(_clear_checkpoints, self.run, job_id)
-        async with self.changed:
-            await self.changed.wait_for(lambda: not self.schedule.is_waited_for)
-        await self.draw_results()
+        async with self.drawing:  # one after the other, each with the results of its time
+            async with self.changed:
+                await self.changed.wait_for(lambda: not self.schedule.is_waited_for)
+            await self.draw(self.board.results, results, self.config)
 
-    async def draw_results(self) -> None:
-        """Draw all results so far."""
-        await self.draw(self.board.results, list(self.results.values()), self.config)
+    async def draw_earlier_results(self) -> None:
+        """Draw what an earlier coordinator did not live to draw."""
+        results = sorted(self.results.values(), key=lambda result: result.finished)
+        async with self.drawing:
+            await self.draw(self.board.catch_up, results, self.config)
 
 
 def _tidy(run: RunPaths, done: Iterable[str]) -> None:

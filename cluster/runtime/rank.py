@@ -16,6 +16,7 @@ from cluster.runtime.messages import Assignment, LaneSpec
 from cluster.runtime.placement import smallest
 from distlth.config.schema import RunConfig
 from distlth.data.dataset import Dataset
+from distlth.data.identity import identity
 from distlth.errors import DivergedError, UserError
 from distlth.files import parse_tensors
 from distlth.models import Anatomy
@@ -47,7 +48,7 @@ def work(spec: LaneSpec) -> None:
     heart.start()
     try:
         dataset = Dataset.load(spec.config.data.path)
-        check_data(spec.run, dataset.digest)
+        check_data(spec.run, identity(dataset, spec.config.data.shuffle))
         rank = WarmRank(spec.config, dataset, world)
         executable = rank.executable(plan(spec.config)[0])  # while the coordinator makes the first ticket
         _check_memory(spec.config, executable.anatomy, world.device)

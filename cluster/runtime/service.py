@@ -79,7 +79,7 @@ def run(
         found = preflight(config)
         paths = RunPaths(config.runs.absolute() / config.name)
         device = _device(config)
-        asked = _Asked(config, paths, device, found.dataset.identity, allowed_changes, allocation)
+        asked = _Asked(config, paths, device, found.identity, allowed_changes, allocation)
         if is_over := asked.is_done and _is_shown(paths):
             asked.open_finished()
             is_over = asked.is_done  # a change that is allowed opens jobs that diverged again

@@ -39,7 +39,7 @@ Kind = Literal["free", "inexact", "guarded", "fixed"]
 
 @dataclass(frozen=True)
 class Change:
-    """A value that differs: `key` is a dotted key of the job file, `versions.NAME` or `data.digest`."""
+    """A value that differs: `key` is a dotted key of the job file, `versions.NAME`, or a fact about data."""
 
     key: str
     old: Any
@@ -115,7 +115,7 @@ def _option(key: str) -> str | None:
 
 
 def _is_config(key: str) -> bool:
-    return not covers((VERSIONS, "data.digest", "data.classes"), key)
+    return not covers((VERSIONS, "data.digest", "data.classes", "data.pages"), key)
 
 
 def check_allowed(allowed: Collection[str], known: Iterable[str]) -> None:

@@ -82,6 +82,11 @@ class DataSection(Section):
         le=1,
         description="centre crop / shorter side in evaluation; default 224/256, 1 with `pad` and `none`",
     )
+    shuffle: Literal["full", "lanes"] = Field(
+        "full",
+        description="order of an epoch: random over all images, or `lanes`, random over a few pages of the "
+        "file at a time, for data larger than memory ([more](data.md#data-larger-than-memory-datashuffle))",
+    )
     cache: Literal["os", "process", "gpu"] = Field(
         "os",
         description="`os`: memory-mapped, cached by the system; `process`: read ahead into a rank's memory; "

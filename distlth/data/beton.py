@@ -67,6 +67,11 @@ class Beton:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def pages(self) -> IntArray:
+        """Return the page that each image lies in."""
+        return self.offsets // self.page_size
+
 
 def read_beton(path: Path, num_classes: int) -> Beton:
     """Return the index of the file at `path`; DataError names the file, and the sample that is wrong."""

@@ -18,6 +18,7 @@ import os
 import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,7 +37,7 @@ from distlth.facts.times import read_times
 from distlth.plan import Job, plan
 from distlth.prune.blocks import Block
 from distlth.prune.mask import Mask
-from distlth.run.curves import LOSS, Writer, job_folder, scalars
+from distlth.run.curves import LOSS, Writer, job_folder, picture_steps, scalars
 from distlth.run.paths import RunPaths, path_component
 from distlth.run.results import JobResult
 
@@ -124,6 +125,13 @@ class RunBoard:
                 _write_hparams(self._run, row, config)
             figure = _accuracy(shown)
             self._rewrite("accuracy", len(results), {len(results): [figure]})
+
+    def catch_up(self, results: Sequence[JobResult], config: RunConfig) -> None:
+        """Show results as they came in, from the first on that an earlier board did not live to show."""
+        known = picture_steps(self._run.tensorboard / "accuracy", FIGURE)
+        first = next(number for number in count(1) if number not in known)
+        for number in range(min(first, len(results)), len(results) + 1):
+            self.results(results[:number], config)
 
     def close(self) -> None:
         """End the background threads."""

@@ -78,6 +78,14 @@ def read_losses(run: RunPaths, job_id: str) -> dict[int, float]:
     return {event.step: event.value for event in points.Scalars(LOSS)} if known else {}
 
 
+def picture_steps(folder: Path, tag: str) -> set[int]:
+    """Return the steps at which a folder has a picture."""
+    if not exists(folder):
+        return set()
+    points = EventAccumulator(str(folder), size_guidance={"images": 0}).Reload()
+    return {event.step for event in points.Images(tag)} if tag in points.Tags()["images"] else set()
+
+
 class Writer:
     """A new event file in `folder`, filled by a background thread.
 

@@ -232,12 +232,17 @@ def _copy_weights(old: SeedPaths, new: SeedPaths) -> None:
                 shutil.copyfile(source, temporary)
 
 
-def check_data(run: RunPaths, digest: str) -> None:
-    """Raise DataError unless the run trains on the data set of this digest."""
+def check_data(run: RunPaths, data: Mapping[str, Any]) -> None:
+    """Raise DataError unless the run trains on the data set that `data` identifies."""
     stored = load_record(run)
-    expected = stored.data.get("digest", digest)
-    if digest != expected:
+    path, digest = stored.config.data.path, data["digest"]
+    if digest != (expected := stored.data.get("digest", digest)):
         raise DataError(
-            f"{stored.config.data.path}: another data set ({digest}) took the place of the one that this run "
+            f"{path}: another data set ({digest}) took the place of the one that this run "
             f"trains on ({expected}); put that one back, or start another run (name=...)"
+        )
+    if data.get("pages") != stored.data.get("pages", data.get("pages")):
+        raise DataError(
+            f"{path}: has the images that this run trains on, but in other pages, which decide the order of "
+            "data.shuffle: lanes; put the files back that it began with, or start another run (name=...)"
         )

@@ -161,6 +161,7 @@ def _train_loader(config: RunConfig, splits: Splits, world: World, seed: int) ->
         jitter=Jitter(**config.data.jitter.model_dump()) if config.data.jitter else None,
         seed=seed,
         device=world.device,
+        shuffle=config.data.shuffle,
     )
 
 

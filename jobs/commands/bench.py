@@ -56,6 +56,7 @@ BENCHES: Mapping[str, Bench] = {
     "checkpoint": Bench("distlth.bench.checkpoint", "time_ratio", {"steps": 3, "pairs": 2, "images": 80}),
     "coordinator": Bench("cluster.bench.coordinator", "calls_per_second", {"ranks": 64, "rounds": 1}),
     "disk": Bench("distlth.bench.disk", "bytes", {"model": "resnet20", "resolution": 32}),
+    "index": Bench("distlth.bench.index", "cpu_seconds", {"images": 20_000, "rounds": 1}),
     "infer": Bench(
         "distlth.bench.infer",
         "milliseconds",

@@ -42,6 +42,8 @@ def _plan(options: argparse.Namespace) -> int:
     measured = _measured(config) if options.measure else None
     shown = forecast(config, found.steps_per_epoch, results, measured)
     show(forecast_table(shown))
+    for line in found.advice:
+        show(line)
     if shown.step_seconds is None:
         show("no job is done yet, so no step is timed; --measure times steps on this machine")
         return 0

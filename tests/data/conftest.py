@@ -17,12 +17,3 @@ def open_path() -> Iterator[Path]:
     path.chmod(0o755)
     yield path
     shutil.rmtree(path)
-
-
-@pytest.fixture
-def small_pages(monkeypatch: pytest.MonkeyPatch) -> int:
-    """Pages of 64 KiB in files that are built, so that small files have many: their size."""
-    size = 1 << 16
-    monkeypatch.setattr("distlth.data.pack.writer.PAGE_SIZE", size)
-    monkeypatch.setattr("ffcv.writer.MIN_PAGE_SIZE", size)
-    return size

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
+from distlth.data.beton import NO_CHECKSUMS, Beton
 from distlth.data.dataset import Dataset
 from distlth.data.pack.build import BuildOptions, build
 
@@ -41,3 +45,19 @@ def small_dataset(folder: Path, write_mode: str = "jpg", **shape: object) -> Dat
     source = image_folder(folder / "images", **shape)  # type: ignore[arg-type]
     options = BuildOptions(workers=2, write_mode=write_mode, val_fraction=VAL_FRACTION)  # type: ignore[arg-type]
     return build(source, folder / "built", options)
+
+
+def index(path: Path, offsets: np.ndarray, size: int, page_size: int = 1 << 23) -> Beton:
+    """The index of a file with images of `size` bytes each at these places."""
+    ones = np.ones(len(offsets), np.int64)
+    return Beton(path, page_size, ones.astype(np.uint8), ones, ones, offsets, size * ones, ones, NO_CHECKSUMS)
+
+
+@contextmanager
+def small_pages() -> Iterator[int]:
+    """Build files with pages of 64 KiB, so that small ones have many: their size."""
+    size = 1 << 16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distlth.data.pack.writer.PAGE_SIZE", size)
+        patch.setattr("ffcv.writer.MIN_PAGE_SIZE", size)
+        yield size

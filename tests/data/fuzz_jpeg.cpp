@@ -3,12 +3,13 @@
 // By coverage, an hour (clang++; the corpus stays as it is, and what is new goes to /tmp/jpeg-corpus):
 //
 //     cd distlth/data/jpeg && mkdir -p /tmp/jpeg-corpus
-//     clang++ -std=c++20 -O1 -g -mavx2 -mbmi2 -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -I. \
-//         header.cpp huffman.cpp segments.cpp decode*.cpp ../../../tests/data/fuzz_jpeg.cpp -o /tmp/fuzz_jpeg
+//     clang++ -std=c++20 -O1 -g -mavx2 -mbmi -mbmi2 -fsanitize=fuzzer,address,undefined \
+//         -fno-sanitize-recover=all -I. header.cpp huffman.cpp segments.cpp decode*.cpp \
+//         ../../../tests/data/fuzz_jpeg.cpp -o /tmp/fuzz_jpeg
 //     /tmp/fuzz_jpeg -max_total_time=3600 -max_len=4096 /tmp/jpeg-corpus ../../../tests/data/jpeg-corpus
 //
-// With -DCORRUPT it is a program instead, which corrupts each of the files named to it so many times, always in the
-// same way: NUMBER FILE...
+// With -DCORRUPT it is a program instead, which corrupts each of the files named to it so many times, always
+// in the same way: NUMBER FILE...
 
 #include <algorithm>
 #include <cstdio>
@@ -57,8 +58,9 @@ void compare(const Planes& one, const Planes& other, const Crop& crop) {
         const int height = (crop.top + crop.height - one.top + down - 1) / down;
         const int width = (crop.left + crop.width - one.left + across - 1) / across;
         for (int y = 0; y < height; ++y)
-            require(!std::memcmp(one.plane[i] + y * one.stride[i], other.plane[i] + y * other.stride[i], width),
-                    "AVX2 and portable code give other samples");
+            require(
+                !std::memcmp(one.plane[i] + y * one.stride[i], other.plane[i] + y * other.stride[i], width),
+                "AVX2 and portable code give other samples");
         volatile uint8_t touched = one.plane[i][(height + 7) * one.stride[i] + width + 63];
         (void)touched;
     }
@@ -71,7 +73,8 @@ void decode_both(const uint8_t* data, size_t bytes) {
     const Crop crop = any_crop(data, bytes, height, width);
     Planes one, other;
     const Status status = best.decode(data, bytes, height, width, crop, one);
-    require(status == portable.decode(data, bytes, height, width, crop, other), "AVX2 and portable code disagree");
+    require(status == portable.decode(data, bytes, height, width, crop, other),
+            "AVX2 and portable code disagree");
     if (status == Status::decoded) compare(one, other, crop);
 }
 

@@ -13,12 +13,15 @@ extern "C" {
 
 int has_fast_instructions() { return has_avx2(); }
 
-void* new_decoder(int is_portable) { return new Baseline(is_portable ? Instructions::portable : Instructions::best); }
+void* new_decoder(int is_portable) {
+    return new Baseline(is_portable ? Instructions::portable : Instructions::best);
+}
 
 void delete_decoder(void* decoder) { delete static_cast<Baseline*>(decoder); }
 
 // crop: top, left, height and width.
-int decode(void* decoder, const uint8_t* data, size_t bytes, int height, int width, const int* crop, Planes* planes) {
+int decode(void* decoder, const uint8_t* data, size_t bytes, int height, int width, const int* crop,
+           Planes* planes) {
     const Crop wanted{crop[0], crop[1], crop[2], crop[3]};
     return int(static_cast<Baseline*>(decoder)->decode(data, bytes, height, width, wanted, *planes));
 }

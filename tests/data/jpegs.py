@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,7 +23,8 @@ import sklearn
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ROOT / "distlth" / "data" / "jpeg"
 DECODER = ("header", "huffman", "segments", "decode", "decode_portable", "decode_avx2")
-AVX2 = ["-mavx2", "-mbmi2"]  # what setup.py compiles decode_avx2.cpp with
+COMPILED = ROOT / "build" / "tests"  # kept from run to run
+AVX2 = ["-mavx2", "-mbmi", "-mbmi2"]  # what setup.py compiles decode_avx2.cpp with
 
 Bytes = npt.NDArray[np.uint8]
 Planes = tuple[Bytes, Bytes, Bytes]  # Y, Cb and Cr, height x width each
@@ -60,22 +63,32 @@ def encode(
     return cv2.imencode(".jpg", image, [int(n) for option in options.items() for n in option])[1].tobytes()
 
 
-def compile_decoder(out: Path, *main: Path, flags: tuple[str, ...]) -> None:
-    """Compile the decoder and more files into a shared library or a program."""
-    sources = [SOURCES / f"{name}.cpp" for name in DECODER] + list(main)
-    folder = out.with_suffix(".objects")
-    folder.mkdir()
+def compile_decoder(name: str, *main: Path, flags: tuple[str, ...]) -> Path:
+    """Return the decoder and more files as a shared library or a program, compiled unless it already is."""
+    files = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *main])
+    digest = hashlib.sha256(repr(flags).encode() + b"".join(file.read_bytes() for file in files)).hexdigest()
+    folder = COMPILED / f"{name}-{digest[:16]}"
+    if not folder.exists():
+        COMPILED.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=COMPILED) as fresh:
+            _compile(Path(fresh) / "whole" / name, main, flags)
+            os.rename(Path(fresh) / "whole", folder)
+    return folder / name
+
+
+def _compile(out: Path, main: tuple[Path, ...], flags: tuple[str, ...]) -> None:
+    out.parent.mkdir()
 
     def compiled(source: Path) -> Path:
         own = AVX2 if source.stem == "decode_avx2" and os.uname().machine == "x86_64" else []
-        target = folder / f"{source.stem}.o"
+        target = out.parent / f"{source.stem}.o"
         command = ["g++", "-std=c++20", "-Wall", "-fPIC", f"-I{SOURCES}", *flags, *own, "-c", str(source)]
         subprocess.run([*command, "-o", str(target)], check=True)
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, sources))
-    subprocess.run(["g++", *flags, *objects, "-o", out], check=True)
+        objects = list(pool.map(compiled, [*(SOURCES / f"{name}.cpp" for name in DECODER), *main]))
+    subprocess.run(["g++", *flags, *objects, "-o", str(out)], check=True)
 
 
 class _Planes(ctypes.Structure):

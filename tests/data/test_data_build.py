@@ -8,6 +8,7 @@ import fcntl
 import filecmp
 import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -32,13 +33,13 @@ from distlth.data.layouts.base import Sample
 from distlth.data.load.native import decode_jpeg
 from distlth.data.pack.build import BuildOptions, build
 from distlth.data.pack.check import check
-from distlth.data.pack.encode import encode_jpeg
+from distlth.data.pack.encode import Encoding, encode_jpeg
 from distlth.data.pack.image import Pixels, read_image
 from distlth.data.pack.pages import shuffled
 from distlth.data.pack.writer import PAGE_SIZE
 from distlth.errors import DataError
 from jobs.cli import main
-from tests.data.fixtures import image_folder, picture, small_dataset
+from tests.data.fixtures import image_folder, picture, small_dataset, small_pages
 from tests.users import as_ordinary_user
 
 ONE_WORKER = BuildOptions(workers=1)
@@ -207,13 +208,15 @@ def test_no_byte_depends_on_workers(images: Path, tmp_path: Path, write_mode: st
         assert filecmp.cmp(built[0].file(split), built[1].file(split), shallow=False)
 
 
-def test_pages_of_train_are_a_random_sample_of_the_classes(tmp_path: Path, small_pages: int) -> None:
+def test_pages_of_train_are_a_random_sample_of_the_classes(tmp_path: Path) -> None:
     """A page of a file in the order of its classes has one or two; val is evaluated in order, and stays."""
     source = image_folder(tmp_path / "images", classes=4, per_class=24, sizes=(40, 60))
-    built = build(source, tmp_path / "built", BuildOptions(workers=2, write_mode="raw", val_fraction=0.25))
+    options = BuildOptions(workers=2, write_mode="raw", val_fraction=0.25)
+    with small_pages() as page_size:
+        built = build(source, tmp_path / "built", options)
     train, val = (read_beton(built.file(split), 4) for split in ("train", "val"))
-    pages = train.offsets // small_pages
-    assert (pages == (train.offsets + train.lengths - 1) // small_pages).all()
+    pages = train.offsets // page_size
+    assert (pages == (train.offsets + train.lengths - 1) // page_size).all()
     counts = [Counter(train.labels[pages == page].tolist()) for page in np.unique(pages)]
     assert len(counts) > 6
     assert min(map(len, counts[:-1])) >= 3
@@ -442,6 +445,29 @@ def test_a_build_that_stood_still_leaves_the_place_to_the_next(images: Path, tmp
     assert "DataError" in errors
     assert [path.name for path in tmp_path.iterdir()] == ["built"]
     assert check(out).dataset == built
+
+
+def test_an_image_that_our_decoder_reads_in_another_way_stops_the_build(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progressive JPEG stands for a mistake in encoder or decoder: none that we write is one."""
+    encode = Encoding.encode
+
+    def progressive(encoding: Encoding, pixels: Pixels) -> tuple[int, Pixels]:
+        mode, stored = encode(encoding, pixels)
+        if pixels.shape[:2] == odd:
+            stored = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].reshape(-1)
+        return mode, np.asarray(stored, np.uint8)
+
+    sample = scan(images).train[3]
+    odd = np.asarray(Image.open(sample.path)).shape[:2]
+    monkeypatch.setattr(Encoding, "encode", progressive)
+    words = (
+        f"{sample.path}: stored as a JPEG of {odd[1]} x {odd[0]} pixels, it does not decode as libjpeg does"
+    )
+    with pytest.raises(DataError, match=re.escape(words)):
+        build(images, tmp_path / "built", BuildOptions(workers=2, write_mode="jpg"))
+    assert not (tmp_path / "built").exists()
 
 
 # What looks wrong

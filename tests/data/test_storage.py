@@ -11,19 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distlth.data.beton import NO_CHECKSUMS, Beton
+from distlth.data.beton import Beton
 from distlth.data.load.storage import MappedFile, RequestedFile, merged, page_cache, requested_ahead
 from distlth.errors import DataError
 from distlth.memory import Memory, memory
+from tests.data.fixtures import index
 
 IMAGE, COUNT, BATCH = 120_000, 320, 16
-
-
-def index(path: Path, offsets: np.ndarray, size: int, page_size: int = 1 << 23) -> Beton:
-    """The index of images of `size` bytes each."""
-    count = len(offsets)
-    ones = np.ones(count, np.int64)
-    return Beton(path, page_size, ones.astype(np.uint8), ones, ones, offsets, size * ones, ones, NO_CHECKSUMS)
 
 
 @given(st.lists(st.tuples(st.integers(0, 500), st.integers(1, 40)), min_size=1, max_size=40))
@@ -62,7 +56,7 @@ def test_little_more_is_read_from_a_cold_disk_than_is_wanted(cold: Beton, is_shu
     with open(cold.path, "rb") as file:
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     before = bytes_read()
-    with requested_ahead(MappedFile(cold), cold, batches) as storage:
+    with requested_ahead(MappedFile(cold), cold, batches, by_page=False) as storage:
         assert isinstance(storage, RequestedFile)
         for number, batch in enumerate(batches):
             stored, offsets = storage.load(number, batch)
@@ -78,7 +72,7 @@ def test_little_more_is_read_from_a_cold_disk_than_is_wanted(cold: Beton, is_shu
 
 def test_a_small_file_of_small_images_is_read_as_it_comes(cold: Beton) -> None:
     small = index(cold.path, np.arange(0, COUNT * IMAGE, 3072), 3072)
-    with requested_ahead(MappedFile(small), small, []) as storage:
+    with requested_ahead(MappedFile(small), small, [], by_page=False) as storage:
         assert isinstance(storage, MappedFile)
 
 

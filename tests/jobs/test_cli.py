@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from distlth.data.dataset import Dataset
+from distlth.memory import Memory
 from distlth.run.paths import RunPaths
 from jobs.cli import main, parse
 from jobs.commands.bench import BENCHES
@@ -136,7 +137,7 @@ def test_recipes_are_listed_and_run_by_their_names(
 
 
 def test_a_plan_says_what_is_done_and_what_is_left(
-    digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = ["plan", "quickstart", f"data.path={digits.path}", f"runs={tmp_path}", "prune.rounds=1"]
     assert main(asked) == 0
@@ -151,3 +152,9 @@ def test_a_plan_says_what_is_done_and_what_is_left(
     assert "8 jobs" in out
     assert "1 done" in out
     assert "3,600.0 ms a step by the jobs that are done" in out
+    assert "data.shuffle" not in out
+    monkeypatch.setattr("distlth.data.advice.memory", lambda: Memory(1 << 20, 1 << 20))
+    assert main(asked) == 0
+    assert "more than this machine's memory (0.0 GiB); data.shuffle=lanes" in " ".join(
+        capsys.readouterr().out.split()
+    )

@@ -138,6 +138,11 @@ def test_results_shown_again_do_not_double(run: RunPaths, config: RunConfig) -> 
     figures = read(run.tensorboard / "accuracy").Images("accuracy/figure")
     assert [figure.step for figure in figures] == [1, 3]
     assert figures[-1].encoded_image_string.startswith(PNG_SIGNATURE)
+    board = RunBoard(run)
+    board.catch_up(results, config)
+    board.close()
+    figures = read(run.tensorboard / "accuracy").Images("accuracy/figure")
+    assert [figure.step for figure in figures] == [1, 2, 3]
     pages = plugin_event_accumulator.EventAccumulator(str(run.tensorboard / "config")).Reload()
     (text,) = pages.Tensors("config")
     assert b"name: resnet20" in text.tensor_proto.string_val[0]

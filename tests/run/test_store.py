@@ -138,6 +138,7 @@ def test_a_new_branch_that_needs_what_nobody_measured_is_refused(
         ({"train": {"lr": 0.2}}, "train.lr: 0.1 -> 0.2"),
         ({"seed": 1}, "seed: 0 -> 1"),
         ({"data": {"resolution": 32}}, "data.resolution: 224 -> 32"),
+        ({"data": {"shuffle": "lanes"}}, "data.shuffle: 'full' -> 'lanes'"),
         ({"cluster": {"device": "cpu"}}, "cluster.device: 'auto' -> 'cpu'"),
         ({"prune": {"branches": []}}, "prune.branches.refill: 'refill' -> None"),
         ({"prune": {"rounds": 0}}, "prune.rounds: 1 -> 0"),
@@ -267,9 +268,20 @@ def test_the_command_refuses_before_anything_starts(
 
 
 def test_a_data_set_that_changed_during_a_run_is_named(run: RunPaths) -> None:
-    check_data(run, "d")
+    check_data(run, {"digest": "d", "pages": "p"})  # an older run has recorded no pages
     with pytest.raises(DataError, match=r"data: another data set \(e\) took the place of .* \(d\)"):
-        check_data(run, "e")
+        check_data(run, {"digest": "e"})
+
+
+def test_pages_that_changed_under_a_run_by_lanes_are_named(tmp_path: Path) -> None:
+    by_lanes, data = config(data={"shuffle": "lanes"}), {**DATA, "pages": "p"}
+    run = RunPaths(tmp_path / "lanes")
+    open_run(run, by_lanes, data)
+    check_data(run, data)
+    with pytest.raises(DataError, match=r"in other pages, which decide the order of data\.shuffle: lanes"):
+        check_data(run, {**data, "pages": "q"})
+    with pytest.raises(RunError, match=r"data\.pages: 'p' -> 'q'"):
+        open_run(run, by_lanes, {**data, "pages": "q"})
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

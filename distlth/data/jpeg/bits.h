@@ -58,7 +58,9 @@ inline Code find_code(const HuffmanTable& table, const Bits& bits) {
 }
 
 // Return how many bits lie between what was taken and the end; negative: more was taken than there is.
-inline ptrdiff_t bits_left(const Bits& bits, const uint8_t* end) { return 8 * (end - bits.next) + bits.count; }
+inline ptrdiff_t bits_left(const Bits& bits, const uint8_t* end) {
+    return 8 * (end - bits.next) + bits.count;
+}
 
 }  // namespace
 }  // namespace distlth::jpeg

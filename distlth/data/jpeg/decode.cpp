@@ -9,8 +9,8 @@
 namespace distlth::jpeg {
 namespace {
 
-constexpr int MARGIN = 2;          // luma pixels around a crop: as far as upsampled chroma looks
-constexpr int ROWS_BEYOND = 8;     // of a plane that may be read: see Planes
+constexpr int MARGIN = 2;       // luma pixels around a crop: as far as upsampled chroma looks
+constexpr int ROWS_BEYOND = 8;  // of a plane that may be read: see Planes
 constexpr int BYTES_BEYOND = 64;
 constexpr int ALIGNMENT = 64;  // bytes
 
@@ -67,7 +67,8 @@ bool Baseline::build_tables(const Header& header, Scan& scan) {
         const Selectors& tables = header.components[i];
         HuffmanTable& dc = dc_[tables.dc];
         HuffmanTable& ac = ac_[tables.ac];
-        if (!dc.build(header.dc[tables.dc], Class::dc) || !ac.build(header.ac[tables.ac], Class::ac)) return false;
+        if (!dc.build(header.dc[tables.dc], Class::dc) || !ac.build(header.ac[tables.ac], Class::ac))
+            return false;
         dequantise_by(header.quantisation[tables.quantisation], quantisation_[i]);
         scan.components[i].dc = &dc;
         scan.components[i].ac = &ac;
@@ -97,7 +98,8 @@ void Baseline::find_buffers(Scan& scan) {
     for (int i = 0; i < STREAMS; ++i) scan.buffers[i] = at_least(buffers_[i], longest + SPARE);
 }
 
-Status Baseline::decode(const uint8_t* data, size_t bytes, int height, int width, const Crop& crop, Planes& planes) {
+Status Baseline::decode(const uint8_t* data, size_t bytes, int height, int width, const Crop& crop,
+                        Planes& planes) {
     Header header;
     if (const Status status = read_header(data, bytes, header); status != Status::decoded) return status;
     if (header.height != height || header.width != width) return Status::damaged;

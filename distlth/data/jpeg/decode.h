@@ -11,16 +11,16 @@ enum class Instructions { best, portable };
 
 // Decodes baseline JPEGs, by tables and buffers that it keeps from image to image. It belongs to one thread.
 class Baseline {
-   public:
+ public:
     explicit Baseline(Instructions instructions = Instructions::best);
 
-    // Decode the MCUs of a crop, and of 2 pixels around it where the image has them. `planes` are valid until the next
-    // call. The samples are libjpeg-turbo's, to the bit, on any machine.
+    // Decode the MCUs of a crop, and of 2 pixels around it where the image has them. `planes` are valid until
+    // the next call. The samples are libjpeg-turbo's, to the bit, on any machine.
     //
     // height and width are what the image must have, and the crop lies within them. Throws std::bad_alloc.
     Status decode(const uint8_t* data, size_t bytes, int height, int width, const Crop& crop, Planes& planes);
 
-   private:
+ private:
     bool build_tables(const Header& header, Scan& scan);
     void lay_out_planes(const Header& header, Scan& scan);
     void find_buffers(Scan& scan);

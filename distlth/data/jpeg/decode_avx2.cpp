@@ -1,6 +1,6 @@
-// Decoding a scan with AVX2 and BMI2: the inverse transform of two blocks at once, one in each half of the vectors.
+// Decoding a scan with AVX2, BMI and BMI2: the inverse transform of two blocks at once, one in each half of
+// the vectors.
 
-#include "idct.h"
 #include "scan_decoder.h"
 
 #if defined(__AVX2__) && defined(__BMI2__)
@@ -29,7 +29,9 @@ const uint8_t* unstuff(const uint8_t* from, const uint8_t* to, uint8_t* out) {
 }
 
 // Return pairs of factors for madd: `even` for the 16-bit integers of even number, `odd` for the others.
-DISTLTH_INLINE Vector factors(int even, int odd) { return _mm256_set1_epi32(int(uint32_t(odd) << 16 | (even & 0xFFFF))); }
+DISTLTH_INLINE Vector factors(int even, int odd) {
+    return _mm256_set1_epi32(int(uint32_t(odd) << 16 | (even & 0xFFFF)));
+}
 
 // Transform columns: half of them, as `interleave` chooses, in 32 bits.
 template <int SHIFT, class Interleave>
@@ -65,8 +67,10 @@ DISTLTH_INLINE void transform_half(const Vector* in, Interleave interleave, Vect
 template <int SHIFT>
 DISTLTH_INLINE void transform_columns(Vector* rows) {
     Vector low[BLOCK_SIDE], high[BLOCK_SIDE];
-    transform_half<SHIFT>(rows, [](Vector a, Vector b) { return _mm256_unpacklo_epi16(a, b); }, low);
-    transform_half<SHIFT>(rows, [](Vector a, Vector b) { return _mm256_unpackhi_epi16(a, b); }, high);
+    transform_half<SHIFT>(
+        rows, [](Vector a, Vector b) { return _mm256_unpacklo_epi16(a, b); }, low);
+    transform_half<SHIFT>(
+        rows, [](Vector a, Vector b) { return _mm256_unpackhi_epi16(a, b); }, high);
 #pragma GCC unroll 8
     for (int i = 0; i < BLOCK_SIDE; ++i) rows[i] = _mm256_packs_epi32(low[i], high[i]);
 }
@@ -148,7 +152,9 @@ bool transform_two(const Coefficients& first, const Coefficients& second) {
 
 }  // namespace
 
-bool has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi2"); }
+bool has_avx2() {
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+}
 
 Status decode_scan_avx2(const Scan& scan) { return ScanDecoder(scan).run(); }
 

@@ -27,8 +27,9 @@ struct Bytes {
 };
 
 class HeaderReader {
-   public:
-    HeaderReader(const uint8_t* data, size_t bytes, Header& header) : data_(data), bytes_(bytes), header_(header) {}
+ public:
+    HeaderReader(const uint8_t* data, size_t bytes, Header& header)
+        : data_(data), bytes_(bytes), header_(header) {}
 
     Status read() {
         if (bytes_ < 2 || data_[0] != 0xFF || data_[1] != SOI) return Status::damaged;
@@ -46,7 +47,7 @@ class HeaderReader {
         }
     }
 
-   private:
+ private:
     Status segment(int marker, Bytes bytes) {
         switch (marker) {
             case DQT: return quantisation(bytes);
@@ -76,7 +77,8 @@ class HeaderReader {
     Status huffman(Bytes bytes) {
         while (bytes.left > 0) {
             const int number = bytes.next();
-            if (number >> 4 > 1 || (number & 15) >= TABLES || bytes.left < LONGEST_CODE) return Status::damaged;
+            if (number >> 4 > 1 || (number & 15) >= TABLES || bytes.left < LONGEST_CODE)
+                return Status::damaged;
             const uint8_t* counts = bytes.take(LONGEST_CODE);
             const size_t symbols = std::accumulate(counts, counts + LONGEST_CODE, 0);
             if (symbols > MOST_SYMBOLS || symbols > bytes.left) return Status::damaged;
@@ -134,7 +136,8 @@ class HeaderReader {
     Status scan(Bytes bytes) {
         if (!has_frame_ || bytes.left < 1) return Status::damaged;
         const size_t components = bytes.next();
-        if (components < 1 || components > COMPONENTS || bytes.left != 2 * components + 3) return Status::damaged;
+        if (components < 1 || components > COMPONENTS || bytes.left != 2 * components + 3)
+            return Status::damaged;
         if (components != COMPONENTS) return Status::other_kind;  // one scan for each
         for (int i = 0; i < COMPONENTS; ++i) {
             if (bytes.next() != ids_[i]) return Status::damaged;
@@ -152,7 +155,8 @@ class HeaderReader {
         for (const Selectors& one : header_.components)
             if (!header_.quantisation[one.quantisation]) return Status::damaged;
         for (const Selectors& one : header_.components)
-            if (!header_.dc[one.dc] || !header_.ac[one.ac]) return Status::other_kind;  // Motion JPEG's standard ones
+            // Motion JPEG leaves out the standard ones.
+            if (!header_.dc[one.dc] || !header_.ac[one.ac]) return Status::other_kind;
         return Status::decoded;
     }
 

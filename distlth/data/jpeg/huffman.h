@@ -8,8 +8,8 @@ namespace distlth::jpeg {
 
 constexpr int LONGEST_CODE = 16;  // bits
 constexpr size_t MOST_SYMBOLS = 256;
-constexpr int LOOKUP_BITS = 11;    // longer codes are rare, and a table for them all would not stay in the cache
-constexpr int MOST_DC_BITS = 11;   // of a difference of 8-bit samples' means
+constexpr int LOOKUP_BITS = 11;   // longer codes are rare, and a table for all would not stay in the cache
+constexpr int MOST_DC_BITS = 11;  // of a difference of 8-bit samples' means
 constexpr int MOST_AC_BITS = 10;
 constexpr int END_OF_BLOCK = 128;  // the advance of the symbol that ends a block: beyond any other position
 
@@ -34,11 +34,11 @@ struct HuffmanTable {
     } lengths[LONGEST_CODE + 1];
     Code codes[MOST_SYMBOLS];  // as in lookup
 
-    // Build from what a DHT marker holds (counts of each length, then symbols), unless it was built from the same.
-    // Return whether these are codes.
+    // Build from what a DHT marker holds (counts of each length, then symbols), unless it was built from the
+    // same. Return whether these are codes.
     bool build(const uint8_t* counts, Class kind);
 
-   private:
+ private:
     uint8_t source_[LONGEST_CODE + MOST_SYMBOLS];
     size_t source_bytes_ = 0;
 };

@@ -1,6 +1,6 @@
-// libjpeg's accurate inverse transform (ISLOW: Loeffler, Ligtenberg and Moschytz 1989, in fixed point): constants.
+// Constants of libjpeg's accurate inverse transform (ISLOW: Loeffler, Ligtenberg and Moschytz 1989).
 //
-// Each 1-D pass multiplies by sqrt(8) more than the true transform; what is left of both, 8, goes with the last shift.
+// Each 1-D pass multiplies by sqrt(8) more than the true transform: by 8 in all, which the last shift takes.
 #pragma once
 
 namespace distlth::jpeg {

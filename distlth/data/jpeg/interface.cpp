@@ -11,7 +11,7 @@ using namespace distlth::jpeg;
 
 namespace {
 
-enum Result { DONE, DAMAGED, NO_MEMORY, NOT_HERE };
+enum Result { DONE, DAMAGED, NO_MEMORY, NOT_HERE, DIFFERENT };
 
 constexpr int MAX_SIDE = 65535;
 
@@ -60,6 +60,35 @@ Status decode_by(const char* decoder, const Image& image, const Crop& crop, Plan
     return decode_baseline(portable, image, crop, planes);
 }
 
+bool are_same(const uint8_t* one, ptrdiff_t one_stride, const uint8_t* other, ptrdiff_t other_stride, int height,
+              int width) {
+    for (int row = 0; row < height; ++row)
+        if (std::memcmp(one + row * one_stride, other + row * other_stride, size_t(width))) return false;
+    return true;
+}
+
+// Whether two decoders have left the same samples of a whole image.
+bool are_same(const Planes& one, const Planes& other) {
+    if (one.is_grey != other.is_grey || one.is_rgb != other.is_rgb) return false;
+    if (!one.is_grey && (one.horizontal != other.horizontal || one.vertical != other.vertical)) return false;
+    for (int plane = 0; plane < (one.is_grey ? 1 : 3); ++plane) {
+        const int down = plane ? one.vertical : 1, right = plane ? one.horizontal : 1;
+        const int height = (one.image_height + down - 1) / down, width = (one.image_width + right - 1) / right;
+        if (!are_same(one.plane[plane], one.stride[plane], other.plane[plane], other.stride[plane], height, width))
+            return false;
+    }
+    return true;
+}
+
+int compare_decoders(const Image& image) {
+    const Crop whole{0, 0, image.height, image.width};
+    if (!is_inside(whole, image.height, image.width)) return DAMAGED;
+    Planes expected{}, found{};
+    if (decode_turbo(image, expected) != Status::decoded) return DAMAGED;
+    if (decode_baseline(workspace().baseline, image, whole, found) != Status::decoded) return DIFFERENT;
+    return are_same(expected, found) ? DONE : DIFFERENT;
+}
+
 template <class Decode>
 int make_crop(const Image& image, const Crop& crop, bool is_mirrored, int resolution, const Kernels* kernels,
               uint8_t* rgb, Decode decode) {
@@ -100,6 +129,15 @@ int distlth_jpeg_crop_by(const char* decoder, const char* instructions, const ui
     const Crop crop{top, left, crop_height, crop_width};
     return make_crop(image, crop, is_mirrored != 0, resolution, kernels(instructions), rgb,
                      [&](Planes& planes) { return decode_by(decoder, image, crop, planes); });
+}
+
+// Decodes a whole JPEG of a common kind by our decoder and by libturbojpeg, and compares all samples.
+int distlth_jpeg_compare(const uint8_t* data, int64_t bytes, int height, int width) {
+    try {
+        return compare_decoders({data, size_t(bytes), height, width});
+    } catch (const std::exception&) {
+        return NO_MEMORY;
+    }
 }
 
 }  // extern "C"

@@ -25,6 +25,7 @@ def load(turbo: Path) -> ctypes.CDLL:
         raise DataError("the JPEG decoder is not compiled here; run cluster/setup.sh or pip install -e .")
     library = ctypes.CDLL(str(found[0]))
     library.distlth_jpeg_crop.argtypes = CROP
+    library.distlth_jpeg_compare.argtypes = (_POINTER, ctypes.c_int64, _INT, _INT)
     if library.distlth_jpeg_load_turbo(str(turbo).encode()):
         raise DataError(f"{turbo}: links no libturbojpeg; run cluster/setup.sh")
     return library

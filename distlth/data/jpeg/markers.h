@@ -30,7 +30,8 @@ constexpr bool has_length(int marker) {
 }
 // Progressive, lossless, hierarchical or arithmetic coding, 12 bits, or a height that follows the scan.
 constexpr bool is_of_other_kinds(int marker) {
-    return (marker > SOF0 && marker <= SOF15 && marker != DHT) || marker == DNL || marker == DHP || marker == EXP;
+    return (marker > SOF0 && marker <= SOF15 && marker != DHT) || marker == DNL || marker == DHP ||
+           marker == EXP;
 }
 
 }  // namespace distlth::jpeg

@@ -1,7 +1,7 @@
 // What is to be decoded of a scan: all that the code for an instruction set needs.
 //
-// No header that its files include may define functions which the linker could share between them: it would keep
-// one copy, and that may hold instructions which the machine lacks. So these are plain values.
+// No header that its files include may define functions which the linker could share between them: it would
+// keep one copy, and that may hold instructions which the machine lacks. So these are plain values.
 #pragma once
 
 #include "header.h"
@@ -14,8 +14,8 @@ constexpr int BLOCK_SIZE = BLOCK_SIDE * BLOCK_SIDE;
 constexpr int MOST_BLOCKS = 6;  // of an MCU: 2 x 2 of luma, 1 of each chroma
 constexpr int STREAMS = 2;      // segments decoded at once
 
-// Dequantised coefficients lie within +-this, and so does each value between the two passes of the transform: beyond
-// it sums of two could leave 16 bits. Coefficients of 8-bit samples end at 1,024, the values between at 4,096.
+// Dequantised coefficients lie within +-this, and so does each value between the transform's two passes: a
+// sum of two then fits 16 bits. Coefficients of 8-bit samples end at 1,024, the values between at 4,096.
 constexpr int LARGEST = (1 << 14) - 1;
 
 // Entropy-coded data between two markers: where it begins and ends, in bytes of the file.

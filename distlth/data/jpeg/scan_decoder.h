@@ -5,11 +5,12 @@
 //     bool transform_two(const Coefficients& first, const Coefficients& second)
 //         transforms two blocks to samples; false: a value is beyond LARGEST.
 //
-// Two segments are decoded at once: while the look-up of one is under way, which depends on the one before it, the
-// processor does the other's.
+// Two segments are decoded at once: while the look-up of one is under way, which depends on the one before
+// it, the processor does the other's.
 #pragma once
 
 #include "bits.h"
+#include "idct.h"
 #include "zigzag.h"
 
 namespace distlth::jpeg {
@@ -31,13 +32,13 @@ struct Cursor {
     Bits bits;
     const Code* lookup;
     int16_t* block;
-    int position;  // of the last coefficient in zigzag order, 0 to 63; more by END_OF_BLOCK where the block has ended
+    int position;  // of the last coefficient in zigzag order; more by END_OF_BLOCK where the block has ended
 };
 
 constexpr int LAST = BLOCK_SIZE - 1;
 constexpr int SYMBOLS_IN_A_REFILL = 56 / (LOOKUP_BITS + MOST_AC_BITS);
 
-// Decode one coefficient by one look-up. Return false if that takes more: the code is long, or the block has ended.
+// Decode one coefficient by one look-up. Return false where the code is too long, or the block has ended.
 DISTLTH_INLINE bool step(Cursor& cursor) {
     const Code code = cursor.lookup[peek(cursor.bits, LOOKUP_BITS)];
     if (__builtin_expect(code == 0, 0)) return false;
@@ -54,10 +55,11 @@ DISTLTH_INLINE bool step(Cursor& cursor) {
 // A segment on its way.
 struct Stream {
     Cursor cursor;
-    int mcu, stop, end;  // of the segment: the one that it is at, before which it stops, and before which the data ends
-    int row, column;     // of the MCU
+    int mcu;          // where it is
+    int stop, end;    // before which MCU it stops, and before which the segment ends
+    int row, column;  // of the MCU
     bool is_wanted;
-    int block;  // of the MCU
+    int block;                 // of the MCU
     int previous[COMPONENTS];  // DC coefficients
     const uint8_t* bytes_end;
     bool has_ac[MOST_BLOCKS];
@@ -66,7 +68,7 @@ struct Stream {
 };
 
 class ScanDecoder {
-   public:
+ public:
     explicit ScanDecoder(const Scan& scan) : scan_(scan) {}
 
     Status run() {
@@ -78,7 +80,7 @@ class ScanDecoder {
         return is_damaged_ ? Status::damaged : Status::decoded;
     }
 
-   private:
+ private:
     // Run both streams until one of them has no more segments.
     void run_two(bool* runs) {
         Cursor first = streams_[0].cursor, second = streams_[1].cursor;
@@ -121,8 +123,8 @@ class ScanDecoder {
         }
     }
 
-    // Do what step() does not: a long code, or the way from a block's end to the next block. Return false if there is
-    // none, or the data is damaged.
+    // Do what step() does not: a long code, or the way from a block's end to the next block. Return false if
+    // there is none, or the data is damaged.
     __attribute__((noinline)) bool go_on(int number) {
         Stream& stream = streams_[number];
         if (stream.cursor.position < LAST && !take_long_code(stream)) return damaged();
@@ -182,7 +184,8 @@ class ScanDecoder {
 
     void begin_mcu(Stream& stream) {
         stream.block = 0;
-        stream.is_wanted = stream.row >= scan_.wanted_rows.first && stream.column >= scan_.wanted_columns.first &&
+        stream.is_wanted = stream.row >= scan_.wanted_rows.first &&
+                           stream.column >= scan_.wanted_columns.first &&
                            stream.column < scan_.wanted_columns.end;
     }
 
@@ -216,7 +219,7 @@ class ScanDecoder {
         return true;
     }
 
-    // Return whether a block ends as one must: within its segment, and not beyond its last coefficient or with a zero.
+    // Return whether a block ends within its segment and its 64 coefficients, and not with a zero.
     bool end_block(Stream& stream) {
         const Cursor& cursor = stream.cursor;
         stream.has_ac[stream.block] = cursor.position != END_OF_BLOCK;
@@ -231,7 +234,8 @@ class ScanDecoder {
             const Block& block = scan_.blocks[i];
             const Component& component = scan_.components[block.component];
             const ptrdiff_t row = (stream.row - scan_.wanted_rows.first) * component.height + block.row;
-            const ptrdiff_t column = (stream.column - scan_.wanted_columns.first) * component.width + block.column;
+            const ptrdiff_t column =
+                (stream.column - scan_.wanted_columns.first) * component.width + block.column;
             uint8_t* out = component.plane + row * component.stride + column;
             all[i] = {stream.blocks[i], component.quantisation, out, component.stride};
         }
@@ -251,12 +255,12 @@ class ScanDecoder {
         if ((value < 0 ? -value : value) > block.quantisation->limits[0]) return false;
         const int mean = value * block.quantisation->steps[0];
         if (mean < -LARGEST_MEAN - 1 || mean > LARGEST_MEAN) return false;
-        const int sample = ((mean + 4) >> 3) + 128;
+        const int sample = ((mean + 4) >> 3) + MIDDLE;
         const uint64_t row = 0x0101010101010101 * uint64_t(sample < 0 ? 0 : sample > 255 ? 255 : sample);
         for (int i = 0; i < BLOCK_SIDE; ++i) std::memcpy(block.out + i * block.stride, &row, sizeof row);
         return true;
     }
-    static constexpr int LARGEST_MEAN = LARGEST >> 2;  // the first pass multiplies by 4
+    static constexpr int LARGEST_MEAN = LARGEST >> PASS_BITS;  // the first pass makes it so much larger
 
     const Scan& scan_;
     int next_segment_ = 0;

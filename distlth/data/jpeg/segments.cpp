@@ -6,14 +6,15 @@
 
 namespace distlth::jpeg {
 
-Status find_segments(const uint8_t* data, size_t bytes, size_t scan, size_t count, std::vector<Segment>& segments) {
+Status find_segments(const uint8_t* data, size_t bytes, size_t scan, size_t count,
+                     std::vector<Segment>& segments) {
     segments.clear();
     for (size_t begin = scan, at = scan; at + 1 < bytes;) {
         const void* found = std::memchr(data + at, 0xFF, bytes - 1 - at);
         if (!found) break;
         const size_t end = static_cast<const uint8_t*>(found) - data;
         at = end + 1;
-        if (data[at] == 0) continue;  // a byte of data
+        if (data[at] == 0) continue;                      // a byte of data
         while (at + 1 < bytes && data[at] == 0xFF) ++at;  // fill bytes
         const int marker = data[at++];
         segments.push_back({begin, end});

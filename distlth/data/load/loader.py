@@ -10,7 +10,7 @@ import torch
 
 from distlth.data.dataset import Dataset
 from distlth.data.load.finish import finisher
-from distlth.data.load.order import epoch_key, epoch_order, mix, part
+from distlth.data.load.order import Shuffle, epoch_key, epoch_order, lanes_order, mix, part
 from distlth.data.load.packed import PackedSplit
 from distlth.data.load.reader import Batches, BatchSource, Reader
 from distlth.data.load.resident import resident
@@ -56,11 +56,12 @@ class _Loader:
 class TrainLoader(_Loader):
     """The training batches of one rank.
 
-    Global batch s of an epoch is `epoch_order(...)[s * B : (s + 1) * B]` with B = `batch_size`, the *global*
-    batch size; rank r takes its `part`, and a rank may have an image less than another. What is left over at
-    the end of an epoch is dropped. Images come as float32 (batch, 3, resolution, resolution) in channels-last
-    memory, normalised by `mean` and `std` (per RGB channel, 0..1; by default the data set's own); labels
-    as int64 (batch,). The same (seed, epoch, step) always gives the same bits.
+    Global batch s of an epoch is `order[s * B : (s + 1) * B]` with B = `batch_size`, the *global* batch size,
+    and the order `epoch_order` (`shuffle` 'full') or `lanes_order` ('lanes'); rank r takes its `part`, and a
+    rank may have an image less than another. What is left over at the end of an epoch is dropped. Images come
+    as float32 (batch, 3, resolution, resolution) in channels-last memory, normalised by `mean` and `std` (per
+    RGB channel, 0..1; by default the data set's own); labels as int64 (batch,). The same (seed, epoch, step)
+    always gives the same bits.
 
     `resolution`, `crop`, `flip`, `pad`, `fill`, `rotate`, `jitter` are as in `Transform`; with `side`, the
     images of an epoch have the resolution that it returns for the epoch. `packed` is the train split where
@@ -92,6 +93,7 @@ class TrainLoader(_Loader):
         batches_ahead: int = 3,
         mean: Colour | None = None,
         std: Colour | None = None,
+        shuffle: Shuffle = "full",
         packed: PackedSplit | None = None,
     ) -> None:
         colours = mean or dataset.mean, std or dataset.std
@@ -107,12 +109,14 @@ class TrainLoader(_Loader):
         self._seed = seed
         self._order: tuple[int, Indices] | None = None
         opened = self._open(dataset, "train", threads, cache, packed)
+        self._pages = opened.index.pages if shuffle == "lanes" else None
         self._side = side or (lambda _epoch: resolution)
         size = len(self._part)
 
         def source(resolution: int) -> BatchSource:
             sized = replace(transform, resolution=resolution)
-            return _source(opened, sized, size, device, batches_ahead, whole=True)
+            by_page = shuffle == "lanes"
+            return _source(opened, sized, size, device, batches_ahead, whole=True, by_page=by_page)
 
         self._make_source = source
         self._made: tuple[int, BatchSource] = resolution, source(resolution)
@@ -141,8 +145,13 @@ class TrainLoader(_Loader):
 
     def _epoch_order(self, epoch: int) -> Indices:
         if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, epoch_order(self._count, self._seed, epoch))
+            self._order = (epoch, self._draw_order(epoch))
         return self._order[1]
+
+    def _draw_order(self, epoch: int) -> Indices:
+        if self._pages is None:
+            return epoch_order(self._count, self._seed, epoch)
+        return lanes_order(self._pages, self.batch_size, self._seed, epoch)
 
 
 class EvalLoader(_Loader):
@@ -199,11 +208,13 @@ def _source(
     ahead: int,
     *,
     whole: bool,
+    by_page: bool = False,
 ) -> BatchSource:
     """Return what makes a loader's batches: with `cache: gpu` and a `whole` split, the device."""
     if packed.cache == "gpu" and whole:
         return resident(packed, transform, device)
-    return Reader(packed, transform, finisher(transform, device, batch_size, keep=ahead + 2), ahead=ahead)
+    finish = finisher(transform, device, batch_size, keep=ahead + 2)
+    return Reader(packed, transform, finish, ahead=ahead, by_page=by_page)
 
 
 def _check_rank(rank: int, world_size: int) -> int:

@@ -55,6 +55,11 @@ def decode_jpeg(data: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDA
     return None if failed else pixels
 
 
+def decoders_agree(data: npt.NDArray[np.uint8], height: int, width: int) -> bool:
+    """Return whether our decoder reads a JPEG of a common kind, all of it, and to libjpeg's bits."""
+    return not JPEG.distlth_jpeg_compare(data.ctypes.data, data.size, height, width)
+
+
 def _typed(*arguments: int) -> list[Any]:
     kinds = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p]
     kinds += [ctypes.c_uint32] * 6 + [ctypes.c_bool] * 2

@@ -79,11 +79,11 @@ class PackedSplit:
             self._workspaces.put(Workspace())
         self._kept: tuple[Hashable, Any] | None = None
 
-    def storage(self, batches: Sequence[Indices]) -> AbstractContextManager[Storage]:
-        """Open the storage of the stored images for one pass over `batches`."""
+    def storage(self, batches: Sequence[Indices], *, by_page: bool) -> AbstractContextManager[Storage]:
+        """Open the storage of the stored images for one pass over `batches`, perhaps in an order by page."""
         if self._mapped is None:
             return page_cache(self.index, batches, self._ranks)
-        return requested_ahead(self._mapped, self.index, batches)
+        return requested_ahead(self._mapped, self.index, batches, by_page=by_page)
 
     def kept(self, key: Hashable, make: Callable[[], Result]) -> Result:
         """Return what `make` makes, or made for an equal `key`; what was kept for another one goes first."""

@@ -51,10 +51,22 @@ class BatchSource(Protocol):
 
 
 class Reader:
-    """Reads batches and has them finished, up to `ahead` of them in advance."""
+    """Reads batches and has them finished, up to `ahead` of them in advance.
 
-    def __init__(self, packed: PackedSplit, transform: Transform, finisher: Finisher, *, ahead: int) -> None:
+    `by_page` says that the order of its batches has all images of a page near each other.
+    """
+
+    def __init__(
+        self,
+        packed: PackedSplit,
+        transform: Transform,
+        finisher: Finisher,
+        *,
+        ahead: int,
+        by_page: bool = False,
+    ) -> None:
         self._packed, self._transform, self._finisher, self._ahead = packed, transform, finisher, ahead
+        self._by_page = by_page
         self._border, self._jitter = transform.border, transform.jitter.reaches
 
     def stream(self, batches: Sequence[Indices], key: int) -> Batches:
@@ -66,7 +78,7 @@ class Reader:
         pending: deque[_Pending] = deque()
         if batches:
             self._packed.unchanged.check_file(int(batches[0][0]))
-        with self._packed.storage(batches) as storage:
+        with self._packed.storage(batches, by_page=self._by_page) as storage:
             try:
                 for number, indices in enumerate(batches):
                     pending.append(self._begin(storage, number, indices, key))

@@ -21,9 +21,10 @@ from ffcv.fields import IntField, RGBImageField
 from ffcv.writer import DatasetWriter
 from PIL import Image
 
-from distlth.data.beton import FIELDS
+from distlth.data.beton import FIELDS, JPG
 from distlth.data.digest import DIGEST_BYTES, checksum, content_key, sample_digest
-from distlth.data.layouts.base import Sample
+from distlth.data.layouts.base import Sample, printable
+from distlth.data.load.native import decoders_agree
 from distlth.data.pack.encode import Encoding
 from distlth.data.pack.image import DEEP_BITS, Pixels, UnusableImageError, read_image
 from distlth.data.pack.pages import Pages, shuffled
@@ -242,7 +243,7 @@ def _work(job: _Job, reports: Connection, parent: int) -> None:
             for chunk in _chunks(job):
                 reports.send(_pack_chunk(job, chunk, file.fileno()))
         reports.send(_Report(is_last=True))
-    except OSError as error:
+    except (OSError, DataError) as error:
         reports.send(_Report(error=error))
     except Exception as error:  # whatever it is, it must reach the parent
         reports.send(_Report(error=DataError(f"{job.file}: {type(error).__name__}: {error}")))
@@ -290,6 +291,11 @@ def _encode(job: _Job, position: int, report: _Report) -> Pixels:
             "write it as jpg or set a maximal resolution"
         )
     height, width, _ = decoded.pixels.shape
+    if mode == JPG and not decoders_agree(stored, height, width):
+        raise DataError(
+            f"{printable(sample.path)}: stored as a JPEG of {width} x {height} pixels, it does not decode as "
+            "libjpeg does; please report it, and build with --write-mode raw"
+        )
     what = mode, height, width, stored
     digest = sample_digest(sample.label, *what)
     row = job.rows()[position]
