@@ -17,7 +17,7 @@ INSTRUCTIONS = {
     "avx2.cpp": ["-mavx2", "-mfma"],
     # GCC takes the undefined vectors of its own header for a mistake.
     "avx512.cpp": ["-mavx512f", "-mavx512vl", "-mfma", "-Wno-uninitialized", "-Wno-maybe-uninitialized"],
-    "decode_avx2.cpp": ["-mavx2", "-mbmi2"],
+    "decode_avx2.cpp": ["-mavx2", "-mbmi", "-mbmi2"],
     "kernels_avx2.cpp": ["-mavx2", "-mbmi2"],
 }
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")

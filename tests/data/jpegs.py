@@ -65,18 +65,19 @@ def encode(
 
 def compile_decoder(name: str, *main: Path, flags: tuple[str, ...]) -> Path:
     """Return the decoder and more files as a shared library or a program, compiled unless it already is."""
-    files = sorted([*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), *main])
+    sources = [SOURCES / f"{name}.cpp" for name in DECODER]
+    files = [*sources, *sorted(SOURCES.glob("*.h")), *main]
     digest = hashlib.sha256(repr(flags).encode() + b"".join(file.read_bytes() for file in files)).hexdigest()
     folder = COMPILED / f"{name}-{digest[:16]}"
     if not folder.exists():
         COMPILED.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=COMPILED) as fresh:
-            _compile(Path(fresh) / "whole" / name, main, flags)
+            _compile(Path(fresh) / "whole" / name, [*sources, *main], flags)
             os.rename(Path(fresh) / "whole", folder)
     return folder / name
 
 
-def _compile(out: Path, main: tuple[Path, ...], flags: tuple[str, ...]) -> None:
+def _compile(out: Path, sources: list[Path], flags: tuple[str, ...]) -> None:
     out.parent.mkdir()
 
     def compiled(source: Path) -> Path:
@@ -87,7 +88,7 @@ def _compile(out: Path, main: tuple[Path, ...], flags: tuple[str, ...]) -> None:
         return target
 
     with ThreadPoolExecutor(2) as pool:
-        objects = list(pool.map(compiled, [*(SOURCES / f"{name}.cpp" for name in DECODER), *main]))
+        objects = list(pool.map(compiled, sources))
     subprocess.run(["g++", *flags, *objects, "-o", str(out)], check=True)
 
 

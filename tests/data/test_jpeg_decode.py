@@ -201,6 +201,7 @@ SAME: dict[str, Callable[[], bytes]] = {
         _changed(_scan(0), b"\xff\xff", 0)[:-2].replace(b"\xff\xd1", b"\xff\xff\xff\xd1") + b"\xff" + EOI
     ),
     "bytes after its end": lambda: JPEG + b"\xff\xd0more",
+    "a table once more": lambda: _changed(_scan(0), _chroma_means(12), 0),
     "a table that another replaces": lambda: _changed(2, DQT + b"\x00\x43\x00" + b"\x01" * 64, 0),
 }
 
@@ -209,6 +210,12 @@ SAME: dict[str, Callable[[], bytes]] = {
 def test_what_libjpeg_does_not_mind(library: Library, change: str) -> None:
     jpeg = SAME[change]()
     _assert_decoded(library, jpeg, SIZE, (16, 16), (0, 0, *SIZE))
+
+
+def _chroma_means(symbols: int) -> bytes:
+    """Return chroma's common table of DC coefficients, of 12 symbols, or one with a code of ones."""
+    counts = bytes((0, 3, 1, 1, 1, 1, 1, 1, 1, 1, symbols - 11, 0, 0, 0, 0, 0))
+    return DHT + (19 + symbols).to_bytes(2) + b"\x01" + counts + bytes(range(symbols))
 
 
 def _more_in_a_segment() -> bytes:
@@ -236,6 +243,8 @@ DAMAGED: dict[str, Callable[[], bytes]] = {
     "a class of Huffman tables": lambda: _changed(JPEG.index(DHT) + 4, b"\x20"),
     "more symbols than bytes": lambda: _changed(JPEG.index(DHT) + 20, b"\xf0"),
     "more codes than a length has": lambda: _changed(JPEG.index(DHT) + 5, b"\x03\x00\x00"),
+    "a code of ones alone": lambda: _changed(_scan(0), _chroma_means(13), 0),
+    "a symbol of more than 15 bits": lambda: _changed(JPEG.index(DHT) + 21 + 11, b"\x10"),
     "a scan of other components": lambda: _changed(_scan(5), b"\x02\x00\x01"),
     "a scan of a part of the spectrum": lambda: _changed(_scan(12), b"\x3e"),
     "a scan of some bits": lambda: _changed(_scan(13), b"\x10"),

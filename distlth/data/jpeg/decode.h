@@ -15,7 +15,8 @@ class Baseline {
     explicit Baseline(Instructions instructions = Instructions::best);
 
     // Decode the MCUs of a crop, and of 2 pixels around it where the image has them. `planes` are valid until
-    // the next call. The samples are libjpeg-turbo's, to the bit, on any machine.
+    // the next call. The samples are libjpeg-turbo's, to the bit, on any machine: far beyond 0 and 255 those of
+    // its vector code, which clips them, not of its plain C, which wraps around 384 beyond.
     //
     // height and width are what the image must have, and the crop lies within them. Throws std::bad_alloc.
     Status decode(const uint8_t* data, size_t bytes, int height, int width, const Crop& crop, Planes& planes);

@@ -8,6 +8,8 @@
 namespace distlth::jpeg {
 namespace {
 
+constexpr int MOST_DC_SYMBOL = 15;  // in a table: samples of more bits have more than MOST_DC_BITS
+
 // Return the code of a symbol; 0 if it must not occur.
 Code code_of(int symbol, int code_bits, Class kind) {
     if (kind == Class::dc) return symbol <= MOST_DC_BITS ? pack(code_bits, symbol, 0) : 0;
@@ -30,8 +32,10 @@ bool HuffmanTable::build(const uint8_t* counts, Class kind) {
     for (int bits = 1; bits <= LONGEST_CODE; ++bits, number <<= 1) {
         lengths[bits] = {number, counts[bits - 1], place};
         for (int i = 0; i < counts[bits - 1]; ++i, ++number, ++place) {
-            if (number >> bits) return false;
-            codes[place] = code_of(counts[LONGEST_CODE + place], bits, kind);
+            const int symbol = counts[LONGEST_CODE + place];
+            const bool is_last = number + 1 >= uint32_t(1) << bits;  // all ones, which no code may be, or beyond
+            if (is_last || (kind == Class::dc && symbol > MOST_DC_SYMBOL)) return false;
+            codes[place] = code_of(symbol, bits, kind);
             if (bits > LOOKUP_BITS) continue;
             const int spare = LOOKUP_BITS - bits;
             std::fill_n(lookup + (number << spare), 1 << spare, codes[place]);
