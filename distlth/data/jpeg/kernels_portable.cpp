@@ -32,7 +32,18 @@ void vertical(const uint8_t* rows, ptrdiff_t stride, const int16_t* weights, int
     }
 }
 
+void horizontal_few(const Axis& axis, const uint8_t* row, uint8_t* out) {
+    const int16_t* weights = axis.weights;
+    for (int o = 0; o < axis.outputs; ++o, weights += FEW_TAPS) {
+        const uint8_t* samples = row + axis.first[o];
+        const int sum = weights[0] * samples[0] + weights[1] * samples[1] + weights[2] * samples[2] +
+                        weights[3] * samples[3];
+        out[o] = uint8_t((sum + (1 << (WEIGHT_BITS - 1))) >> WEIGHT_BITS);
+    }
+}
+
 void horizontal(const Axis& axis, const uint8_t* row, uint8_t* out) {
+    if (axis.taps == FEW_TAPS) return horizontal_few(axis, row, out);
     for (int o = 0; o < axis.outputs; ++o) {
         const uint8_t* samples = row + axis.first[o];
         const int16_t* weights = axis.weights + ptrdiff_t(o) * axis.taps;
