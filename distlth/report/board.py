@@ -129,7 +129,8 @@ class RunBoard:
     def catch_up(self, results: Sequence[JobResult], config: RunConfig) -> None:
         """Show results as they came in, from the first on that an earlier board did not live to show."""
         known = picture_steps(self._run.tensorboard / "accuracy", FIGURE)
-        first = next(number for number in count(1) if number not in known)
+        imported = sum(result.imported is not None for result in results)  # no figure has these alone
+        first = next(number for number in count(imported + 1) if number not in known)
         for number in range(min(first, len(results)), len(results) + 1):
             self.results(results[:number], config)
 
