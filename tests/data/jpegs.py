@@ -63,9 +63,12 @@ def encode(
     return cv2.imencode(".jpg", image, [int(n) for option in options.items() for n in option])[1].tobytes()
 
 
-def compile_decoder(name: str, *main: Path, flags: tuple[str, ...]) -> Path:
-    """Return the decoder and more files as a shared library or a program, compiled unless it already is."""
-    sources = [SOURCES / f"{name}.cpp" for name in DECODER]
+def compile_decoder(name: str, *main: Path, flags: tuple[str, ...], parts: tuple[str, ...] = DECODER) -> Path:
+    """Return the decoder, or other `parts` beside it, and more files as a shared library or a program.
+
+    It is compiled unless it already is.
+    """
+    sources = [SOURCES / f"{part}.cpp" for part in parts]
     files = [*sources, *sorted(SOURCES.glob("*.h")), *main]
     digest = hashlib.sha256(repr(flags).encode() + b"".join(file.read_bytes() for file in files)).hexdigest()
     folder = COMPILED / f"{name}-{digest[:16]}"
@@ -81,7 +84,7 @@ def _compile(out: Path, sources: list[Path], flags: tuple[str, ...]) -> None:
     out.parent.mkdir()
 
     def compiled(source: Path) -> Path:
-        own = AVX2 if source.stem == "decode_avx2" and os.uname().machine == "x86_64" else []
+        own = AVX2 if source.stem.endswith("_avx2") and os.uname().machine == "x86_64" else []
         target = out.parent / f"{source.stem}.o"
         command = ["g++", "-std=c++20", "-Wall", "-fPIC", f"-I{SOURCES}", *flags, *own, "-c", str(source)]
         subprocess.run([*command, "-o", str(target)], check=True)

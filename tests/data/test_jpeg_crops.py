@@ -19,7 +19,7 @@ from PIL import Image
 from distlth.data.jpeg.library import CROP
 from distlth.data.load import decode
 from distlth.data.load.native import JPEG
-from tests.data.jpegs import SOURCES, encode, photos
+from tests.data.jpegs import compile_decoder, encode, photos
 
 Bytes = npt.NDArray[np.uint8]
 Crop = tuple[int, int, int, int]
@@ -205,21 +205,13 @@ def test_long_and_thin_images_are_averaged_exactly() -> None:
         assert abs(made - exact(decoded(data), (0, 0, *shape), 2)).max() <= 1
 
 
-def test_random_planes_are_resampled_clean_under_sanitizers(tmp_path: Path) -> None:
+def test_random_planes_are_resampled_clean_under_sanitizers() -> None:
     """Nothing is read or written out of bounds, nothing overflows; the instruction sets agree."""
-    flags = ["-std=c++20", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
-    own = ["-mavx2", "-mbmi2"] if platform.machine() == "x86_64" else []
-    sources: dict[Path, list[str]] = {
-        SOURCES / f"{name}.cpp": [] for name in ("resample", "kernels_portable")
-    }
-    sources |= {SOURCES / "kernels_avx2.cpp": own, Path(__file__).parent / "random_planes.cpp": []}
-    objects = [tmp_path / f"{source.stem}.o" for source in sources]
-    compilers = [
-        subprocess.Popen(["g++", *flags, f"-I{SOURCES}", *extra, "-c", source, "-o", target])
-        for (source, extra), target in zip(sources.items(), objects, strict=True)
-    ]
-    assert not any(compiler.wait() for compiler in compilers)
-    driver = tmp_path / "driver"
-    subprocess.run(["g++", *flags, *objects, "-o", driver], check=True)
+    flags = ("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    main, parts = (
+        Path(__file__).parent / "random_planes.cpp",
+        ("resample", "kernels_portable", "kernels_avx2"),
+    )
+    driver = compile_decoder("random_planes", main, flags=flags, parts=parts)
     done = subprocess.run([driver, "2000"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
