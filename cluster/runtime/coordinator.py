@@ -13,7 +13,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -30,6 +30,9 @@ from distlth.process import memory_shortage
 from distlth.run.events import EventLog
 from distlth.run.paths import RunPaths, newest_checkpoint
 from distlth.run.results import Divergence, JobResult, load_divergences, load_results
+
+if TYPE_CHECKING:
+    from distlth.report.board import RunBoard
 
 # How often ranks that hang are looked for, at most.
 WATCH_SECONDS = 5.0
@@ -68,7 +71,7 @@ class Coordinator:
         await self.draw(self.board.config, self.config.to_yaml())
         await asyncio.to_thread(self.maker.write_init)
         if self.results:
-            self.keep(self.draw_earlier_results())
+            self.keep(self.draw_earlier())
         self.make_tickets()
         for lane in range(self.config.cluster.lanes):
             self.starts.begin(lane, time.monotonic())
@@ -284,11 +287,26 @@ class Coordinator:
                 await self.changed.wait_for(lambda: not self.schedule.is_waited_for)
             await self.draw(self.board.results, results, self.config)
 
-    async def draw_earlier_results(self) -> None:
+    async def draw_earlier(self) -> None:
         """Draw what an earlier coordinator did not live to draw."""
         results = sorted(self.results.values(), key=lambda result: result.finished)
+        done = [job for job in self.schedule.jobs if job.id in self.results]
         async with self.drawing:
+            for job in done:
+                await self.draw(draw_mask, self.board, self.run, job)
             await self.draw(self.board.catch_up, results, self.config)
+
+
+def draw_mask(board: RunBoard, run: RunPaths, job: Job) -> None:
+    """Draw a done job's mask from its files, unless the coordinator that made it lived to draw it."""
+    from distlth.run.tickets import load_structured
+
+    if board.shows_mask(job):
+        return
+    made = load_structured(run.job(job.id))
+    before = load_structured(run.job(job.parent)) if job.parent else None
+    if made is not None:
+        board.mask(job, made.mask, before.mask if before else None, made.blocks)
 
 
 def _tidy(run: RunPaths, done: Iterable[str]) -> None:

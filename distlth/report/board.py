@@ -98,12 +98,19 @@ class RunBoard:
         `before` is the magnitude mask that it was made from, `blocks` has the dense blocks of each layer that
         was regrouped. A mask that is already shown is skipped.
         """
-        curve = "-".join(filter(None, (job.of_seed, job.method)))
-        folder, suffix = self._run.tensorboard / "masks" / curve, f".{path_component(job.id)}"
         with self._turn:
-            if not _holds(folder, suffix):
+            if not self.shows_mask(job):
                 points = {job.round: _mask_values(job, mask, before, blocks)}
-                _write_once(self._run, folder, suffix, points)
+                _write_once(self._run, *self._mask_place(job), points)
+
+    def shows_mask(self, job: Job) -> bool:
+        """Return whether this board, or one before it, has shown a job's mask."""
+        return _holds(*self._mask_place(job))
+
+    def _mask_place(self, job: Job) -> tuple[Path, str]:
+        """Return the folder of a job's mask, and how its event file's name ends."""
+        curve = "-".join(filter(None, (job.of_seed, job.method)))
+        return self._run.tensorboard / "masks" / curve, f".{path_component(job.id)}"
 
     def results(self, results: Sequence[JobResult], config: RunConfig) -> None:
         """Show all results so far: curves over density, the figure, and each job's hyperparameters.

@@ -244,7 +244,7 @@ class TestBuild:
     @pytest.mark.parametrize(
         ("fault", "code"),
         [
-            (Fault(0, "KILL", "itself", "mid-build, in a worker", nth=2), 2),
+            (Fault(0, "KILL", "itself", "mid-build, in a worker"), 2),
             (Fault(0, "TERM", "itself", "built, not published"), -signal.SIGTERM),
         ],
     )
