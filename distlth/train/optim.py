@@ -74,12 +74,11 @@ def memory_of(model: nn.Module, optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def load_memory(model: nn.Module, optimizer: Optimizer, memory: Mapping[str, Tensor]) -> None:
-    """Load what `memory_of` returned, in each parameter's own memory format."""
+    """Load what `memory_of` returned, on each parameter's device and in its memory format."""
     parameters = dict(model.named_parameters())
     for key, tensor in memory.items():
         kind, _, name = key.partition("/")
         parameter = parameters[name]
-        on_device = kind != "step" or optimizer.defaults["fused"]
-        like = parameter if on_device else parameter.cpu()
-        target = torch.empty_like(like) if tensor.shape == like.shape else like.new_empty(tensor.shape)
+        is_like = tensor.shape == parameter.shape
+        target = torch.empty_like(parameter) if is_like else parameter.new_empty(tensor.shape)
         optimizer.state[parameter][kind] = target.copy_(tensor)

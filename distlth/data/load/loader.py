@@ -115,7 +115,7 @@ class TrainLoader(_Loader):
 
         def source(resolution: int) -> BatchSource:
             sized = replace(transform, resolution=resolution)
-            by_page = shuffle == "lanes"
+            by_page = self._pages is not None
             return _source(opened, sized, size, device, batches_ahead, whole=True, by_page=by_page)
 
         self._make_source = source
