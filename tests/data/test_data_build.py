@@ -348,12 +348,12 @@ def test_wrong_options_are_refused(options: dict[str, object]) -> None:
 
 
 BUILD_SLOWLY = """
-import sys, time
+import os, sys, time
 import distlth.data.pack.writer as writer
 from distlth.data.pack.build import BuildOptions, build
 read = writer.read_image
 def slow(*arguments):
-    print("reading", flush=True)
+    os.write(1, b"reading\\n")  # whole: what print writes unbuffered mixes with the other worker's
     time.sleep(0.2)
     return read(*arguments)
 writer.read_image = slow

@@ -37,10 +37,12 @@ ray.init(address=cluster.address, log_to_driver=False)
 nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 for size in (0, 1, PIECE_BYTES, 5 * PIECE_BYTES + 1):
     data = os.urandom(size)
-    found = ray.get([on(node).remote(hand_out(data)) for node in nodes for _ in range(2)])
+    pieces = hand_out(data)  # once: what does not fit the store is spilled, which a nearly full disk refuses
+    found = ray.get([on(node).remote(pieces) for node in nodes for _ in range(2)])
     assert {node for node, _ in found} == nodes
     assert {digest for _, digest in found} == {hashlib.sha256(data).hexdigest()}, size
 print(len(nodes), "nodes")
+ray.shutdown()
 """
 
 
