@@ -13,7 +13,8 @@ Rows = npt.NDArray[np.int64]
 
 def group_sums(matrix: npt.NDArray[Any], groups: Sequence[Rows]) -> npt.NDArray[Any]:
     """The column sums of each group of rows, groups x columns: int64 for a bool or integer matrix."""
-    return np.stack([matrix[rows].sum(axis=0) for rows in groups])
+    dtype = np.int64 if matrix.dtype.kind in "biu" else matrix.dtype
+    return np.stack([matrix[rows].sum(axis=0, dtype=dtype) for rows in groups])
 
 
 def budget_pairs(

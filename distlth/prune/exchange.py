@@ -16,7 +16,8 @@ kernel = kernels(__file__)
 
 MAX_SWEEPS = 6
 MIN_GAIN = 1e-3
-_LEVELS = 2**16
+# What uint16 holds: half the bytes to read make the search nearly twice as fast.
+_LEVELS = 2**16 - 1
 
 
 def exchange_rows(magnitudes: npt.NDArray[np.float64], groups: Sequence[Rows], budget: int) -> list[Rows]:
@@ -48,15 +49,15 @@ def exchange_rows(magnitudes: npt.NDArray[np.float64], groups: Sequence[Rows], b
     return best
 
 
-def _integer_levels(magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+def _integer_levels(magnitudes: npt.NDArray[np.float64]) -> npt.NDArray[np.uint16]:
     """Magnitudes as integers, coarse enough that the sum of a row or of a column stays below 2^30."""
     num_levels = min(_LEVELS, 2**30 // max(magnitudes.shape))
     peak = magnitudes.max()
-    return np.rint(magnitudes * (num_levels / peak if peak > 0 else 0.0)).astype(np.int32)
+    return np.rint(magnitudes * (num_levels / peak if peak > 0 else 0.0)).astype(np.uint16)
 
 
 def _appraise(
-    levels: npt.NDArray[np.int32], groups: Sequence[Rows], budget: int
+    levels: npt.NDArray[np.uint16], groups: Sequence[Rows], budget: int
 ) -> tuple[int, npt.NDArray[np.int32]]:
     """What the best blocks keep, and each (group, column) pair's worth above the price of its cells."""
     sums = group_sums(levels, groups)
@@ -68,17 +69,26 @@ def _appraise(
     return int(sums[taken].sum()), surplus.astype(np.int32)
 
 
-# The sums below are cut to 32 bits at every step, which keeps the loop in vector registers. What overflows
+# The sums below are cut to 32 bits at every step, which keeps the loops in vector registers. What overflows
 # on the way cancels: no column gains more than one magnitude, so the difference of two sums is below 2^30.
 @kernel
-def _worth(row: Any, other: Any, surplus: Any, other_surplus: Any) -> Any:
-    """The worth of two groups after `row` of the first and `other` of the second change places."""
+def _worth(surplus: Any) -> Any:
+    """The worth of a group by itself."""
+    worth = numba.int32(0)
+    for column in range(surplus.shape[0]):
+        worth = numba.int32(worth + max(surplus[column], numba.int32(0)))
+    return worth
+
+
+@kernel
+def _worth_with(other: Any, without: Any, joined: Any) -> Any:
+    """The worth of two groups once `other` has gone from the second, `joined`, to the first, `without`."""
     zero = numba.int32(0)
     worth = numba.int32(0)
-    for column in range(row.shape[0]):
-        change = numba.int32(other[column] - row[column])
-        here = numba.int32(surplus[column] + change)
-        there = numba.int32(other_surplus[column] - change)
+    for column in range(other.shape[0]):
+        moved = numba.int32(other[column])
+        here = numba.int32(without[column] + moved)
+        there = numba.int32(joined[column] - moved)
         worth = numba.int32(worth + numba.int32(max(here, zero) + max(there, zero)))
     return worth
 
@@ -86,20 +96,25 @@ def _worth(row: Any, other: Any, surplus: Any, other_surplus: Any) -> Any:
 @kernel
 def _sweep(levels: Any, surplus: Any, labels: Any) -> None:
     """Give each row in turn its best exchange; `surplus` and `labels` change in place."""
-    before = np.empty(len(surplus), dtype=np.int32)
+    worth = np.empty(len(surplus), dtype=np.int32)
+    for index in range(len(surplus)):
+        worth[index] = _worth(surplus[index])
     for row in range(len(levels)):
         group = labels[row]
-        for index in range(len(surplus)):
-            before[index] = _worth(levels[row], levels[row], surplus[group], surplus[index])
+        own = levels[row].astype(np.int32)
+        without, joined = surplus[group] - own, surplus + own
         best, best_gain = -1, numba.int32(0)
         for other in range(len(levels)):
-            if labels[other] != group:
-                after = _worth(levels[row], levels[other], surplus[group], surplus[labels[other]])
-                gain = numba.int32(after - before[labels[other]])
+            to = labels[other]
+            if to != group:
+                after = _worth_with(levels[other], without, joined[to])
+                gain = numba.int32(after - numba.int32(worth[group] + worth[to]))
                 if gain > best_gain:
                     best, best_gain = other, gain
         if best >= 0:
-            change = levels[best] - levels[row]
+            to = labels[best]
+            change = levels[best].astype(np.int32) - own
             surplus[group] += change
-            surplus[labels[best]] -= change
-            labels[row], labels[best] = labels[best], group
+            surplus[to] -= change
+            worth[group], worth[to] = _worth(surplus[group]), _worth(surplus[to])
+            labels[row], labels[best] = to, group

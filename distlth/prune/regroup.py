@@ -34,7 +34,7 @@ from distlth.prune.reference import GROUPS, reference_blocks
 COLUMN_CHOICES = ("budget", "algorithm3", "reference")
 MAX_CLUSTERS = 8
 # Row exchange makes up for a coarse start: a sample of the columns costs no magnitude that could be measured.
-START_HYPEREDGES = 24
+START_HYPEREDGES = 12
 
 
 NO_BLOCK = {
