@@ -31,12 +31,21 @@ RANDOM_BYTES = 8
 SHORT_BASES = (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"))
 
 
+def new_folder(base: Path | None = None) -> Path:
+    """Return a new folder that only this user can enter, below `base` (default: TMPDIR).
+
+    It is abandoned when this process has ended, be it as another program.
+    """
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    (folder / OWNER).write_text(f"{numbering()}\n{identity()}\n")
+    return folder
+
+
 @contextmanager
 def owned_folder(base: Path | None = None) -> Iterator[Path]:
-    """Yield a new folder that only this user can enter, below `base` (default: TMPDIR); remove it after."""
-    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+    """Yield a new folder, as `new_folder` makes it; remove it after."""
+    folder = new_folder(base)
     try:
-        (folder / OWNER).write_text(f"{numbering()}\n{identity()}\n")
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)

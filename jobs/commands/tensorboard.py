@@ -7,7 +7,6 @@ import getpass
 import os
 import socket
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -68,8 +67,16 @@ def free_port(first: int = 6006, tries: int = 200) -> int:
 
 
 def links(runs: Sequence[RunPaths]) -> Path:
-    """Return a new folder with a link to the curves of each run, under the run's name."""
-    folder = Path(tempfile.mkdtemp(prefix="distlth-tensorboard-"))
+    """Return a new folder with a link to the curves of each run, under the run's name.
+
+    A later command removes it, when this process, which becomes TensorBoard, has ended.
+    """
+    from cluster.runtime.folders import new_folder
+    from cluster.runtime.session import sweep
+
+    sweep()
+    folder = new_folder() / "runs"
+    folder.mkdir()
     for run in runs:
         link = folder / run.root.name
         if link.is_symlink():  # runs of one name in two folders

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -132,6 +133,15 @@ def test_curves_of_several_runs_stand_under_their_names(tmp_path: Path) -> None:
     folder = links(paths)
     found = {link.name: link.readlink() for link in folder.iterdir()}
     assert found == {"a": paths[0].tensorboard, "two-a": paths[1].tensorboard, "b": paths[2].tensorboard}
+    shutil.rmtree(folder.parent)
+
+
+def test_what_an_earlier_tensorboard_left_is_removed(tmp_path: Path) -> None:
+    code = f"from jobs.commands.tensorboard import *; print(links([RunPaths(Path({str(tmp_path)!r}))]))"
+    told = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout]
+    assert Path(told[0].strip()).is_dir()
+    told += [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout]
+    assert [Path(each.strip()).parent.exists() for each in told] == [False, True]
 
 
 def test_a_port_that_is_taken_is_passed_over() -> None:
