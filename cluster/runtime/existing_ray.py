@@ -36,19 +36,19 @@ class GuestRay(Host):
     def __init__(self, order: Order, requests: Requests, reply: SendReply) -> None:
         assert order.config.cluster.ray is not None
         assert order.rendezvous is not None
-        self._order, self._requests, self._reply = order, requests, reply
+        self._requests, self._reply = requests, reply
         self._folder = order.rendezvous
         connect(order.config.cluster.ray, self._folder.name)
         self._device = _device(order)
         self._need = Need.of(order.config, self._device)
         self.watch = GuestWatch(self._need)
 
-    def prepare(self) -> Order | Ending:
+    def prepare(self, order: Order) -> Order | Ending:
         """Check that the cluster fits the run, and wait for room in it."""
-        self._order.config.check_device(self._device)
-        without = self._order.without
+        order.config.check_device(self._device)
+        without = order.without
         check_room(self._need, self.watch.ids(without))
-        config = guest_config(self._order.config, self._device)
+        config = guest_config(order.config, self._device)
         check_nodes(self.watch.carriers(without), self._folder, config.data.path)
         self._reply(Joined(1))
         order = self._requests.next_order()

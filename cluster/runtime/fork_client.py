@@ -1,4 +1,4 @@
-"""The script that Ray runs to start a worker: it asks the fork server (`fork_server`) for one.
+"""Asks the fork server (`fork_server`) for a process. Ray runs this as a script to start a worker.
 
 Imports only the standard library, and little of that, since it runs for each worker. Where the fork server
 does not answer, or a worker needs more than a fork, the worker starts as Ray starts it.
@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Set in a session's environment: the fork server's socket, and the folder of Ray's own scripts.
@@ -31,7 +31,7 @@ ANSWER_SECONDS = 120.0
 def main() -> None:
     """Have a worker started with this process's arguments, environment, folder and standard streams."""
     arguments = [word for word in sys.argv[1:] if word != __file__]  # it replaces both of Ray's scripts
-    if not (_needs_only_a_fork(arguments) and _was_forked(arguments)):
+    if not (_needs_only_a_fork(arguments) and ask(arguments, [0, 1, 2], os.environ)):
         scripts = [os.path.join(os.environ[SCRIPTS], name) for name in RAY_SCRIPTS]
         os.execv(sys.executable, [sys.executable, *scripts, *arguments])
 
@@ -52,17 +52,20 @@ def _needs_only_a_fork(arguments: Sequence[str]) -> bool:
     return context(arguments).keys() <= {"env_vars"}
 
 
-def _was_forked(arguments: list[str]) -> bool:
-    """Ask for a worker, and return whether it has started.
+def ask(arguments: Sequence[str], files: Sequence[int], environment: Mapping[str, str]) -> bool:
+    """Ask for a process with these arguments, standard streams and environment; return whether it is there.
 
-    The worker waits for the last message: one that this process no longer waits for ends.
+    The arguments are those of a worker, or `-m` and a module whose `main` it calls. It waits for the last
+    message: one that this process no longer waits for ends.
     """
+    if SOCKET not in environment:
+        return False
     try:
         with socket.socket(socket.AF_UNIX) as server:
             server.settimeout(ANSWER_SECONDS)
-            server.connect(os.environ[SOCKET])
-            content = json.dumps(_request(arguments)).encode()
-            socket.send_fds(server, [len(content).to_bytes(LENGTH_BYTES)], [0, 1, 2])
+            server.connect(environment[SOCKET])
+            content = json.dumps(_request(arguments, environment)).encode()
+            socket.send_fds(server, [len(content).to_bytes(LENGTH_BYTES)], files)
             server.sendall(content)
             if server.recv(1) != READY:
                 return False
@@ -72,12 +75,12 @@ def _was_forked(arguments: list[str]) -> bool:
         return False
 
 
-def _request(arguments: list[str]) -> dict[str, Any]:
+def _request(arguments: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
     with open("/proc/self/oom_score_adj") as file:  # Ray has the kernel kill workers first
         oom_score_adj = file.read()
     return {
-        "arguments": arguments,
-        "environment": dict(os.environ),
+        "arguments": list(arguments),
+        "environment": dict(environment),
         "folder": os.getcwd(),
         "niceness": os.nice(0),
         "oom_score_adj": oom_score_adj,

@@ -5,6 +5,8 @@ imports both once; `fork_client`, which Ray runs to start a worker, has it fork.
 no connection to Ray and draws none of Ray's random numbers, so that a fork differs from a fresh process only
 in what it has imported; where that does not hold, it ends. CUDA does not survive a fork: workers that may use
 a GPU start as Ray starts them.
+
+It starts first of all, and also forks the process that checks a run (`checks`), before it imports Ray.
 """
 
 from __future__ import annotations
@@ -21,18 +23,23 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.runtime.fork_client import CONTEXT, GO, LENGTH_BYTES, READY, SCRIPTS, SOCKET, context
+from cluster.runtime.signals import shielded
 
 # In the environment of `distlth run`: 0 has Ray start all workers itself.
 SWITCH = "DISTLTH_FORK_WORKERS"
 
-# What the coordinator, the ranks and the tasks that refill and regroup import. DDP imports torch's compiler.
-MODULES = ("torch", "torch._dynamo", "distlth.maker", "distlth.train.trainer", "distlth.report.board")
+# What the checks, the coordinator, the ranks and the tasks that refill and regroup import. Both networks on
+# shapes alone and DDP import torch's compiler.
+MODULES = (
+    *("torch", "torch._dynamo", "distlth.maker", "distlth.train.trainer", "distlth.report.board"),
+    "cluster.runtime.checks",
+)
 # What they, and Ray Train's actors, import on top of that.
 RAY_MODULES = ("cluster.runtime.lane", "cluster.runtime.rank", "cluster.runtime.assignments")
 
@@ -51,37 +58,40 @@ PR_SET_PDEATHSIG = 1  # of Linux's prctl
 PATIENCE_SECONDS = 10.0
 
 
-def is_wanted(device: str) -> bool:
-    """Return whether the workers of a session on a device, `cpu` or `cuda`, are to be forked."""
+def is_wanted(device: str | None) -> bool:
+    """Return whether the workers of a session on a device (None: not known yet) are to be forked."""
     return device == "cpu" and os.environ.get(SWITCH, "1") != "0"
 
 
 def start(
-    folder: Path, modules: Sequence[str] = MODULES, ray_modules: Sequence[str] = RAY_MODULES
+    folder: Path,
+    environment: MutableMapping[str, str],
+    modules: Sequence[str] = MODULES,
+    ray_modules: Sequence[str] = RAY_MODULES,
 ) -> subprocess.Popen[bytes]:
     """Start it, with its socket in `folder`, which only this user can enter and whose path is short.
 
-    Sets in this process's environment how `fork_client` finds it. It ends with this process.
+    Adds to the `environment` how `fork_client` finds it. It ends with this process.
     """
     ray = importlib.util.find_spec("ray")
     assert ray is not None
     assert ray.origin is not None
-    os.environ[SOCKET] = str(folder / f"fork-{os.getpid()}")
-    os.environ[SCRIPTS] = str(Path(ray.origin).parent / "_private" / "workers")
-    environment = {**ONE_THREAD, **os.environ}
+    environment[SOCKET] = str(folder / f"fork-{os.getpid()}")
+    environment[SCRIPTS] = str(Path(ray.origin).parent / "_private" / "workers")
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(os.environ[SOCKET])
+        listener.bind(environment[SOCKET])
         listener.listen(BACKLOG)  # requests wait until all is imported
         words = [str(listener.fileno()), ",".join(modules), ",".join(ray_modules), TITLE_ROOM]
         command = [sys.executable, "-P", "-m", "cluster.runtime.fork_server", *words]
-        with open(folder / "fork.err", "ab") as said:
+        with open(folder / "fork.err", "ab") as said, shielded():
             return subprocess.Popen(
                 command,
-                env=environment,
+                env={**ONE_THREAD, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
                 pass_fds=[listener.fileno()],
+                start_new_session=True,
             )
 
 
@@ -104,6 +114,11 @@ class _Request:
         head, files, _, _ = socket.recv_fds(connection, LENGTH_BYTES, 3)
         with connection.makefile("rb") as rest:
             return cls(connection, files, **json.loads(rest.read(int.from_bytes(head))))
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether it is one of Ray's workers: other processes call a module's `main`."""
+        return self.arguments[:1] != ["-m"]
 
     @property
     def read_on_import(self) -> dict[str, str]:
@@ -138,10 +153,10 @@ def _serve(listener: socket.socket, ray_modules: str) -> _Request:
         except (OSError, TypeError, ValueError):  # from a process that was killed in the middle of it
             connection.close()
             continue
-        if imported is None:
+        if request.is_worker and imported is None:
             imported = request.read_on_import
             _import_with_ray(imported, ray_modules)
-        if request.read_on_import == imported and os.fork() == 0:
+        if (not request.is_worker or request.read_on_import == imported) and os.fork() == 0:
             return request
         request.close()
 
@@ -196,11 +211,14 @@ def _drawn_by_a_fork() -> bytes:
 
 
 def _work(request: _Request) -> None:
-    """Be the worker that was asked for, unless nobody waits for it any longer."""
+    """Be the process that was asked for, unless nobody waits for it any longer."""
     if not _is_awaited(request.connection):
         os._exit(0)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     _take_over(request)
+    if not request.is_worker:
+        importlib.import_module(request.arguments[1]).main()
+        return
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument(CONTEXT.rstrip("="))
     parser.add_argument("--language")

@@ -24,6 +24,7 @@ from cluster.runtime.messages import (
     Order,
     Outcome,
     Reply,
+    StartRay,
     Unwritten,
     reply_to_json,
 )
@@ -57,34 +58,34 @@ def main() -> None:
 
 def _hold_ray(requests: Requests, address: str, reply: SendReply) -> Ending:
     """Start Ray or connect to one, and train; return how that ended."""
-    order = requests.next_order()
-    host = None
     import ray
 
+    host: Host | None = None
+    order = None
     try:
-        host = _host(order, requests, address, reply)
-        ready = host.prepare()
+        first = requests.first()
+        if isinstance(first, StartRay):
+            host = OwnRay(first, requests, address, reply)
+            order = requests.next_order()
+        else:
+            from cluster.runtime.existing_ray import GuestRay
+
+            order = first
+            host = GuestRay(order, requests, reply)
+        ready = host.prepare(order)
         if isinstance(ready, Ending):
             return ready
         return _Training(ready, requests, host.watch, reply).run()
     except UserError as error:
         return Ending(error=str(error))
     except LostError as error:
-        return Ending(lost=str(error), again=error.nodes_left >= fewest_nodes(order.config.cluster))
+        fewest = fewest_nodes(order.config.cluster) if order else 1
+        return Ending(lost=str(error), again=error.nodes_left >= fewest)
     except ray.exceptions.RayError as error:
         return Ending(lost=f"the coordinator died ({first_line(str(error)) or repr(error)})")
     finally:
         if host is not None:
             host.leave()
-
-
-def _host(order: Order, requests: Requests, address: str, reply: SendReply) -> Host:
-    """Return the Ray in which to train, once this process is connected to it."""
-    if order.config.cluster.ray is None:
-        return OwnRay(order, requests, address, reply)
-    from cluster.runtime.existing_ray import GuestRay
-
-    return GuestRay(order, requests, reply)
 
 
 class _Training:

@@ -1,4 +1,4 @@
-"""The requests that the process which holds Ray reads: orders to train, and to stop."""
+"""The requests that the process which holds Ray reads: to start Ray, to train, and to stop."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
-from cluster.runtime.messages import Order, Stop, parse_request
+from cluster.runtime.messages import Order, StartRay, Stop, parse_request
 from cluster.runtime.session import end_processes
 
 
@@ -18,12 +18,18 @@ class Requests:
     def __init__(self, source: TextIO, folder: Path) -> None:
         self.folder = folder
         self.stop: str | None = None
-        self._orders: queue.SimpleQueue[Order] = queue.SimpleQueue()
+        self._others: queue.SimpleQueue[StartRay | Order] = queue.SimpleQueue()
         threading.Thread(target=self._listen, args=(source,), name="requests", daemon=True).start()
+
+    def first(self) -> StartRay | Order:
+        """Wait for the first request: to start Ray, or the order to train in one that is there already."""
+        return self._others.get()
 
     def next_order(self) -> Order:
         """Wait for an order."""
-        return self._orders.get()
+        order = self._others.get()
+        assert isinstance(order, Order)
+        return order
 
     def _listen(self, source: TextIO) -> None:
         for line in source:
@@ -31,7 +37,7 @@ class Requests:
             if isinstance(request, Stop):
                 self.stop = request.signal
             else:
-                self._orders.put(request)
+                self._others.put(request)
         # The end of the input is the end of the process that wrote it.
         end_processes(self.folder)
         os._exit(1)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from cluster.runtime.head_requests import Requests
-from cluster.runtime.messages import Ending, Joined, Order, Reply, Started
+from cluster.runtime.messages import Ending, Joined, Order, Reply, Started, StartRay
 from cluster.runtime.placement import fewest_nodes
 from cluster.runtime.ray_watch import RayWatch
 from cluster.runtime.session import network, start_ray
@@ -21,7 +21,7 @@ class Host(ABC):
     watch: RayWatch
 
     @abstractmethod
-    def prepare(self) -> Order | Ending:
+    def prepare(self, order: Order) -> Order | Ending:
         """Return the order to train, once there are nodes for it, or how it ended before."""
 
     @abstractmethod
@@ -30,30 +30,37 @@ class Host(ABC):
 
 
 class OwnRay(Host):
-    """A Ray that this process starts on this node; the worker nodes of an allocation join."""
+    """A Ray that this process starts on this node; the worker nodes of an allocation join.
 
-    def __init__(self, order: Order, requests: Requests, address: str, reply: SendReply) -> None:
-        self._order, self._requests, self._reply = order, requests, reply
-        log = EventLog(order.run.log)
-        if order.rendezvous:
-            log.note("network", **network())
-        start_ray(order.config.cluster, order.device, requests.folder, address, messages_to(log))
+    It starts while the run is still checked, and has no log yet: what Ray says so early is written later.
+    """
+
+    def __init__(self, start: StartRay, requests: Requests, address: str, reply: SendReply) -> None:
+        self._requests, self._reply = requests, reply
+        self._early: list[str] = []
+        self._note: Callable[[str], None] = self._early.append
+        start_ray(start.cluster, start.device, requests.folder, address, lambda message: self._note(message))
         self.watch = RayWatch()
 
-    def prepare(self) -> Order | Ending:
+    def prepare(self, order: Order) -> Order | Ending:
         """Have the worker nodes join; the order is for those that did."""
-        if not self._order.rendezvous:
-            return self._order
-        return self._gather_nodes() or self._requests.next_order()
+        log = EventLog(order.run.log)
+        self._note = messages_to(log)
+        for message in self._early:
+            self._note(message)
+        if not order.rendezvous:
+            return order
+        log.note("network", **network())
+        return self._gather_nodes(order) or self._requests.next_order()
 
     def leave(self) -> None:
         """Do nothing: whoever started this process ends Ray with it."""
 
-    def _gather_nodes(self) -> Ending | None:
+    def _gather_nodes(self, order: Order) -> Ending | None:
         """Have the worker nodes join; return None when the run can start on them, else its ending."""
         import ray
 
-        order, cluster = self._order, self._order.config.cluster
+        cluster = order.config.cluster
         self._reply(Started(ray.get_runtime_context().gcs_address))
         self.watch.gather(cluster.nodes, order.node_wait_seconds, lambda: self._requests.stop is not None)
         if self._requests.stop:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distlth.config.schema import RunConfig
+from distlth.config.schema import ClusterSection, RunConfig
 from distlth.plan import Job
 from distlth.run.events import Event
 from distlth.run.paths import RunPaths
@@ -21,6 +21,23 @@ if TYPE_CHECKING:
     from cluster.runtime.broadcast import Pieces
 
 # -- from `distlth run` to the process that holds Ray --------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class StartRay:
+    """A request to start Ray for a run's ranks on a device, `cpu` or `cuda`: it may come before the order."""
+
+    cluster: ClusterSection
+    device: str
+
+    def to_json(self) -> str:
+        """Return one line of JSON that `parse_request` reads."""
+        return json.dumps({"start": {"cluster": self.cluster.model_dump(mode="json"), "device": self.device}})
+
+    @classmethod
+    def parse(cls, fields: Mapping[str, Any]) -> StartRay:
+        """Return the request of the fields that `to_json` wrote."""
+        return cls(ClusterSection.model_validate(fields["cluster"]), fields["device"])
 
 
 @dataclass(frozen=True)
@@ -75,13 +92,15 @@ class Stop:
         return json.dumps({"stop": asdict(self)})
 
 
-Request = Order | Stop
+Request = StartRay | Order | Stop
 
 
 def parse_request(line: str) -> Request:
     """Return the request of a line of JSON."""
-    document = json.loads(line)
-    return Stop(**document["stop"]) if "stop" in document else Order.parse(document["order"])
+    ((kind, fields),) = json.loads(line).items()
+    if kind == "stop":
+        return Stop(**fields)
+    return StartRay.parse(fields) if kind == "start" else Order.parse(fields)
 
 
 # -- and back ------------------------------------------------------------------------------------------------

@@ -4,32 +4,32 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.runtime import fork_server
 from cluster.runtime.allocation import Allocation
-from cluster.runtime.folders import check_temporary_folder
+from cluster.runtime.checks import run_checks
+from cluster.runtime.folders import check_temporary_folder, ray_folder
 from cluster.runtime.head_process import HeadProcess
-from cluster.runtime.messages import Ending, Joined, Order, Reply, Started, Stop, Unwritten
-from cluster.runtime.placement import check_cores, sized
+from cluster.runtime.messages import Ending, Joined, Order, Reply, Started, StartRay, Stop, Unwritten
+from cluster.runtime.placement import sized
 from cluster.runtime.rendezvous import Call, Rendezvous, guest_folder, sweep_rendezvous
 from cluster.runtime.session import (
     LOOPBACK,
     environment,
     guest_environment,
+    known_device,
     new_token,
-    resolve_device,
     session_folder,
 )
 from cluster.runtime.signals import StopSignals
 from distlth.config.schema import RunConfig
-from distlth.cores import num_cores
 from distlth.errors import RunError, RunInterrupted
 from distlth.files import exists, read_json_lines
 from distlth.plan import descendants, plan
-from distlth.preflight import preflight
 from distlth.process import memory_shortage
 from distlth.report.console import describe
 from distlth.report.ending import complain
@@ -74,12 +74,12 @@ def run(
     if allocation is None:
         update = {"nodes": 1, "min_nodes": None}
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update=update)})
-    with StopSignals() as stop:
+    with StopSignals() as stop, ExitStack() as ahead:
         check_temporary_folder()
-        found = preflight(config)
+        place = ahead.enter_context(_place(config, allocation))
+        found = run_checks(config, place.environment)
         paths = RunPaths(config.runs.absolute() / config.name)
-        device = _device(config)
-        asked = _Asked(config, paths, device, found.identity, allowed_changes, allocation)
+        asked = _Asked(config, paths, found.device, found.data, allowed_changes, allocation)
         if is_over := asked.is_done and _is_shown(paths):
             asked.open_finished()
             is_over = asked.is_done  # a change that is allowed opens jobs that diverged again
@@ -91,24 +91,41 @@ def run(
                     asked.check(config)
                 elif allocation is None or not exists(paths.job_file):
                     asked.open(config)
-                _train(asked, show, _Watch(stop, lock))
+                _train(asked, show, _Watch(stop, lock), place, ahead)
     show(paths)
     _refuse_broken_trunk(asked)
     return paths
 
 
-def _device(config: RunConfig) -> str:
-    """Return the device to train on; `auto` in a Ray cluster, which decides it.
+@dataclass(frozen=True)
+class _Place:
+    """Where a session of Ray can start: its token, its processes' environment, and the one that holds it.
 
-    Raises:
-        ConfigError: this machine has too few GPUs, or too few cores for them.
+    `has_ray` says that Ray starts there already.
     """
-    if config.cluster.ray is not None:
-        return config.cluster.device
-    device = resolve_device(config.cluster)
-    if device == "cuda":
-        check_cores(config, num_cores(), "this process may use")
-    return device
+
+    token: str
+    environment: Mapping[str, str]
+    head: HeadProcess
+    has_ray: bool
+
+
+@contextmanager
+def _place(config: RunConfig, allocation: Allocation | None) -> Iterator[_Place]:
+    """Start what a session needs and takes long to start, Ray included where the device is known: ahead."""
+    token, address = new_token(), allocation.address if allocation else LOOPBACK
+    is_guest = config.cluster.ray is not None
+    device = None if is_guest else known_device(config.cluster.device)
+    with session_folder(token) as folder, ExitStack() as processes:
+        alone = config.cluster.nodes == 1
+        settings = guest_environment() if is_guest else environment(folder, address, alone=alone)
+        if fork_server.is_wanted(device):
+            server = processes.enter_context(fork_server.start(ray_folder(folder), settings))
+            processes.callback(server.kill)
+        head = processes.enter_context(HeadProcess(folder, address, settings))
+        if device is not None:
+            head.send(StartRay(config.cluster, device))
+        yield _Place(token, settings, head, has_ray=device is not None)
 
 
 @contextmanager
@@ -169,11 +186,6 @@ class _Asked:
         """How far the run has come and how to resume it, in words."""
         return f"{run_progress(self.paths, plan(self.config))}; {AGAIN}"
 
-    @property
-    def address(self) -> str:
-        """The address of this machine at which Ray's head listens."""
-        return self.allocation.address if self.allocation else LOOPBACK
-
     def open(self, config: RunConfig) -> None:
         """Open the run directory for `config`: that of the run, sized to the nodes that there are."""
         open_run(self.paths, config, self.data, self.allowed_changes)
@@ -199,12 +211,6 @@ class _Asked:
             return
         with guest_folder(self.paths.rendezvous, self.config.name) as folder:
             yield folder
-
-    def environment(self, folder: Path) -> dict[str, str]:
-        """Return the environment of the process that holds Ray, with its files in `folder`."""
-        if self.config.cluster.ray is not None:
-            return guest_environment()
-        return environment(folder, self.address, alone=self.config.cluster.nodes == 1)
 
 
 def _is_shown(paths: RunPaths) -> bool:
@@ -237,10 +243,11 @@ class _Watch:
             raise RunInterrupted(f"{self.signal}: the ranks did not stop in {STOP_SECONDS:.0f} s")
 
 
-def _train(asked: _Asked, show: Show, watch: _Watch) -> None:
+def _train(asked: _Asked, show: Show, watch: _Watch, place: _Place, ahead: ExitStack) -> None:
     """Hold one session of Ray after the other, as long as nodes are lost that the run can do without.
 
-    A node on which ranks died again and again is left out of the next sessions.
+    The first one in the `place` that was made ahead. A node on which ranks died again and again is left out
+    of the next sessions.
     """
     log = EventLog(asked.paths.log)
     sweep_rendezvous(asked.paths.rendezvous)
@@ -248,11 +255,14 @@ def _train(asked: _Asked, show: Show, watch: _Watch) -> None:
         log.note("taken-over", message=f"from {watch.lock.taken_from}")
     node_wait_seconds = asked.config.cluster.node_wait_seconds
     without: tuple[str, ...] = ()
-    ending = _hold_session(asked, show, watch, node_wait_seconds, without)
+    with ahead.pop_all():
+        ending = _hold_session(asked, show, watch, place, node_wait_seconds, without)
     while ending.again and not watch.signal:
         log.note("node-left-out" if ending.without else "node-lost", message=ending.lost)
         without += ending.without
-        ending = _hold_session(asked, show, watch, min(REJOIN_SECONDS, node_wait_seconds), without)
+        patience = min(REJOIN_SECONDS, node_wait_seconds)
+        with _place(asked.config, asked.allocation) as place:
+            ending = _hold_session(asked, show, watch, place, patience, without)
     _judge(ending, asked, show, watch, log)
 
 
@@ -273,22 +283,24 @@ def _judge(ending: Ending, asked: _Asked, show: Show, watch: _Watch, log: EventL
 
 
 def _hold_session(
-    asked: _Asked, show: Show, watch: _Watch, node_wait_seconds: float, without: tuple[str, ...]
+    asked: _Asked,
+    show: Show,
+    watch: _Watch,
+    place: _Place,
+    node_wait_seconds: float,
+    without: tuple[str, ...],
 ) -> Ending:
     """Hold a session of Ray until the run ends, stops or loses Ray; return how it ended."""
-    token = new_token()
-    with (
-        asked.meeting() as meeting,
-        session_folder(token) as folder,
-        HeadProcess(folder, asked.address, asked.environment(folder)) as head,
-    ):
-        session = _Session(asked, head, token, meeting, node_wait_seconds, without)
+    with asked.meeting() as meeting:
+        if not place.has_ray and asked.config.cluster.ray is None:
+            place.head.send(StartRay(asked.config.cluster, asked.device))
+        session = _Session(asked, place, meeting, node_wait_seconds, without)
         session.order(asked.config)
         while True:
             session.pass_stop_on(watch)
             if session.is_open:
                 show(asked.paths)
-            reply = head.receive(POLL_SECONDS)
+            reply = place.head.receive(POLL_SECONDS)
             watch.check()
             if isinstance(reply, Ending):
                 # While what died still holds its share of it.
@@ -302,13 +314,12 @@ class _Session:
     def __init__(
         self,
         asked: _Asked,
-        head: HeadProcess,
-        token: str,
+        place: _Place,
         meeting: Path | None,
         node_wait_seconds: float,
         without: tuple[str, ...],
     ) -> None:
-        self._asked, self._head, self._token, self._meeting = asked, head, token, meeting
+        self._asked, self._place, self._meeting = asked, place, meeting
         self._node_wait_seconds, self._without = node_wait_seconds, without
         self._told_to_stop = False
         self.is_open = asked.paths.job_file.exists()
@@ -317,14 +328,14 @@ class _Session:
     def order(self, config: RunConfig) -> None:
         """Have it train with `config`."""
         asked = self._asked
-        self._head.send(
+        self._place.head.send(
             Order(config, asked.paths, asked.device, self._meeting, self._node_wait_seconds, self._without)
         )
 
     def pass_stop_on(self, watch: _Watch) -> None:
         """Have it stop, once a signal has asked for that."""
         if watch.signal and not self._told_to_stop:
-            self._head.send(Stop(watch.signal))
+            self._place.head.send(Stop(watch.signal))
             self._told_to_stop = True
 
     def answer(self, reply: Reply | None) -> None:
@@ -343,4 +354,4 @@ class _Session:
     def _call_nodes(self, head: str) -> None:
         """Have the worker nodes of the allocation join Ray."""
         if self._asked.allocation:
-            Rendezvous(self._asked.allocation.rendezvous).call(Call(head, self._token))
+            Rendezvous(self._asked.allocation.rendezvous).call(Call(head, self._place.token))

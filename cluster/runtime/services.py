@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from cluster.runtime import fork_client, fork_server
+from cluster.runtime import fork_client
 
 # The autoscaler's monitor (a session's nodes are given) and the dashboard's server, which Ray starts even
 # where none is wanted: each costs most of a second. The log monitor stays: it hands on what raylets say.
@@ -21,13 +21,9 @@ def leave_out_unused() -> None:
         setattr(Node, name, _nothing)
 
 
-def fork_workers(folder: Path, device: str) -> None:
-    """Have the workers of the raylet that this process starts forked, where they may be.
-
-    The fork server imports while Ray starts; its socket lies in `folder`.
-    """
-    if fork_server.is_wanted(device):
-        fork_server.start(folder)
+def fork_workers() -> None:
+    """Have the workers of the raylet that this process starts forked, where its environment says by whom."""
+    if fork_client.SOCKET in os.environ:
         start_workers_with(fork_client.__file__)
 
 

@@ -42,6 +42,9 @@ END_SECONDS = 10.0
 INFINIBAND = Path("/sys/class/infiniband")
 TOKEN_PATH = "RAY_AUTH_TOKEN_PATH"
 
+# There where there may be a GPU: of CUDA, of ROCm, of WSL.
+GPU_FILES = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
+
 # Modules in the folder that the user works in do not take the place of ours, or of Python's own.
 SAFE_PATH = {"PYTHONSAFEPATH": "1"}
 
@@ -83,6 +86,13 @@ RAY_ENVIRONMENT = {
 # Despite its name, this setting matters on Linux: without it Ray replaces 127.0.0.1 by the machine's outer
 # address, and its servers listen on all interfaces. With it no other node can join.
 ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
+def known_device(asked: str) -> str | None:
+    """Return what `cluster.device` comes to on this machine as far as that is known without torch."""
+    if asked != "auto":
+        return asked
+    return None if any(map(os.path.exists, GPU_FILES)) else "cpu"
 
 
 def resolve_device(config: ClusterSection) -> str:
@@ -225,7 +235,7 @@ def start_ray(
 
     Only who has the session's token can reach it. Ray's messages go to `note`.
     """
-    fork_workers(ray_folder(folder), device)
+    fork_workers()
     import ray
 
     take_messages(note)

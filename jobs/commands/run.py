@@ -42,7 +42,6 @@ def _run(options: argparse.Namespace) -> int:
     from cluster.runtime.service import run
     from distlth.report.console import RunView
 
-    _check_device(config)
     with RunView() as view:
         view.summary(run(config, view.show, options.allow_change))
     return 0

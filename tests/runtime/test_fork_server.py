@@ -57,7 +57,7 @@ def running(scripts: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(fork_client.SOCKET, "")
         patch.setenv(fork_client.SCRIPTS, "")
-        process = fork_server.start(scripts, ["numpy"], ["tests.runtime.actors"])
+        process = fork_server.start(scripts, os.environ, ["numpy"], ["tests.runtime.actors"])
         socket_path = os.environ[fork_client.SOCKET]
     with process:
         yield process, socket_path
@@ -133,14 +133,13 @@ def test_without_a_fork_server_a_worker_starts_as_ray_starts_it(scripts: Path, t
 # Workers before and after the end of the fork server, with and without a runtime environment.
 SESSION = """
 import json, os, psutil, time
+from cluster.runtime import fork_server
 from cluster.runtime.session import LOOPBACK, environment, session_folder, start_ray
 from distlth.config.schema import ClusterSection
 
-def server():
-    return next(one for one in psutil.Process().children() if "cluster.runtime.fork_server" in one.cmdline())
-
 with session_folder() as folder:
     os.environ.update(environment(folder))
+    server = fork_server.start(folder, os.environ)
     start_ray(ClusterSection(), "cpu", folder, LOOPBACK, print)
     import ray
 
@@ -155,7 +154,7 @@ with session_folder() as folder:
         return ray.get(worker.say.remote())
 
     said = [ask(), ask(GIVEN="1")]
-    server().kill()
+    server.kill()
     said += [ask(), ask(GIVEN="2")]
     print(json.dumps(said))
     ray.shutdown()
@@ -191,7 +190,7 @@ def test_nothing_is_forked_where_forks_would_be_no_fresh_processes(
     (tmp_path / "spoils.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{tmp_path}")
     monkeypatch.setenv(fork_client.SOCKET, "")
-    with fork_server.start(tmp_path, ["numpy"], ["spoils"]) as process:
+    with fork_server.start(tmp_path, os.environ, ["numpy"], ["spoils"]) as process:
         monkeypatch.setenv(fork_client.SCRIPTS, str(scripts))
         assert start(tmp_path)[3:5] == [os.getpid(), None]
         assert process.wait(timeout=30) == 1
@@ -200,6 +199,7 @@ def test_nothing_is_forked_where_forks_would_be_no_fresh_processes(
 def test_a_gpu_or_the_switch_leaves_workers_to_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(fork_server.SWITCH, raising=False)
     assert (fork_server.is_wanted("cpu"), fork_server.is_wanted("cuda")) == (True, False)
+    assert not fork_server.is_wanted(None)
     monkeypatch.setenv(fork_server.SWITCH, "0")
     assert not fork_server.is_wanted("cpu")
 

@@ -15,6 +15,7 @@ from cluster.runtime.messages import (
     Order,
     Reply,
     Started,
+    StartRay,
     Stop,
     Unwritten,
     parse_reply,
@@ -30,6 +31,11 @@ def test_an_order_arrives_as_it_was_sent(quickstart: Path, rendezvous: Path | No
     config = load_config(quickstart, ["cluster.retries=7"])
     order = Order(config, RunPaths(Path("runs/run")), "cpu", rendezvous, 30.0, ("n2",))
     assert parse_request(order.to_json()) == order
+
+
+def test_a_request_to_start_ray_arrives_as_it_was_sent(quickstart: Path) -> None:
+    start = StartRay(load_config(quickstart, ["cluster.workers=3"]).cluster, "cuda")
+    assert parse_request(start.to_json()) == start
 
 
 def test_a_stop_arrives_as_it_was_sent() -> None:
@@ -52,9 +58,9 @@ def test_a_reply_arrives_as_it_was_sent_in_one_line(reply: Reply) -> None:
     assert parse_reply(line) == reply
 
 
-def test_the_process_of_the_command_loads_no_ray() -> None:
-    """Ray reads its settings when it is imported, and they belong to a session."""
-    code = "import sys, cluster.runtime.service; sys.exit('ray' in sys.modules)"
+def test_the_process_of_the_command_loads_neither_ray_nor_torch() -> None:
+    """Ray reads its settings when it is imported, and they belong to a session; torch takes seconds."""
+    code = "import sys, cluster.runtime.service; sys.exit(bool({'ray', 'torch'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -1,0 +1,130 @@
+"""What is checked before a run starts, in a process of its own: python -m cluster.runtime.checks.
+
+It reads a config on standard input and writes what it found on standard output. The process of `distlth run`
+does without torch for it, and starts Ray meanwhile.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from cluster.runtime import fork_client
+from cluster.runtime.placement import check_cores
+from cluster.runtime.session import resolve_device
+from cluster.runtime.signals import shielded
+from distlth.config.schema import RunConfig
+from distlth.cores import num_cores
+from distlth.errors import RunInterrupted, UserError
+
+MODULE = "cluster.runtime.checks"
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks of a config found: the device to train on, and by what the run knows its data set."""
+
+    device: str
+    data: Mapping[str, Any]
+
+
+def run_checks(config: RunConfig, environment: Mapping[str, str]) -> Checked:
+    """Check a config in another process, with an `environment`; forked from the fork server that it names.
+
+    Raises:
+        UserError: the run cannot start as it is.
+        RunInterrupted: that process was killed.
+    """
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            files = [theirs.fileno(), theirs.fileno(), 2]
+            is_forked = fork_client.ask(["-m", MODULE], files, environment)
+            process = None if is_forked else _start(theirs, environment)
+        ours.sendall(json.dumps(config.model_dump(mode="json")).encode())
+        ours.shutdown(socket.SHUT_WR)
+        with ours.makefile("rb") as replies:
+            reply = replies.read()
+    if process is not None:
+        process.wait()
+    if not reply:
+        raise RunInterrupted("the process that checks the job file was killed; run the same command again")
+    found = pickle.loads(reply)
+    if isinstance(found, Exception):
+        raise found
+    return Checked(**found)
+
+
+def _start(connection: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start the process where none can be forked; signals from a terminal do not reach it."""
+    command = [sys.executable, "-P", "-m", MODULE]
+    with shielded():
+        return subprocess.Popen(
+            command,
+            stdin=connection.fileno(),
+            stdout=connection.fileno(),
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+
+def check(config: RunConfig) -> Checked:
+    """Check a config on this machine.
+
+    Raises:
+        UserError: it cannot be trained as it is, or this machine has too few GPUs, or too few cores for them.
+    """
+    import torch
+
+    from distlth.preflight import preflight
+
+    if config.cluster.device == "auto" and config.cluster.ray is None:
+        config.check_device("cuda" if torch.cuda.is_available() else "cpu")
+    found = preflight(config)
+    return Checked(_device(config), found.identity)
+
+
+def _device(config: RunConfig) -> str:
+    """Return the device to train on; `auto` in a Ray cluster, which decides it."""
+    if config.cluster.ray is not None:
+        return config.cluster.device
+    device = resolve_device(config.cluster)
+    if device == "cuda":
+        check_cores(config, num_cores(), "this process may use")
+    return device
+
+
+def main() -> None:
+    """Check the config on standard input; reply with what was found, or with the error."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever else prints, prints among messages
+    config = RunConfig.model_validate(json.load(sys.stdin))
+    try:
+        reply = pickle.dumps(asdict(check(config)))
+    except UserError as error:
+        reply = pickle.dumps(error)
+    except Exception as error:
+        reply = _unexpected(error)
+    with replies:
+        replies.write(reply)
+
+
+def _unexpected(error: Exception) -> bytes:
+    """Return the pickle of an error with its traceback, which a pickle leaves out."""
+    error.add_note(traceback.format_exc())
+    try:
+        return pickle.dumps(error)
+    except Exception:  # of a library, and made of more than its message
+        return pickle.dumps(RuntimeError(traceback.format_exc()))
+
+
+if __name__ == "__main__":
+    main()
