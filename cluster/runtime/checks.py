@@ -14,6 +14,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -49,10 +50,12 @@ def run_checks(config: RunConfig, environment: Mapping[str, str]) -> Checked:
             files = [theirs.fileno(), theirs.fileno(), 2]
             is_forked = fork_client.ask(["-m", MODULE], files, environment)
             process = None if is_forked else _start(theirs, environment)
-        ours.sendall(json.dumps(config.model_dump(mode="json")).encode())
-        ours.shutdown(socket.SHUT_WR)
-        with ours.makefile("rb") as replies:
-            reply = replies.read()
+        reply = b""
+        with suppress(ConnectionError):  # it was killed
+            ours.sendall(json.dumps(config.model_dump(mode="json")).encode())
+            ours.shutdown(socket.SHUT_WR)
+            with ours.makefile("rb") as replies:
+                reply = replies.read()
     if process is not None:
         process.wait()
     if not reply:
@@ -121,8 +124,10 @@ def _unexpected(error: Exception) -> bytes:
     """Return the pickle of an error with its traceback, which a pickle leaves out."""
     error.add_note(traceback.format_exc())
     try:
-        return pickle.dumps(error)
-    except Exception:  # of a library, and made of more than its message
+        reply = pickle.dumps(error)
+        pickle.loads(reply)
+        return reply
+    except Exception:  # it is made of more than its message
         return pickle.dumps(RuntimeError(traceback.format_exc()))
 
 

@@ -16,7 +16,7 @@ from ray._private.utils import compute_version_info
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of a compiled module
 from ray.exceptions import AuthenticationError, RpcError
 
-from cluster.runtime.session import SAFE_PATH, SESSION, own_path
+from cluster.runtime.session import SAFE_PATH, SESSION, TRAIN_ENVIRONMENT, own_path
 from distlth.errors import RunError
 
 ANSWER_SECONDS = 10.0
@@ -40,7 +40,7 @@ def connect(given: str, namespace: str) -> None:
         raise RunError(f"cluster.ray: {address} {why}")
     if not find_node_ids():  # type: ignore[no-untyped-call]
         raise RunError(f"cluster.ray: this machine is no node of the Ray cluster at {address}; {SEND_IT}")
-    environment = {**SAFE_PATH, SESSION: namespace}
+    environment = {**SAFE_PATH, **TRAIN_ENVIRONMENT, SESSION: namespace}
     os.environ.update({SESSION: namespace})
     try:
         ray.init(

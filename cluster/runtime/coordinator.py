@@ -206,9 +206,12 @@ class Coordinator:
         """
         if self.schedule.is_over:
             await asyncio.gather(*self.background)
-        if self.schedule.is_over and not self.schedule.has_failed:
+        is_done = self.schedule.is_over and not self.schedule.has_failed
+        if is_done:
             self.log.note("run-done")
         await self.draw(self.board.close)
+        if is_done:
+            await asyncio.to_thread(_report, self.run)
 
     # -- in the background ----------------------------------------------------------------------------
 
@@ -307,6 +310,14 @@ def draw_mask(board: RunBoard, run: RunPaths, job: Job) -> None:
     before = load_structured(run.job(job.parent)) if job.parent else None
     if made is not None:
         board.mask(job, made.mask, before.mask if before else None, made.blocks)
+
+
+def _report(run: RunPaths) -> None:
+    """Write a run's report here, where torch is loaded. The command tries again, and says what fails."""
+    from distlth.report.summary import write_report
+
+    with suppress(Exception):
+        write_report(run)
 
 
 def _tidy(run: RunPaths, done: Iterable[str]) -> None:

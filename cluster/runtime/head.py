@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,6 +37,9 @@ POLL_SECONDS = 0.5
 
 # A lane that is to leave a checkpoint may be in an evaluation.
 CHECKPOINT_SECONDS = 300.0
+
+# The report of a large run has many pictures.
+CLOSE_SECONDS = 300.0
 
 # The coordinator imports torch and reads what is on disk before its first answer.
 START_SECONDS = 300.0
@@ -98,21 +100,18 @@ class _Training:
         self.last_unwritten = 0.0
         name = f"coordinator-{self.config.name}"
         self.coordinator = _start_coordinator(name, order)
-        shared = Rendezvous(order.rendezvous).lanes if order.rendezvous else requests.folder / "lanes"
         cpus = _cores_of_rank(order)
-        self.lanes = [
-            _Lane(
-                LaneSpec(index, name, order.config, order.run, order.device, cpus, order.without),
-                shared,
-            )
+        self.storage = Rendezvous(order.rendezvous).lanes if order.rendezvous else requests.folder / "lanes"
+        self.specs = [
+            LaneSpec(index, name, order.config, order.run, order.device, cpus, order.without)
             for index in range(self.config.cluster.lanes)
         ]
+        self.lanes: list[_Lane] = []
 
     def run(self) -> Ending:
         """Train until the run is over or stopped; raise LostError where Ray is lost."""
         started = self.coordinator.start.remote()
-        for lane in self.lanes:  # they take as long to load as the coordinator does
-            lane.start()
+        self.lanes = [_Lane(spec, self.storage) for spec in self.specs]  # they load as long as it does
         self.wait(started, START_SECONDS)
         while not (outcome := self.outcome()).finished:
             self.pass_stop_on()
@@ -129,7 +128,7 @@ class _Training:
         while not outcome.quiet and self.is_a_lane_alive:
             self.watch.check()
             time.sleep(POLL_SECONDS / 10)
-        self.wait(self.coordinator.close.remote())
+        self.wait(self.coordinator.close.remote(), CLOSE_SECONDS)
         return Ending()
 
     def outcome(self) -> Outcome:
@@ -154,7 +153,7 @@ class _Training:
     @property
     def is_a_lane_alive(self) -> bool:
         """Whether any lane still stands."""
-        return any(lane.is_alive() for lane in self.lanes)
+        return any(lane.is_alive for lane in self.lanes)
 
     def pass_stop_on(self) -> None:
         """Tell the coordinator once that the run is to stop."""
@@ -186,22 +185,33 @@ class _Training:
         return ray.get(reference)
 
 
-class _Lane(threading.Thread):
-    """A lane, held by a thread since the call that holds it blocks; `error` is what ended it early."""
+class _Lane:
+    """A lane, held by a task on this node: what holds it loads torch, which this process does without."""
 
     def __init__(self, spec: LaneSpec, storage: Path) -> None:
-        super().__init__(name="lane", daemon=True)
-        self._spec, self._storage = spec, storage
-        self.error: BaseException | None = None
+        from cluster.runtime.head_tasks import hold_lane, this_node
 
-    def run(self) -> None:
-        """Hold the lane; the thread's main."""
+        self._held = hold_lane.options(scheduling_strategy=this_node()).remote(spec, storage)
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether it still stands."""
+        import ray
+
+        return not ray.wait([self._held], timeout=0)[0]
+
+    @property
+    def error(self) -> BaseException | None:
+        """What ended it early."""
+        import ray
+
+        if self.is_alive:
+            return None
         try:
-            from cluster.runtime.lane import run_lane
-
-            run_lane(self._spec, self._storage)
-        except BaseException as error:
-            self.error = error
+            ray.get(self._held)
+        except Exception as error:
+            return getattr(error, "cause", None) or error  # Ray wraps what a task raises
+        return None
 
 
 def _start_coordinator(name: str, order: Order) -> Any:

@@ -1,14 +1,16 @@
-"""Ray tasks on the head node, for the work between two jobs that has many independent parts."""
+"""Ray tasks on the head node: those that hold lanes, and the work between two jobs, in independent parts."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.runtime.messages import LaneSpec
 from distlth.cores import num_cores
 
 NICENESS = 10
@@ -43,3 +45,11 @@ def map_on_head(function: Callable[[Any], Any], items: Iterable[Any]) -> list[An
 def _at_low_priority(function: Callable[[Any], Any], item: Any) -> Any:
     os.nice(max(0, NICENESS - os.nice(0)))
     return function(item)
+
+
+@ray.remote(num_cpus=0, max_retries=0)
+def hold_lane(spec: LaneSpec, storage: Path) -> None:
+    """Run a lane until its run has no more jobs."""
+    from cluster.runtime.lane import run_lane
+
+    run_lane(spec, storage)

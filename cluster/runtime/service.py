@@ -27,6 +27,7 @@ from cluster.runtime.session import (
 )
 from cluster.runtime.signals import StopSignals
 from distlth.config.schema import RunConfig
+from distlth.data.dataset import Dataset
 from distlth.errors import RunError, RunInterrupted
 from distlth.files import exists, read_json_lines
 from distlth.plan import descendants, plan
@@ -76,6 +77,7 @@ def run(
         config = config.model_copy(update={"cluster": config.cluster.model_copy(update=update)})
     with StopSignals() as stop, ExitStack() as ahead:
         check_temporary_folder()
+        Dataset.load(config.data.path)  # what is wrong most often is told at once
         place = ahead.enter_context(_place(config, allocation))
         found = run_checks(config, place.environment)
         paths = RunPaths(config.runs.absolute() / config.name)

@@ -54,9 +54,9 @@ def write_summary(summary: RunSummary, paths: ReportPaths) -> list[Path]:
     }
     if summary.times:
         texts[paths.times_csv] = times_csv(summary.times)
-    for path, text in texts.items():
-        write_text(path, text)
     for path, figure in figures.items():
         with replacing(path) as temporary:
             temporary.write_bytes(png(figure))
+    for path, text in reversed(texts.items()):  # where the page is, all is
+        write_text(path, text)
     return [*texts, *figures]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 
 from rich.console import Console
 from rich.live import Live
@@ -67,12 +68,13 @@ class RunView:
             self._update_lines(status)
 
     def summary(self, run: RunPaths) -> None:
-        """Write the run's report; print its results and where everything is.
+        """Write the run's report, unless it is new; print its results and where everything is.
 
         The results are there already: a report that cannot be written is said, and is no error.
         """
         self.close()
-        self._write_report(run)
+        if not self._has_new_report(run):
+            self._write_report(run)
         results = read_results(run)
         self._console.print(results_table(results))
         if len(results.seeds) > 1:
@@ -84,6 +86,12 @@ class RunView:
         places = {"run": run.root, "tensorboard": run.tensorboard, "report": run.report.page}
         for name, path in places.items():
             self._console.print(f"{name:12}{path}", markup=False, soft_wrap=True)
+
+    def _has_new_report(self, run: RunPaths) -> bool:
+        """Return whether the coordinator has written the report since this view was made."""
+        with suppress(OSError):
+            return run.report.page.stat().st_mtime > self._since
+        return False
 
     def _write_report(self, run: RunPaths) -> None:
         from distlth.report.summary import write_report  # matplotlib, which nothing before this needs
