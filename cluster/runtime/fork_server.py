@@ -137,6 +137,7 @@ def main() -> None:
     number, modules, ray_modules, *_ = sys.argv[1:]
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     _import(modules)
+    gc.freeze()  # the collector would write to, and so copy, the pages that forks share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # workers leave no zombies: Ray hears when they end
     with socket.socket(fileno=int(number)) as listener:
         request = _serve(listener, ray_modules)
@@ -170,7 +171,7 @@ def _import_with_ray(environment: Mapping[str, str], modules: str) -> None:
         sys.exit("a module has started a thread while it was imported: workers are not forked")
     if not _forks_draw_different_ids():
         sys.exit("Ray has drawn random numbers while it was imported: workers are not forked")
-    gc.freeze()  # the collector would write to, and so copy, the pages that forks share
+    gc.freeze()
 
 
 def _import(modules: str) -> None:
@@ -218,7 +219,7 @@ def _work(request: _Request) -> None:
     _take_over(request)
     if not request.is_worker:
         importlib.import_module(request.arguments[1]).main()
-        return
+        os._exit(0)  # to take down what was imported takes longer than many a task
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument(CONTEXT.rstrip("="))
     parser.add_argument("--language")
