@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import socket
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from cluster.runtime import fork_client
 from cluster.runtime.placement import check_cores
 from cluster.runtime.session import resolve_device
 from cluster.runtime.signals import shielded
+from distlth import errors
 from distlth.config.schema import RunConfig
 from distlth.cores import num_cores
 from distlth.errors import RunInterrupted, UserError
@@ -50,20 +50,29 @@ def run_checks(config: RunConfig, environment: Mapping[str, str]) -> Checked:
             files = [theirs.fileno(), theirs.fileno(), 2]
             is_forked = fork_client.ask(["-m", MODULE], files, environment)
             process = None if is_forked else _start(theirs, environment)
-        reply = b""
+        reply = ""
         with suppress(ConnectionError):  # it was killed
             ours.sendall(json.dumps(config.model_dump(mode="json")).encode())
             ours.shutdown(socket.SHUT_WR)
-            with ours.makefile("rb") as replies:
+            with ours.makefile() as replies:
                 reply = replies.read()
     if process is not None:
         process.wait()
     if not reply:
         raise RunInterrupted("the process that checks the job file was killed; run the same command again")
-    found = pickle.loads(reply)
-    if isinstance(found, Exception):
-        raise found
-    return Checked(**found)
+    return _read(json.loads(reply))
+
+
+def _read(reply: Mapping[str, Any]) -> Checked:
+    """Return what was found, or raise the error that was."""
+    match reply:
+        case {"found": found}:
+            return Checked(**found)
+        case {"mistake": kind, "message": message}:
+            raise getattr(errors, kind)(message)
+        case {"errno": number, "message": message, "file": file}:
+            raise OSError(number, message, file)
+    raise RuntimeError(f"the job file could not be checked:\n{reply['traceback']}")
 
 
 def _start(connection: socket.socket, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
@@ -107,28 +116,24 @@ def _device(config: RunConfig) -> str:
 
 def main() -> None:
     """Check the config on standard input; reply with what was found, or with the error."""
-    replies = os.fdopen(os.dup(1), "wb")
+    replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever else prints, prints among messages
     config = RunConfig.model_validate(json.load(sys.stdin))
-    try:
-        reply = pickle.dumps(asdict(check(config)))
-    except UserError as error:
-        reply = pickle.dumps(error)
-    except Exception as error:
-        reply = _unexpected(error)
     with replies:
-        replies.write(reply)
+        json.dump(_reply(config), replies)
 
 
-def _unexpected(error: Exception) -> bytes:
-    """Return the pickle of an error with its traceback, which a pickle leaves out."""
-    error.add_note(traceback.format_exc())
+def _reply(config: RunConfig) -> dict[str, Any]:
     try:
-        reply = pickle.dumps(error)
-        pickle.loads(reply)
-        return reply
-    except Exception:  # it is made of more than its message
-        return pickle.dumps(RuntimeError(traceback.format_exc()))
+        return {"found": asdict(check(config))}
+    except UserError as error:
+        return {"mistake": type(error).__name__, "message": str(error)}
+    except OSError as error:
+        if isinstance(error.filename, str):
+            return {"errno": error.errno, "message": error.strerror, "file": error.filename}
+        return {"traceback": traceback.format_exc()}
+    except Exception:
+        return {"traceback": traceback.format_exc()}
 
 
 if __name__ == "__main__":
