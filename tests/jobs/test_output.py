@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from distlth.files import append_json
+from distlth.files import append_json, write_text
 from distlth.report.console import RunView
 from distlth.run.paths import RunPaths
 from jobs.cli import main
@@ -52,6 +52,18 @@ def test_a_report_that_cannot_be_written_is_one_line(disk: Disk, capsys: pytest.
     assert run.report.page.read_bytes() == before
     files = {"report.html", "results.md", "results.csv", "points.csv", "accuracy.png"}
     assert {path.name for path in run.report.root.iterdir()} == files
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+def test_a_report_is_written_once(is_new: bool, tmp_path: Path) -> None:
+    """The coordinator writes it at the end of a run; that of an earlier command may be of other results."""
+    run = finished_run(tmp_path)
+    with RunView() as view:
+        write_text(run.report.page, "written meanwhile")
+        if not is_new:
+            os.utime(run.report.page, (0, 0))
+        view.summary(run)
+    assert (run.report.page.read_text() == "written meanwhile") == is_new
 
 
 def test_a_file_in_the_place_of_the_report_is_named(
