@@ -47,6 +47,7 @@ SIGNALS = {
     "all ranks": ("KILL",),
     "coordinator": ("KILL", "KILL", "STOP"),
     "lane controller": ("KILL",),
+    "lane holder": ("KILL",),
     "raylet": ("KILL",),
     "gcs_server": ("KILL",),
     "head": ("KILL",),
@@ -81,7 +82,7 @@ def draw(rng: random.Random, number: int, stages: Sequence[Stage | None]) -> Fau
     if stage == "build":
         return _of_a_build(rng, number, point.name)
     fault = Fault(number, rng.choice(ITSELF), "itself", point.name, _nth(rng, point.name))
-    if point.name == "run made, Ray not started":
+    if point.name == "run made, no order yet":
         return replace(fault, signal="KILL")  # a stopped one is not hung: it waits for SIGCONT
     if stage != "start" and rng.random() < 0.5:
         target = rng.choice(list(SIGNALS))

@@ -47,7 +47,7 @@ STEP_DONE = f"{TRAIN}.take_step"
 
 _ALL = (
     # While a run, a lane or its first job starts.
-    Point("run made, Ray not started", "distlth.run.store:open_run", "start", "after"),
+    Point("run made, no order yet", "distlth.run.store:open_run", "start", "after"),
     Point("mid-write of init", WRITE, "start", path=".init.safetensors.", torn=True),
     Point("ranks compare data", "distlth.run.store:check_data", "start"),
     Point("ranks meet", "cluster.runtime.rank:meet", "start"),

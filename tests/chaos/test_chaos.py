@@ -75,10 +75,10 @@ def story(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Story:
     folder = tmp_path_factory.mktemp("struck")
     with command(small_run(digits, folder, *FAST), Chaos(folder / "chaos")) as process:
         found = Story(RunPaths(folder / "run"), digits, process)
-        found.end("KILL", "itself", "run made, Ray not started")
+        found.end("KILL", "itself", "run made, no order yet")
         found.end("KILL", "itself", "mid-write of init")
 
-        found.strike("STOP", "itself", "run made, Ray not started")
+        found.strike("STOP", "itself", "run made, no order yet")
         start_a_second_one(found)
         found.strike("KILL", "itself", "lane start", rank=1)
         found.wait_for("lane-restart", 1)
@@ -165,7 +165,7 @@ def test_a_dozen_different_faults_fired(story: Story) -> None:
 @pytest.mark.parametrize(
     ("fault", "code", "words"),
     [
-        ("KILL run made, Ray not started", KILLED, ""),
+        ("KILL run made, no order yet", KILLED, ""),
         ("KILL mid-write of init", AGAIN, "the coordinator died ("),
         ("USR2 run", AGAIN, "stopped by SIGUSR2; "),
         ("STOP coordinator", AGAIN, "the coordinator does not answer; "),
@@ -207,7 +207,7 @@ def test_a_second_starter_is_refused(story: Story) -> None:
 
 
 def test_a_run_whose_process_was_killed_is_taken_over(story: Story) -> None:
-    (victim,) = story.records["KILL run made, Ray not started"]["victims"]
+    (victim,) = story.records["KILL run made, no order yet"]["victims"]
     (taken, *_) = events(story.paths, "taken-over")
     assert taken["message"].startswith(f"from process {victim['pid']} on ")
     assert taken["message"].endswith(", which has ended")

@@ -18,6 +18,7 @@ COMMANDS = {
     "all ranks": "ray::RayTrainWorker",
     "coordinator": "ray::Coordinator",
     "lane controller": "ray::TrainController",
+    "lane holder": "ray::hold_lane",
 }
 DAEMONS = ("raylet", "gcs_server")
 OTHERS = ("itself", "its parent", "head", "run")
