@@ -59,5 +59,4 @@ def small_pages() -> Iterator[int]:
     size = 1 << 16
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distlth.data.pack.writer.PAGE_SIZE", size)
-        patch.setattr("ffcv.writer.MIN_PAGE_SIZE", size)
         yield size

@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from distlth.data.beton import read_beton
+from distlth.data.beton import IMAGE, SAMPLE, head, read_beton
 from distlth.data.dataset import MANIFEST, Dataset
 from distlth.data.layouts import scan
 from distlth.data.layouts.base import Sample
@@ -206,6 +206,9 @@ def test_no_byte_depends_on_workers(images: Path, tmp_path: Path, write_mode: st
     assert built[0].to_json().replace('"workers": 1', '"workers": 3') == built[1].to_json()
     for split in ("train", "val"):
         assert filecmp.cmp(built[0].file(split), built[1].file(split), shallow=False)
+        rows = np.fromfile(built[0].file(split), np.uint8, offset=len(head(0, 0)))
+        rows = rows[: built[0].split(split).count * SAMPLE.itemsize].reshape(-1, SAMPLE.itemsize)
+        assert not rows[:, IMAGE.itemsize : -2 * 8].any()  # between the image and the numbers lies nothing
 
 
 def test_pages_of_train_are_a_random_sample_of_the_classes(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from distlth.errors import DataError
 
 
 def _ffcv_library() -> Path:
-    """Return FFCV's compiled decoder, without importing the package, which compiles for three seconds."""
+    """Return FFCV's compiled decoder, without importing the package, which compiles for four seconds."""
     spec = importlib.util.find_spec("ffcv")
     for folder in (spec and spec.submodule_search_locations) or ():
         for file in sorted(Path(folder).glob("_libffcv*.so")):

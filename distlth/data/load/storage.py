@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from distlth.data.beton import Beton
+from distlth.data.load.slots import plan_slots
 from distlth.data.reading import open_regular, reading
 from distlth.errors import DataError
 from distlth.memory import memory
@@ -149,7 +150,7 @@ def requested_ahead(
 class PageCache:
     """Pages that this process reads ahead of the batches that need them, into memory of its own.
 
-    A page stays from its first to its last use in the pass (FFCV's schedule): with `shuffle: full` that is
+    A page stays from its first to its last use in the pass (`plan_slots`): with `shuffle: full` that is
     most of the file, with `lanes` a few pages a lane.
     """
 
@@ -159,32 +160,29 @@ class PageCache:
         self, beton: Beton, batches: Sequence[Indices], readers: ThreadPoolExecutor, ranks: int
     ) -> None:
         """Raise DataError where the pages do not fit into the memory of a machine with so many `ranks`."""
-        from ffcv.memory_managers.process_cache.schedule import compute_schedule
-
         self._path = beton.path
         self._page_size = beton.page_size
         self._offsets = beton.offsets
         pages = beton.pages
-        self._schedule: Any = compute_schedule([set(pages[batch].tolist()) for batch in batches])
-        check_fits(beton, self._schedule.num_slots * self._page_size, ranks)
-        self._memory: Bytes = np.empty((self._schedule.num_slots, self._page_size), np.uint8)
+        self._plan = plan_slots([np.unique(pages[batch]).tolist() for batch in batches])
+        check_fits(beton, self._plan.count * self._page_size, ranks)
+        self._memory: Bytes = np.empty((self._plan.count, self._page_size), np.uint8)
         self._view = self._memory.reshape(-1)
         self._view.flags.writeable = False
         self._slots = np.zeros(int(pages.max()) + 1, np.int64)
-        for page, slot in self._schedule.page_to_slot.items():
+        for page, slot in self._plan.of_page.items():
             self._slots[page] = slot
         self._readers = readers
         self._reads: dict[int, Future[None]] = {}
 
     def load(self, batch: int, indices: Indices) -> tuple[Bytes, Indices]:
         """Start reading the pages of the next batches, and wait for those of this one."""
-        for page in self._schedule.can_prefetch_at[batch]:
+        for page in self._plan.asked[batch]:
             self._reads[page] = self._readers.submit(self._read, page)
-        for page in self._schedule.entering_at[batch]:
+        for page in self._plan.needed[batch]:
             self._reads.pop(page).result()
-        offsets = self._offsets[indices]
-        page, place = np.divmod(offsets, self._page_size)
-        return self._view, self._slots[page] * self._page_size + place
+        pages, places = np.divmod(self._offsets[indices], self._page_size)
+        return self._view, self._slots[pages] * self._page_size + places
 
     def _read(self, page: int) -> None:
         """Read one page; the last one of the file may be short."""

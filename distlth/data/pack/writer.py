@@ -17,11 +17,9 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
-from ffcv.fields import IntField, RGBImageField
-from ffcv.writer import DatasetWriter
 from PIL import Image
 
-from distlth.data.beton import FIELDS, JPG
+from distlth.data.beton import JPG, SAMPLE, head
 from distlth.data.digest import DIGEST_BYTES, checksum, content_key, sample_digest
 from distlth.data.layouts.base import Sample, printable
 from distlth.data.load.native import decoders_agree
@@ -88,8 +86,8 @@ class _Report:
     error: Exception | None = None
 
 
-class Packer(DatasetWriter):  # type: ignore[misc]
-    """FFCV's writer, with workers that report errors instead of hanging, and with pages in one order.
+class Packer:
+    """Writes an FFCV file with workers that report errors instead of hanging, and with pages in one order.
 
     `max_side` and `bits` as in `read_image`. With `is_shuffled`, each page is a random sample of the images.
     """
@@ -104,8 +102,7 @@ class Packer(DatasetWriter):  # type: ignore[misc]
         *,
         is_shuffled: bool,
     ) -> None:
-        fields = dict(zip(FIELDS, (RGBImageField(), IntField(), IntField()), strict=True))
-        super().__init__(str(path), fields, page_size=PAGE_SIZE, num_workers=num_workers)
+        self._path, self._num_workers, self._page_size = path, num_workers, PAGE_SIZE
         self._encoding, self._max_side, self._bits, self._is_shuffled = encoding, max_side, bits, is_shuffled
 
     def pack(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> Packed:
@@ -113,35 +110,36 @@ class Packer(DatasetWriter):  # type: ignore[misc]
 
         Raises DataError when a worker fails, OSError where the file cannot be written.
         """
-        self.num_samples = len(samples)
-        self.prepare()
+        self._path.write_bytes(head(len(samples), self._page_size))
+        rows = SharedMemory(create=True, size=len(samples) * SAMPLE.itemsize)
         try:
-            reports = self._collect(samples, advance)
+            reports = self._collect(samples, rows, advance)
             packed = _merge(reports)
-            self._finish(packed.kept, np.concatenate([report.allocations for report in reports]))
+            self._finish(rows, packed.kept, np.concatenate([report.allocations for report in reports]))
             return packed
         finally:
-            self.metadata_sm.close()
-            self.metadata_sm.unlink()
+            rows.close()
+            rows.unlink()
 
-    def _collect(self, samples: Sequence[Sample], advance: Callable[[int], None]) -> list[_Report]:
+    def _collect(
+        self, samples: Sequence[Sample], rows: SharedMemory, advance: Callable[[int], None]
+    ) -> list[_Report]:
         """Return all reports of all workers; no worker outlives this call."""
         context = multiprocessing.get_context("fork")
         job = _Job(
-            file=self.fname,
+            file=str(self._path),
             samples=samples,
             order=shuffled(samples) if self._is_shuffled else np.arange(len(samples)),
             encoding=self._encoding,
             max_side=self._max_side,
             bits=self._bits,
-            metadata=self.metadata_sm,
-            metadata_type=self.metadata_type,
-            pages=Pages(context, self.data_region_start, self.page_size),
+            memory=rows,
+            pages=Pages(context, self._path.stat().st_size + rows.size, self._page_size),
             next_chunk=context.Value(ctypes.c_uint64, 0),
         )
         workers: dict[Connection, BaseProcess] = {}
         try:
-            for _ in range(min(self.num_workers, len(samples))):
+            for _ in range(min(self._num_workers, len(samples))):
                 reader, sender = context.Pipe(duplex=False)
                 worker: BaseProcess = context.Process(
                     target=_work, args=(job, sender, os.getpid()), daemon=True
@@ -149,29 +147,30 @@ class Packer(DatasetWriter):  # type: ignore[misc]
                 worker.start()
                 sender.close()
                 workers[reader] = worker
-            return list(_listen(self.fname, dict(workers), advance))
+            return list(_listen(str(self._path), dict(workers), advance))
         finally:
             for reader, worker in workers.items():
                 worker.kill()
                 worker.join()
                 reader.close()
 
-    def _finish(self, kept: npt.NDArray[np.int64], allocations: npt.NDArray[np.uint64]) -> None:
-        """Write the rows of kept samples, their allocations and the header, and flush everything to disk."""
-        rows = np.ndarray(self.num_samples, self.metadata_type, self.metadata_sm.buf)[kept].tobytes()
-        places = np.zeros(self.num_samples, np.uint64)
+    def _finish(
+        self, rows: SharedMemory, kept: npt.NDArray[np.int64], allocations: npt.NDArray[np.uint64]
+    ) -> None:
+        """Write the rows of kept samples, their allocations and the head, and flush everything to disk."""
+        count = rows.size // SAMPLE.itemsize
+        places = np.zeros(count, np.uint64)
         places[kept] = np.arange(len(kept), dtype=np.uint64)
         allocations = allocations[np.argsort(allocations[:, 1])]
         allocations[:, 0] = places[allocations[:, 0].astype(np.int64)]
-        with open(self.fname, "r+b") as file:
-            file.seek(self.metadata_start)
-            file.write(rows)
-            self.header["alloc_table_ptr"] = _next_page(file.seek(0, os.SEEK_END))
-            file.seek(int(self.header["alloc_table_ptr"]))
-            file.write(np.ascontiguousarray(allocations, "<u8").tobytes())
-            self.header["num_samples"] = len(kept)
+        with open(self._path, "r+b") as file:
+            table = _next_page(file.seek(0, os.SEEK_END))
             file.seek(0)
-            file.write(self.header.tobytes())
+            file.write(head(len(kept), self._page_size, table))
+            # As bytes: of structures, what numpy copies between the values is whatever was in memory there.
+            file.write(np.ndarray((count, SAMPLE.itemsize), np.uint8, rows.buf)[kept].tobytes())
+            file.seek(table)
+            file.write(np.ascontiguousarray(allocations, "<u8").tobytes())
             file.flush()
             os.fsync(file.fileno())
 
@@ -191,14 +190,13 @@ class _Job:
     encoding: Encoding
     max_side: int | None
     bits: int
-    metadata: SharedMemory
-    metadata_type: np.dtype[np.void]
+    memory: SharedMemory
     pages: Pages
     next_chunk: Any
 
     def rows(self) -> npt.NDArray[np.void]:
         """Return the samples' rows, which all workers write."""
-        return np.ndarray(len(self.samples), self.metadata_type, self.metadata.buf)
+        return np.ndarray(len(self.samples), SAMPLE, self.memory.buf)
 
 
 def _listen(
@@ -299,9 +297,9 @@ def _encode(job: _Job, position: int, report: _Report) -> Pixels:
     what = mode, height, width, stored
     digest = sample_digest(sample.label, *what)
     row = job.rows()[position]
-    row["f0"]["mode"], row["f0"]["height"], row["f0"]["width"] = mode, height, width
-    row["f1"] = sample.label
-    row["f2"] = checksum(digest)
+    row["image"]["mode"], row["image"]["height"], row["image"]["width"] = mode, height, width
+    row["label"] = sample.label
+    row["checksum"] = checksum(digest)
     report.good.append(_Good(position, digest, content_key(*what), height, width))
     histogram = np.array(Image.fromarray(decoded.pixels).histogram(), np.int64).reshape(3, 256)
     report.histogram += histogram
@@ -321,7 +319,7 @@ def _write(
     """Write a chunk's images into the file; return their allocations, as in `_Report`."""
     sizes = [data.size for data in stored]
     places = job.pages.place(chunk, sizes)
-    job.rows()["f0"]["data_ptr"][positions] = places
+    job.rows()["image"]["data_ptr"][positions] = places
     for place, data in zip(places, stored, strict=True):
         _write_at(file, place, data.data)
     return np.array([positions, places, sizes], np.uint64).T
