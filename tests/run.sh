@@ -13,6 +13,9 @@ if (($#)); then exec pytest "$@"; fi
 
 # Runs under Ray and SLURM wait for processes more than they compute. All other tests take what they leave of
 # the processor, at the lowest priority, so that no run misses a time limit; what they print is shown at the end.
+# Threads of one computation that wait for each other sleep: by default they spin, which on cores that others use
+# takes half of all time.
+export OMP_WAIT_POLICY=passive
 runs=(tests/chaos tests/runtime tests/slurm tests/test_experiment.py)
 log=$(mktemp)
 set -m # a process group of its own, in which SIGINT is not ignored
