@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from distlth.run.paths import RunPaths
+from distlth.run.store import load_record
 from jobs.arguments import Commands, path_given
 
 DIFFERENT = 1
@@ -23,11 +25,13 @@ def add(commands: Commands) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    first, second = RunPaths(options.first), RunPaths(options.second)
+    for run in (first, second):
+        load_record(run)  # what is no run is told without waiting for torch
     from distlth.facts.compare import compare_runs
     from distlth.report.console import comparison_view, show
-    from distlth.run.paths import RunPaths
 
-    comparison = compare_runs(RunPaths(options.first), RunPaths(options.second))
+    comparison = compare_runs(first, second)
     if options.json:
         print(comparison.to_json())
     else:

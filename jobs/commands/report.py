@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 
 from distlth.errors import UserError
+from distlth.run.paths import RunPaths
+from distlth.run.store import load_record
 from jobs.arguments import Commands, path_given
 
 
@@ -23,14 +25,15 @@ def add(commands: Commands) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from distlth.report.summary import write_joint_report, write_report
-    from distlth.run.paths import RunPaths
-
     runs = [RunPaths(path) for path in options.runs]
     if len(runs) > 1 and options.out is None:
         raise UserError(
             "the report of several runs belongs to none of them; say where it goes with --out DIR"
         )
+    for run in runs:
+        load_record(run)  # what is no run is told without waiting for torch
+    from distlth.report.summary import write_joint_report, write_report
+
     written = write_report(runs[0]) if options.out is None else write_joint_report(runs, Path(options.out))
     for path in written:
         print(path)
