@@ -18,7 +18,7 @@ import ray
 from cluster.runtime.coordinator import Coordinator
 from cluster.runtime.heartbeat import Beat
 from cluster.runtime.session import LOOPBACK, environment, session_folder
-from distlth.bench.checkpoint import small_run
+from distlth.bench.small import small_run
 from distlth.run.paths import RunPaths
 
 LANE = 0

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import median
 
 from cluster.runtime.service import run
-from distlth.bench.checkpoint import images_of_noise
+from distlth.bench.small import images_of_noise
 from distlth.config.read import parse_config
 from distlth.config.schema import RunConfig
 from distlth.plan import plan

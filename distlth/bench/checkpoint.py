@@ -13,15 +13,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from distlth.config.read import parse_config
-from distlth.config.schema import RunConfig
-from distlth.data.dataset import Dataset
-from distlth.data.pack.build import BuildOptions, build
+from distlth.bench.small import SIZE, images_of_noise, small_config
 from distlth.models import prunable
 from distlth.plan import plan
 from distlth.prune.mask import Mask
@@ -33,8 +28,6 @@ from distlth.train.recorder import Recorder
 from distlth.train.trainer import Trainer
 from distlth.train.warm import WarmRank
 from distlth.train.world import World
-
-CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -73,8 +66,8 @@ def bench(
 def _bench(model: str, steps: int, pairs: int, images: int) -> list[CheckpointRow]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        dataset = _dataset(folder, images)
-        rank = WarmRank(_config(model, dataset), dataset, World(0, 1, torch.device("cpu")))
+        dataset = images_of_noise(folder, images, size=SIZE)
+        rank = WarmRank(small_config(model, dataset), dataset, World(0, 1, torch.device("cpu")))
         training = _training(folder, rank)
         with closing(rank), closing(_batches(training)) as batches:
             _segment(training, batches, min(steps, 20), checkpoint=True)
@@ -138,38 +131,5 @@ def _training(folder: Path, rank: WarmRank) -> Trainer:
     return training
 
 
-def small_run(folder: Path) -> RunConfig:
-    """Return the config of a very small run, and build its data set in `folder`."""
-    return _config("resnet20", _dataset(folder, 2 * CLASSES))
-
-
 def _ignore(event: str, **details: Any) -> None:
     pass
-
-
-def _config(model: str, dataset: Dataset) -> RunConfig:
-    """Return the quick start's config, with epochs without end."""
-    document = {
-        "name": "bench",
-        "data": {"path": dataset.path, "resolution": 16, "crop": "pad", "flip": False, "threads": 1},
-        "model": {"name": model, "stem": "cifar"},
-        "train": {"epochs": 10**6, "batch_size": min(64, dataset.split("train").count), "lr": 0.01},
-        "prune": {"rounds": 0},
-    }
-    return parse_config(document, source="bench")
-
-
-def _dataset(folder: Path, images: int) -> Dataset:
-    return images_of_noise(folder, images, size=16)
-
-
-def images_of_noise(folder: Path, images: int, *, size: int) -> Dataset:
-    """Build a data set of so many square images to train on, and ten for val, in `folder`; return it."""
-    random = np.random.default_rng(0)
-    for split, number in (("train", images), ("val", CLASSES)):
-        for index in range(number):
-            place = folder / "images" / split / str(index % CLASSES)
-            place.mkdir(parents=True, exist_ok=True)
-            pixels = random.integers(0, 256, (size, size, 3), dtype=np.uint8)
-            Image.fromarray(pixels).save(place / f"{index}.png")
-    return build(folder / "images", folder / "packed", BuildOptions(workers=1))
