@@ -46,14 +46,14 @@ class Places:
     def take(self, entries: Tensor) -> Tensor:
         """Return the kept entries, together."""
         if self.index is not None:
-            return entries[self.index]
+            return entries.index_select(0, self.index)
         return torch.cat([entries[start:end] for start, end in self.pieces] or [entries[:0]])
 
     def put(self, entries: Tensor, values: Tensor) -> Tensor:
         """Write the kept entries where they belong, and zeros everywhere else; return `entries`."""
         entries.zero_()
         if self.index is not None:
-            entries[self.index] = values.to(entries.dtype)
+            entries.scatter_(0, self.index, values.to(entries.dtype))
         elif self.pieces:
             parts = values.split([end - start for start, end in self.pieces])
             torch._foreach_copy_([entries[start:end] for start, end in self.pieces], list(parts))
