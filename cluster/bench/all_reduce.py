@@ -1,17 +1,19 @@
-"""How long a step of two ranks takes over a slow link: with all gradients sent, or the kept ones alone."""
+"""How long a step of two ranks takes over a slow link: all gradients sent, the kept ones alone, or none."""
 
 from __future__ import annotations
 
+import importlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -32,28 +34,33 @@ RANKS = 2
 PORT = 29400
 LOOPBACK = "127.0.0.1"
 CONFIG = TrainSection(epochs=1, batch_size=1, lr=0.01)
-# The ticket, whether its kept gradients travel alone, and the type in which they do.
+# The ticket, which gradients travel, and in what type. All are compared with the first.
 WAYS = (
-    ("magnitude", False, "float32"),
-    ("magnitude", True, "float32"),
-    ("refill", True, "float32"),
-    ("magnitude", False, "bf16"),
-    ("magnitude", True, "bf16"),
+    ("magnitude", "all", "float32"),
+    ("magnitude", "kept", "float32"),
+    ("refill", "kept", "float32"),
+    ("magnitude", "all", "bf16"),
+    ("magnitude", "kept", "bf16"),
+    ("magnitude", "none", None),
 )
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+# Images a rank, and their side in pixels: the least that ResNets take, as a GPU computes briefly; and more.
+BATCHES = ((2, 32), (4, 64))
 
 
 @dataclass(frozen=True)
 class AllReduceRow:
-    """Steps of two ranks on links of `link_mbit_s` (None: no limit).
+    """Steps of two ranks on links of `link_mbit_s` (None: no limit), with a `batch` each.
 
     `sent_mb` is what a rank gives to the all-reduces of a step, `milliseconds` a step's median,
-    `to_all` its ratio to a step with all gradients in float32: a median over rounds.
+    `to_all` its ratio to a step with all gradients in float32: a median over rounds. With none sent, a
+    step is computation alone.
     """
 
     ticket: str
     sent: str
-    dtype: str
+    dtype: str | None
+    batch: str
     link_mbit_s: float | None
     sent_mb: float
     milliseconds: float
@@ -62,28 +69,34 @@ class AllReduceRow:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a rank is to do."""
+    """What the ranks are to do: `places` are their nodes."""
 
     model: str
-    resolution: int
-    batch: int
+    batches: tuple[tuple[int, int], ...]
     density: float
     rounds: int
-    address: str
+    places: tuple[simulated.Node, ...]
     link_mbit_s: float | None
+
+    @classmethod
+    def read(cls, text: str) -> _Plan:
+        """Return the plan that JSON describes."""
+        values = json.loads(text)
+        values["batches"] = tuple(tuple(batch) for batch in values["batches"])
+        values["places"] = tuple(simulated.Node(**place) for place in values["places"])
+        return cls(**values)
 
 
 def bench(
     *,
     model: str = "resnet50",
-    resolution: int = 64,
-    batch: int = 4,
+    batches: Sequence[tuple[int, int]] = BATCHES,
     density: float = 0.26,
     rounds: int = 5,
     megabits_per_s: float = 1000.0,
     links: bool | None = None,
 ) -> list[AllReduceRow]:
-    """Train two ranks, `batch` random images each, in each way in turn.
+    """Train two ranks on random images in each way in turn, with each of `batches`: images a rank, pixels.
 
     `links` simulates links of this rate; by default, where this machine can.
 
@@ -106,57 +119,45 @@ def bench(
         if links:
             settings["GLOO_SOCKET_IFNAME"] = "eth0"
             places = stack.enter_context(simulated.linked(RANKS, megabits_per_s, settings))
-        plan = _Plan(
-            model, resolution, batch, density, rounds, places[0].address, megabits_per_s if links else None
-        )
-        return [AllReduceRow(**row) for row in json.loads(_run(plan, places, settings))]
+        rate = megabits_per_s if links else None
+        return _run(_Plan(model, tuple(batches), density, rounds, tuple(places), rate), settings)
 
 
-def _run(plan: _Plan, places: Sequence[simulated.Node], settings: Mapping[str, str]) -> str:
-    """Run the ranks; return what the first one prints."""
-    command = [sys.executable, "-P", "-m", "cluster.bench.all_reduce", json.dumps(asdict(plan))]
-    ranks = [
-        subprocess.Popen(
-            [*place.enter, *command, str(rank)], env=dict(settings), stdout=subprocess.PIPE, text=True
-        )
-        for rank, place in enumerate(places)
-    ]
-    printed = [rank.communicate()[0] for rank in ranks]
-    if any(rank.returncode for rank in ranks):
+def _run(plan: _Plan, settings: Mapping[str, str]) -> list[AllReduceRow]:
+    """Run the ranks in a process of their own, which has one thread when it forks them."""
+    ended = subprocess.run(
+        [sys.executable, "-P", "-m", "cluster.bench.all_reduce"],
+        input=json.dumps(asdict(plan)),
+        env=dict(settings),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if ended.returncode:
         raise RuntimeError("a rank of the benchmark failed; what it said stands above")
-    return printed[0].splitlines()[-1]
+    return [AllReduceRow(**row) for row in json.loads(ended.stdout.splitlines()[-1])]
 
 
-# -- in a rank --------------------------------------------------------------------------------------------
+# -- in the process of the ranks --------------------------------------------------------------------------
 
 
-class _Way:
-    """A network that trains in one of the ways."""
-
-    def __init__(self, plan: _Plan, world: World, ticket: str, alone: bool, dtype: str) -> None:
-        model = build(plan.model, 1000, seed=0)
-        masks = _masks(model, plan, ticket)
-        replicas = world.wrap(model)
-        assert isinstance(replicas, DistributedDataParallel)
-        self._state = StepState.fresh(model, replicas, masks, CONFIG, world, seed=0)
-        is_plain = not alone and dtype == "float32"
-        exchange = None if is_plain else SparseAllReduce(replicas, world, DTYPES[dtype])
-        if exchange is not None:
-            exchange.use(self._state.masking.kept() if alone else {})
-        dropped = sum(int((~mask).sum()) for mask in masks.values()) if alone else 0
-        entries = sum(parameter.numel() for parameter in model.parameters()) - dropped
-        self.sent_mb = entries * DTYPES[dtype].itemsize / 1e6
-
-    def seconds(self, images: Tensor, labels: Tensor) -> float:
-        """Return what a step takes."""
-        dist.barrier()
-        started = time.perf_counter()
-        train_step(self._state, images, labels, step=0, lr=CONFIG.lr)
-        return time.perf_counter() - started
+def main(plan: _Plan) -> int:
+    """Fork the ranks, of which the first prints the rows; return the highest exit code."""
+    importlib.import_module("torch._dynamo")  # DDP imports it: once here rather than in each rank
+    torch.set_num_threads(1)
+    model = build(plan.model, 1000, seed=0)
+    masks = {ticket: _masks(model, plan, ticket) for ticket in {ticket for ticket, _, _ in WAYS}}
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_be_a_rank, args=(rank, plan, model, masks)) for rank in range(RANKS)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    return max(abs(process.exitcode or 0) for process in ranks)
 
 
 def _masks(model: nn.Module, plan: _Plan, ticket: str) -> dict[str, Tensor]:
-    convs = prunable(anatomy(model, plan.resolution), "all")
+    convs = prunable(anatomy(model, plan.batches[0][1]), "all")
     dense = Mask.dense({conv.name: conv.weight_shape for conv in convs})
     weights = {name: model.get_parameter(f"{name}.weight").detach().contiguous() for name in dense}
     mask = prune_magnitude(weights, dense, 1 - plan.density)
@@ -165,37 +166,66 @@ def _masks(model: nn.Module, plan: _Plan, ticket: str) -> dict[str, Tensor]:
     return {f"{name}.weight": kept for name, kept in mask.items()}
 
 
-def main(rank: int, plan: _Plan) -> None:
-    """Be a rank; the first one prints the rows."""
-    torch.set_num_threads(1)
-    address = f"tcp://{plan.address}:{PORT}"
+class _Way:
+    """A network that trains in one of the ways."""
+
+    def __init__(
+        self, model: nn.Module, masks: Mapping[str, Tensor], world: World, sent: str, dtype: str | None
+    ) -> None:
+        replicas = world.wrap(model)
+        assert isinstance(replicas, DistributedDataParallel)
+        self._state = StepState.fresh(model, replicas, masks, CONFIG, world, seed=0)
+        self._exchange = replicas.no_sync if sent == "none" else nullcontext
+        if sent == "kept" or dtype == "bf16":
+            gradients = SparseAllReduce(replicas, world, DTYPES[dtype or "float32"])
+            gradients.use(self._state.masking.kept() if sent == "kept" else {})
+        entries = sum(parameter.numel() for parameter in model.parameters())
+        dropped = sum(int((~mask).sum()) for mask in masks.values())
+        travel = {"all": entries, "kept": entries - dropped, "none": 0}[sent]
+        self.sent_mb = travel * DTYPES[dtype or "float32"].itemsize / 1e6
+
+    def seconds(self, images: Tensor) -> float:
+        """Return what a step takes."""
+        labels = torch.arange(len(images))
+        dist.barrier()
+        started = time.perf_counter()
+        with self._exchange():
+            train_step(self._state, images, labels, step=0, lr=CONFIG.lr)
+        return time.perf_counter() - started
+
+
+def _be_a_rank(rank: int, plan: _Plan, model: nn.Module, masks: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """Measure each way; the first rank prints the rows."""
+    place = plan.places[rank]
+    place.join()
+    address = f"tcp://{plan.places[0].address}:{PORT}"
     dist.init_process_group("gloo", init_method=address, rank=rank, world_size=RANKS)
     world = World(rank, RANKS, torch.device("cpu"))
-    ways = [_Way(plan, world, *way) for way in WAYS]
-    generator = torch.Generator().manual_seed(rank)
-    images = torch.randn(plan.batch, 3, plan.resolution, plan.resolution, generator=generator)
-    labels = torch.arange(plan.batch)
-    for way in ways * 2:  # DDP lays its buckets out anew after the first step
-        way.seconds(images, labels)
-    rounds = [[way.seconds(images, labels) for way in ways] for _ in range(plan.rounds)]
+    ways = [_Way(deepcopy(model), masks[ticket], world, sent, dtype) for ticket, sent, dtype in WAYS]
+    rows = [row for batch in plan.batches for row in _measure(ways, plan, batch, rank)]
     if world.is_main:
-        print(json.dumps([_row(plan, index, way, rounds) for index, way in enumerate(ways)]))
+        print(json.dumps([asdict(row) for row in rows]), flush=True)
     dist.destroy_process_group()
 
 
-def _row(plan: _Plan, index: int, way: _Way, rounds: Sequence[Sequence[float]]) -> dict[str, Any]:
-    ticket, alone, dtype = WAYS[index]
-    row = AllReduceRow(
-        ticket,
-        "kept" if alone else "all",
-        dtype,
-        plan.link_mbit_s,
-        way.sent_mb,
-        1e3 * median(seconds[index] for seconds in rounds),
-        median(seconds[index] / seconds[0] for seconds in rounds),
-    )
-    return asdict(row)
+def _measure(ways: Sequence[_Way], plan: _Plan, batch: tuple[int, int], rank: int) -> list[AllReduceRow]:
+    """Take steps of each way in turn, on one batch."""
+    count, side = batch
+    images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(rank))
+    for way in (*ways, *ways):  # DDP lays its buckets out anew after the first step
+        way.seconds(images)
+    rounds = [[way.seconds(images) for way in ways] for _ in range(plan.rounds)]
+    return [
+        AllReduceRow(
+            *(ticket, sent, dtype, f"{count} of {side} px"),
+            plan.link_mbit_s,
+            way.sent_mb,
+            1e3 * median(seconds[index] for seconds in rounds),
+            median(seconds[index] / seconds[0] for seconds in rounds),
+        )
+        for index, ((ticket, sent, dtype), way) in enumerate(zip(WAYS, ways, strict=True))
+    ]
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[2]), _Plan(**json.loads(sys.argv[1])))
+    sys.exit(main(_Plan.read(sys.stdin.read())))

@@ -6,11 +6,13 @@ those of the machine. The namespaces end with the processes that hold them.
 
 from __future__ import annotations
 
+import ctypes
 import shutil
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 # Reserved for network benchmarks (RFC 2544).
 NETWORK = "198.18.0"
@@ -21,10 +23,28 @@ TOOLS = ("ip", "nsenter", "sleep", "tc", "unshare")
 
 @dataclass(frozen=True)
 class Node:
-    """A simulated node: its address, and the prefix of a command that is to run there."""
+    """A simulated node: its address, and the process that holds its network (None: this machine's own)."""
 
     address: str
-    enter: tuple[str, ...] = ()
+    holder: int | None = None
+
+    @property
+    def enter(self) -> tuple[str, ...]:
+        """The prefix of a command that is to run there."""
+        return () if self.holder is None else _enter(self.holder)
+
+    def join(self) -> None:
+        """Move this process, which must have one thread, there.
+
+        Raises:
+            OSError: it may not.
+        """
+        if self.holder is None:
+            return
+        with ExitStack() as stack:
+            paths = [Path(f"/proc/{self.holder}/ns/{kind}") for kind in ("user", "net")]
+            for namespace in [stack.enter_context(path.open()) for path in paths]:
+                _set_namespace(namespace.fileno())
 
 
 def missing() -> str | None:
@@ -47,7 +67,7 @@ def linked(count: int, megabits_per_s: float, environment: Mapping[str, str]) ->
     """
     holders = [_hold("unshare", "--user", "--map-root-user", "--net", environment=environment)]
     try:
-        switch = _enter(holders[0])
+        switch = _enter(holders[0].pid)
         _run(*switch, "ip", "link", "add", "switch", "type", "bridge")
         _run(*switch, "ip", "link", "set", "switch", "up")
         nodes = []
@@ -63,17 +83,17 @@ def linked(count: int, megabits_per_s: float, environment: Mapping[str, str]) ->
 
 def _plug(switch: tuple[str, ...], holder: subprocess.Popen[str], index: int, megabits: float) -> Node:
     """Connect a node to the switch; return it."""
-    address, port, enter = f"{NETWORK}.{index + 1}", f"port{index}", _enter(holder)
-    peer = ("peer", "name", "eth0", "netns", str(holder.pid))
+    node, port = Node(f"{NETWORK}.{index + 1}", holder.pid), f"port{index}"
+    enter, peer = node.enter, ("peer", "name", "eth0", "netns", str(holder.pid))
     _run(*switch, "ip", "link", "add", port, "type", "veth", *peer)
     _run(*switch, "ip", "link", "set", port, "master", "switch", "up")
     _run(*enter, "ip", "link", "set", "lo", "up")
-    _run(*enter, "ip", "address", "add", f"{address}/{PREFIX_LENGTH}", "dev", "eth0")
+    _run(*enter, "ip", "address", "add", f"{node.address}/{PREFIX_LENGTH}", "dev", "eth0")
     _run(*enter, "ip", "link", "set", "eth0", "up")
     for where, device in ((switch, port), (enter, "eth0")):
         shape = ("tbf", "rate", f"{megabits}mbit", "burst", "256kb", "latency", "50ms")
         _run(*where, "tc", "qdisc", "add", "dev", device, "root", *shape)
-    return Node(address, enter)
+    return node
 
 
 def _hold(*command: str, environment: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -90,8 +110,15 @@ def _hold(*command: str, environment: Mapping[str, str]) -> subprocess.Popen[str
     return holder
 
 
-def _enter(holder: subprocess.Popen[str]) -> tuple[str, ...]:
-    return ("nsenter", "--target", str(holder.pid), "--user", "--preserve-credentials", "--net")
+def _enter(holder: int) -> tuple[str, ...]:
+    return ("nsenter", "--target", str(holder), "--user", "--preserve-credentials", "--net")
+
+
+def _set_namespace(descriptor: int) -> None:
+    """Call setns(2), which Python has from 3.12 on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.setns(descriptor, 0):
+        raise OSError(ctypes.get_errno(), "a process cannot join a namespace")
 
 
 def _run(*command: str, check: bool = True) -> subprocess.CompletedProcess[str]:

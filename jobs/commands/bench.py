@@ -46,7 +46,7 @@ class Bench:
 
 BENCHES: Mapping[str, Bench] = {
     "all-reduce": Bench(
-        "cluster.bench.all_reduce", "milliseconds", {"model": "resnet20", "resolution": 32, "rounds": 2}
+        "cluster.bench.all_reduce", "milliseconds", {"model": "resnet20", "batches": ((2, 32),), "rounds": 2}
     ),
     "broadcast": Bench(
         "cluster.bench.broadcast",
