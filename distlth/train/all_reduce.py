@@ -67,7 +67,7 @@ class SparseAllReduce:
     """
 
     def __init__(self, replicas: DistributedDataParallel, world: World, dtype: torch.dtype) -> None:
-        self._world, self._dtype = world, dtype
+        self._world, self.dtype = world, dtype
         self._kept: Mapping[nn.Parameter, Tensor] = {}
         self._places: dict[tuple[int, ...], Places | None] = {}
         # DDP refuses annotations that are strings, as all are in this file.
@@ -82,7 +82,7 @@ class SparseAllReduce:
         """Start to average a bucket; its future has the bucket's tensor."""
         entries, places = bucket.buffer(), self._places_in(bucket)
         sent = entries if places is None else places.take(entries)
-        future = _sum(sent.mul_(1 / self._world.size).to(self._dtype))
+        future = _sum(sent.mul_(1 / self._world.size).to(self.dtype))
 
         def put_back(done: Future[Tensor]) -> Tensor:
             return entries.copy_(done.value()) if places is None else places.put(entries, done.value())
@@ -136,8 +136,10 @@ class Trial:
         return self.kept < self.all
 
 
-def compare(model: nn.Module, masks: Mapping[nn.Parameter, Tensor], world: World) -> Trial:
-    """Send zeros in the size of a network's gradients, both ways in turn. Collective."""
+def compare(
+    model: nn.Module, masks: Mapping[nn.Parameter, Tensor], world: World, dtype: torch.dtype
+) -> Trial:
+    """Send zeros in the size of a network's gradients as `dtype`, both ways in turn. Collective."""
     entries = (masks.get(each, torch.ones_like(each, dtype=torch.bool)) for each in model.parameters())
     kept = torch.cat([each.flatten() for each in entries])
     parts = kept.to(world.device).split(BUCKET_ENTRIES)
@@ -146,11 +148,11 @@ def compare(model: nn.Module, masks: Mapping[nn.Parameter, Tensor], world: World
 
     def send_all() -> None:
         for bucket in buckets:
-            _sum(bucket).wait()
+            bucket.copy_(_sum(bucket.to(dtype)).wait())
 
     def send_kept() -> None:
         for bucket, where in zip(buckets, places, strict=True):
-            where.put(bucket, _sum(where.take(bucket)).wait())
+            where.put(bucket, _sum(where.take(bucket).to(dtype)).wait())
 
     ways = send_all, send_kept
     seconds = torch.tensor([[_seconds(way, world) for way in ways] for _ in range(TRIALS + 1)])

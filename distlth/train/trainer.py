@@ -188,7 +188,7 @@ class Trainer:
         if found is not None:
             sends_kept = found.sends_kept
         elif sends_kept and wanted == "auto":
-            trial = compare(self.model, kept, self.world)
+            trial = compare(self.model, kept, self.world, exchange.dtype)
             sends_kept = trial.pays
             sent = "kept" if sends_kept else "all"
             self.recorder.event("all-reduce", self.step, sent=sent, **asdict(trial))

@@ -72,7 +72,9 @@ def be_a_rank(folder: Path, rank: int) -> None:
     }
     model = network()
     kept = {model.get_parameter(name): mask for name, mask in masks(model, "weights").items()}
-    found["trial"] = vars(compare(model, kept, World(rank, RANKS, torch.device("cpu"))))
+    world = World(rank, RANKS, torch.device("cpu"))
+    for dtype in (torch.float32, torch.bfloat16):
+        found[f"trial of {dtype}"] = vars(compare(model, kept, world, dtype))
     torch.save(found, folder / f"{rank}.pt")
     dist.destroy_process_group()
 

@@ -50,8 +50,9 @@ def test_sums_in_bf16_are_close(found: list[dict[str, Any]]) -> None:
     assert tensors_digest(rounded) == tensors_digest(found[1]["bf16-weights"][0])
 
 
-def test_all_ranks_come_to_the_same_choice(found: list[dict[str, Any]]) -> None:
-    first, second = (each["trial"] for each in found)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_all_ranks_come_to_the_same_choice(found: list[dict[str, Any]], dtype: torch.dtype) -> None:
+    first, second = (each[f"trial of {dtype}"] for each in found)
     assert first == second
     assert 0 < first["share"] < 1
     assert min(first["all"], first["kept"]) > 0
@@ -68,3 +69,11 @@ def test_what_is_taken_comes_back_to_its_place(share: float) -> None:
     assert torch.equal(taken, entries[kept])
     assert torch.equal(places.put(entries.clone(), taken), entries * kept)
     assert len(entries) < all_reduce.BUCKET_ENTRIES
+
+
+@pytest.mark.parametrize("pieces", [True, False])
+def test_what_is_dropped_becomes_zero_whatever_it_was(pieces: bool) -> None:
+    kept = torch.arange(4000) < 100 if pieces else torch.arange(4000) % 2 == 0
+    entries, places = torch.full((4000,), float("nan")), Places.of(kept)
+    assert (places.index is None) == pieces
+    assert torch.equal(places.put(entries, torch.ones(int(kept.sum()))), kept.float())
