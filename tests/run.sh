@@ -6,23 +6,44 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash cluster/setup.sh
 bash cluster/devslurm/install.sh || echo "without SLURM's programs the tests that need them are skipped" >&2
 PATH=$(cd "${VENV:-.venv}/bin" && pwd):$PATH
-ruff check .
-ruff format --check .
-mypy
-if (($#)); then exec pytest "$@"; fi
-
-# Runs under Ray and SLURM wait for processes more than they compute. All other tests take what they leave of
-# the processor, at the lowest priority, so that no run misses a time limit; what they print is shown at the end.
 # Threads of one computation that wait for each other sleep: by default they spin, which on cores that others use
 # takes half of all time.
 export OMP_WAIT_POLICY=passive
+ruff check .
+ruff format --check .
+if (($#)); then mypy && exec pytest "$@"; fi
+
+# Runs under Ray and SLURM wait for processes more than they compute. All other tests, and mypy before some of
+# them, take what they leave of the processor, so that no run misses a time limit. What they print is shown at the
+# end.
 runs=(tests/chaos tests/runtime tests/slurm tests/test_experiment.py)
-log=$(mktemp)
-set -m # a process group of its own, in which SIGINT is not ignored
-nice -n 19 pytest "${runs[@]/#/--ignore=}" >"$log" 2>&1 &
-trap 'kill %1 2>/dev/null || true; rm -f "$log"' EXIT
+numeric=(tests/data tests/execute tests/methods tests/models tests/prune tests/slim tests/train)
+logs=$(mktemp -d)
+groups=()
+trap 'kill -- "${groups[@]/#/-}" 2>/dev/null || true; rm -rf "$logs"' EXIT
+
+# behind NAME COMMAND: starts a shell command, which prints into the file NAME, in a session of its own: Linux
+# shares the processor between sessions first (autogroup), then within them. SIGINT is not ignored there.
+behind() {
+    python -c '
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.setsid()
+os.nice(19)
+try:
+    with open("/proc/self/autogroup", "w") as file:
+        file.write("5")
+except OSError:
+    pass
+os.execvp("bash", ["bash", "-c", sys.argv[1]])
+' "$2" >"$logs/$1" 2>&1 &
+    groups+=($!)
+}
+
+behind numeric "pytest ${numeric[*]}"
+behind others "mypy && pytest ${runs[*]/#/--ignore=} ${numeric[*]/#/--ignore=}"
 code=0
 pytest "${runs[@]}" || code=$?
-wait %1 || code=$?
-cat "$log"
+for group in "${groups[@]}"; do wait "$group" || code=$?; done
+cat "$logs"/*
 exit "$code"
