@@ -14,7 +14,9 @@ import pytest
 import torch
 from torch import nn
 
+from distlth.config.read import load_config
 from distlth.data.dataset import Dataset
+from distlth.experiment import run_experiment
 from distlth.export.export import TOLERANCE, largest_difference
 from distlth.export.formats import safetensors_file
 from distlth.export.source import load_source
@@ -27,14 +29,20 @@ from distlth.run.store import load_record
 from distlth.slim import slim
 from jobs.cli import main
 from tests.slim.tickets import images, ticket_of
+from tests.small_job import WORLD
+from tests.small_run import OVERRIDES
 
 TICKET = "02/refill"
-DEPLOY = Path(__file__).parent.parent.parent / "docs" / "deploy.md"
+ROOT = Path(__file__).parent.parent.parent
+DEPLOY = ROOT / "docs" / "deploy.md"
+QUICKSTART = ROOT / "jobs" / "recipes" / "quickstart.yaml"
 
 
 @pytest.fixture(scope="module")
-def run(undisturbed: tuple[RunPaths, str]) -> RunPaths:
-    return undisturbed[0]
+def run(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> RunPaths:
+    """A small run, in this process: its files are those of a run under Ray (tests/test_experiment.py)."""
+    places = [f"data.path={digits.path}", f"runs={tmp_path_factory.mktemp('runs')}", "cluster.workers=1"]
+    return run_experiment(load_config(QUICKSTART, [*OVERRIDES, *places]), WORLD)
 
 
 def export(run: RunPaths, *more: str, ticket: str = TICKET) -> int:
