@@ -8,8 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from distlth.errors import DataError
 from distlth.files import replacing_folder
@@ -28,6 +26,9 @@ def write_digits(target: Path, *, size: int = 16, num_val: int = 360, seed: int 
     """
     if target.exists():
         return 0
+    from sklearn.datasets import load_digits  # takes a second, which the quick start need not wait for again
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     count, classes = len(digits.target), len(digits.target_names)
     if size < 1 or not classes <= num_val <= count - classes:
