@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from distlth.export.export import TOLERANCE, largest_difference
+from distlth.export.export import TOLERANCE, largest_difference, rounding
 from distlth.export.formats import safetensors_file
 from distlth.export.parts import pack_parts
 from distlth.export.saved import load_saved
@@ -46,8 +46,9 @@ def test_classifiers_compute_the_same(name: str, tmp_path: Path) -> None:
     model = {"name": name, "stem": "imagenet", "num_classes": 10}
     about = {"model": model, "parts": pack_parts(found.parts)}
     file.write_bytes(safetensors_file(slimmed, size, about))
-    assert largest_difference(masked, load_saved(file).network, size) <= TOLERANCE
-    assert largest_difference(masked, slimmed, size) <= TOLERANCE
+    allowed = max(TOLERANCE, 2 * rounding(masked, size))
+    assert largest_difference(masked, load_saved(file).network, size) <= allowed
+    assert largest_difference(masked, slimmed, size) <= allowed
     assert _parameters(slimmed) <= CLASSIFIERS[name] * _parameters(masked)
     assert {name for name, _ in slimmed.named_parameters()} <= {name for name, _ in masked.named_parameters()}
 

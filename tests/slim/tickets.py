@@ -30,7 +30,8 @@ def refilled(
 
 def settle(model: nn.Module, resolution: int, generator: torch.Generator | None) -> None:
     """Give norms the statistics of a batch, nearly; first, with a generator, parameters as training might."""
-    with torch.no_grad():
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)  # of dropout: networks are the same whatever ran before
         for parameter in model.parameters():
             if generator and parameter.ndim == 1:
                 parameter.add_(torch.rand(parameter.shape, generator=generator).to(parameter) * 0.5)
