@@ -24,12 +24,13 @@ class EventLog:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._unwritten: list[Event] = []
+        self._is_refused = False
         self._lock = threading.Lock()
 
     @property
     def unwritten(self) -> tuple[Event, ...]:
-        """The events that are not in the file yet, oldest first."""
-        return tuple(self._unwritten)
+        """The events that the file did not take, and those after them, oldest first."""
+        return tuple(self._unwritten) if self._is_refused else ()
 
     def note(self, event: str, **details: Any) -> None:
         """Append an event with the current time, after those that could not be written before."""
@@ -40,9 +41,14 @@ class EventLog:
     def flush(self) -> None:
         """Write the events that are not in the file yet; raise OSError where they cannot be written."""
         with self._lock:
-            while self._unwritten:
-                append_json(self._path, self._unwritten[0])
-                del self._unwritten[0]
+            try:
+                while self._unwritten:
+                    append_json(self._path, self._unwritten[0])
+                    del self._unwritten[0]
+            except OSError:
+                self._is_refused = True
+                raise
+            self._is_refused = False
 
 
 def read_events(log: Path, offset: int = 0) -> tuple[list[Event], int]:

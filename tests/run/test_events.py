@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from distlth.files import read_json_lines
+from distlth.run import events
 from distlth.run.events import EventLog, read_events
 
 
@@ -107,3 +108,17 @@ def test_lines_that_are_no_whole_events_are_left_out(path: Path) -> None:
     with open(path, "a") as file:
         file.write("}\n")
     assert read_events(path, offset)[0] == [{"time": 17, "event": "last"}]
+
+
+def test_an_event_that_is_being_written_has_not_been_refused(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = EventLog(path)
+    seen: list[tuple[events.Event, ...]] = []
+
+    def write(*_: object) -> None:
+        seen.append(log.unwritten)
+
+    monkeypatch.setattr(events, "append_json", write)
+    log.note("mask", job="01")
+    assert seen == [()]
