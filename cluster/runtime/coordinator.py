@@ -62,6 +62,7 @@ class Coordinator:
         self.changed = asyncio.Condition()
         self.drawing = asyncio.Lock()
         self.started = asyncio.Event()
+        self.caught_up = asyncio.Event()  # masks of done jobs are drawn: a curve's rounds come in their order
         self.background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -72,6 +73,8 @@ class Coordinator:
         await asyncio.to_thread(self.maker.write_init)
         if self.results:
             self.keep(self.draw_earlier())
+        else:
+            self.caught_up.set()
         self.make_tickets()
         for lane in range(self.config.cluster.lanes):
             self.starts.begin(lane, time.monotonic())
@@ -235,6 +238,7 @@ class Coordinator:
                 self.schedule.offer(job.id)
                 self.changed.notify_all()
             structured = made.structured
+            await self.caught_up.wait()
             await self.draw(self.board.mask, job, structured.mask, made.parent_mask, structured.blocks)
         except UserError as error:
             await self.fail(str(error))
@@ -297,6 +301,7 @@ class Coordinator:
         async with self.drawing:
             for job in done:
                 await self.draw(draw_mask, self.board, self.run, job)
+            self.caught_up.set()
             await self.draw(self.board.catch_up, results, self.config)
 
 
