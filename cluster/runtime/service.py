@@ -19,6 +19,7 @@ from cluster.runtime.placement import sized
 from cluster.runtime.rendezvous import Call, Rendezvous, guest_folder, sweep_rendezvous
 from cluster.runtime.session import (
     LOOPBACK,
+    end_processes,
     environment,
     guest_environment,
     known_device,
@@ -122,9 +123,9 @@ def _place(config: RunConfig, allocation: Allocation | None) -> Iterator[_Place]
         alone = config.cluster.nodes == 1
         settings = guest_environment() if is_guest else environment(folder, address, alone=alone)
         if fork_server.is_wanted(device):
-            server = processes.enter_context(fork_server.start(ray_folder(folder), settings))
-            processes.callback(server.kill)
+            processes.enter_context(fork_server.start(ray_folder(folder), settings))
         head = processes.enter_context(HeadProcess(folder, address, settings))
+        processes.callback(end_processes, folder)
         if device is not None:
             head.send(StartRay(config.cluster, device))
         yield _Place(token, settings, head, has_ray=device is not None)

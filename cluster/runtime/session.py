@@ -151,10 +151,13 @@ def _processes_of(folder: Path) -> Iterator[psutil.Process]:
 
 
 def end_processes(folder: Path) -> None:
-    """Kill -9 all processes that were started for a session, except this one, until none is left."""
+    """Kill -9 all processes that were started for a session, except this one, until none is left.
+
+    The youngest first: Linux wakes stopped processes whose parents end.
+    """
     deadline = time.monotonic() + END_SECONDS
     while found := [process for process in _processes_of(folder) if process.pid != os.getpid()]:
-        for process in found:
+        for process in sorted(found, key=psutil.Process.create_time, reverse=True):
             with suppress(psutil.Error):
                 process.kill()
         psutil.wait_procs(found, timeout=1)
