@@ -16,7 +16,7 @@ if (($#)); then mypy && exec pytest "$@"; fi
 # Runs under Ray and SLURM wait for processes more than they compute. All other tests, and mypy before some of
 # them, take what they leave of the processor, so that no run misses a time limit. What they print is shown at the
 # end.
-runs=(tests/chaos tests/runtime tests/slurm tests/test_experiment.py)
+runs=(tests/slurm tests/chaos tests/runtime tests/test_experiment.py) # the first waits most
 numeric=(tests/data tests/execute tests/methods tests/models tests/prune tests/slim tests/train)
 logs=$(mktemp -d)
 groups=()
