@@ -128,11 +128,9 @@ def _reply(config: RunConfig) -> dict[str, Any]:
         return {"found": asdict(check(config))}
     except UserError as error:
         return {"mistake": type(error).__name__, "message": str(error)}
-    except OSError as error:
-        if isinstance(error.filename, str):
+    except Exception as error:  # the command raises it
+        if isinstance(error, OSError) and isinstance(error.filename, str):
             return {"errno": error.errno, "message": error.strerror, "file": error.filename}
-        return {"traceback": traceback.format_exc()}
-    except Exception:
         return {"traceback": traceback.format_exc()}
 
 
