@@ -29,10 +29,16 @@ TRIALS = 3
 
 @dataclass(frozen=True)
 class Places:
-    """Where the kept entries of a flat tensor lie: in `pieces` (start, end), or by `index` (int64)."""
+    """Where the kept entries of a flat tensor lie: in `pieces` (start, end), or by `index` (int64).
+
+    On a GPU `positions` says for each entry which of the kept ones it is (int32), -1 for none: there a
+    deterministic scatter sorts its index in every call, a gather does not (0.57 and 0.08 ms on an H200 for a
+    bucket of which a quarter is kept).
+    """
 
     pieces: tuple[tuple[int, int], ...]
     index: Tensor | None
+    positions: Tensor | None = None
 
     @classmethod
     def of(cls, kept: Tensor) -> Places:
@@ -40,7 +46,7 @@ class Places:
         edges = torch.diff(kept.to(torch.int8), prepend=kept.new_zeros(1), append=kept.new_zeros(1))
         starts, ends = (edges == 1).nonzero().flatten(), (edges == -1).nonzero().flatten()
         if len(starts) > MOST_PIECES:
-            return cls((), kept.nonzero().flatten())
+            return cls((), kept.nonzero().flatten(), positions(kept) if kept.is_cuda else None)
         return cls(tuple(zip(starts.tolist(), ends.tolist(), strict=True)), None)
 
     def take(self, entries: Tensor) -> Tensor:
@@ -51,6 +57,9 @@ class Places:
 
     def put(self, entries: Tensor, values: Tensor) -> Tensor:
         """Write the kept entries where they belong, and zeros everywhere else; return `entries`."""
+        if self.positions is not None:
+            entries.copy_(values.index_select(0, self.positions.clamp(min=0)))
+            return entries.masked_fill_(self.positions < 0, 0)
         entries.zero_()
         if self.index is not None:
             entries.scatter_(0, self.index, values.to(entries.dtype))
@@ -58,6 +67,11 @@ class Places:
             parts = values.split([end - start for start, end in self.pieces])
             torch._foreach_copy_([entries[start:end] for start, end in self.pieces], list(parts))
         return entries
+
+
+def positions(kept: Tensor) -> Tensor:
+    """Return which of the kept ones each entry of a flat bool tensor is: int32, -1 for those that are not."""
+    return torch.where(kept, kept.cumsum(0) - 1, -1).int()
 
 
 class SparseAllReduce:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from distlth.files import tensors_digest
 from distlth.train import all_reduce
-from distlth.train.all_reduce import MOST_PIECES, Places
+from distlth.train.all_reduce import MOST_PIECES, Places, positions
 from tests.train.gradient_ranks import KINDS, RANKS, STEPS, masks, network
 
 ROOT = Path(__file__).parent.parent.parent
@@ -68,6 +69,9 @@ def test_what_is_taken_comes_back_to_its_place(share: float) -> None:
     taken = places.take(entries)
     assert torch.equal(taken, entries[kept])
     assert torch.equal(places.put(entries.clone(), taken), entries * kept)
+    if places.index is not None:  # as on a GPU
+        gathering = replace(places, positions=positions(kept))
+        assert torch.equal(gathering.put(torch.full((4000,), float("nan")), taken), entries * kept)
     assert len(entries) < all_reduce.BUCKET_ENTRIES
 
 
