@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import tempfile
 import time
@@ -34,9 +35,10 @@ from distlth.errors import DataError
 QUALITY = 90
 ROUNDS = 5
 OURS, ADOPTED, STOCK, TORCHVISION = "distlth", "distlth, FFCV's file", "stock ffcv", "torchvision"
-STEP = "a training step"
+STEP, COPIES = "a training step", "copies to the GPU"
 # Of a larger data set, so many images are an epoch.
 MOST_IMAGES = 2048
+COPIES_PER_ROUND = 50
 
 Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 Epoch = Callable[[int], Batches]
@@ -47,7 +49,8 @@ class LoaderSpeed:
     """One loader's speed: medians over rounds, with quartiles, and its ratios to stock FFCV's.
 
     `cores` is how many were busy with it, `cpu_us` their microseconds for an image, `read_mb_s` what came
-    from storage in that time (0: all of it was in memory). The last row is a step that takes such images.
+    from storage in that time (0: all of it was in memory). The last row is a step that takes such images, and
+    on a machine with a GPU the row before it is what copies batches there.
     """
 
     loader: str
@@ -111,7 +114,8 @@ def bench(
             raise DataError(f"{sources.ours.path}: fewer than {batch_size} images to train, a batch")
         share = seconds / len(resolutions)
         rows = [_measure(sources, each, threads, batch_size, share) for each in resolutions]
-        return [*(row for each in rows for row in each), _step_row(resolutions[0])]
+        copies = [_copies_row(resolutions[0], batch_size)] if torch.cuda.is_available() else []
+        return [*(row for each in rows for row in each), *copies, _step_row(resolutions[0])]
 
 
 def conclusion(rows: Sequence[LoaderSpeed]) -> str:
@@ -119,6 +123,12 @@ def conclusion(rows: Sequence[LoaderSpeed]) -> str:
     ours, step = next(row for row in rows if row.loader == OURS), rows[-1]
     assert ours.cores is not None
     has = f"the loader delivers {ours.images_per_s:,.0f} images/s at {ours.resolution} px"
+    copies = next((row.images_per_s for row in rows if row.loader == COPIES), math.inf)
+    if copies < min(step.images_per_s, ours.images_per_s):
+        return (
+            f"Copy-bound: {has}, and copies to the GPU reach {copies:,.0f}; find out what shares the GPU's "
+            "link with it (nvidia-smi topo -m), or train at a smaller data.resolution."
+        )
     if step.images_per_s < ours.images_per_s:
         takes = f"{step.loader} takes {step.images_per_s:,.0f}"
         return f"Compute-bound: {has}, {takes}; nothing about the loader needs to change."
@@ -260,6 +270,22 @@ def _row(name: str, rounds: Sequence[Mapping[str, Sample]], resolution: int, thr
         cores=statistics.median(each.cpu_seconds / each.seconds for each in own),
         read_mb_s=statistics.median(each.read_bytes / each.seconds for each in own) / 1e6,
     )
+
+
+def _copies_row(resolution: int, batch_size: int) -> LoaderSpeed:
+    """Return how fast batches go from pinned memory to the GPU, as uint8 pixels: as the loader sends them."""
+    device = torch.device("cuda")
+    pixels = torch.zeros((batch_size, resolution, resolution, 3), dtype=torch.uint8, pin_memory=True)
+    target = torch.empty_like(pixels, device=device)
+    speeds = []
+    for _ in range(ROUNDS + 1):  # the first round starts the device
+        start = time.perf_counter()
+        for _ in range(COPIES_PER_ROUND):
+            target.copy_(pixels, non_blocking=True)
+        torch.cuda.synchronize(device)
+        speeds.append(COPIES_PER_ROUND * batch_size / (time.perf_counter() - start))
+    low, middle, high = statistics.quantiles(speeds[1:], n=4, method="inclusive")
+    return LoaderSpeed(COPIES, resolution, 1, middle, (low, high), *[None] * 5)
 
 
 def _step_row(resolution: int) -> LoaderSpeed:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from distlth.bench.loader import OURS, LoaderSpeed, conclusion
+from distlth.bench.loader import COPIES, OURS, LoaderSpeed, conclusion
 from distlth.bench.photos import HEIGHT, WIDTH, photo
 from jobs.cli import main
 
@@ -43,6 +43,14 @@ STEP = LoaderSpeed("a training step of resnet50 on cuda", 224, 2, 4000.0, (0.0, 
 )
 def test_a_sentence_says_what_holds_the_loader_up(loader: LoaderSpeed, step: LoaderSpeed, says: str) -> None:
     assert re.match(says, conclusion([loader, step]))
+
+
+@pytest.mark.parametrize(
+    ("copies", "says"), [(900.0, "Copy-bound: .* reach 900; find"), (9e4, "Decode-bound")]
+)
+def test_copies_to_the_gpu_can_hold_it_up(copies: float, says: str) -> None:
+    row = replace(STEP, loader=COPIES, images_per_s=copies)
+    assert re.match(says, conclusion([LOADER, row, STEP]))
 
 
 def test_photographs_are_all_different() -> None:
