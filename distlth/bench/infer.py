@@ -153,7 +153,7 @@ def bench(
 
 
 def _by_layer(case: Case, batch: int, rounds: int, *, paper: bool) -> Sequence[LayerRow | PaperRow]:
-    slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums, case.multiple).network
+    slimmed = slim(case.masked, case.resolution, RUNTIMES[EAGER].sums_on(case.device), case.multiple).network
     forms: dict[str, nn.Module] = {DENSE: case.dense, SLIM: slimmed}
     for form in forms.values():
         form.to(case.device)
@@ -197,7 +197,9 @@ def _networks(case: Case, names: Sequence[str]) -> dict[Key, nn.Module]:
     dense = case.dense
     found: dict[Key, nn.Module] = {}
     for name in names:
-        slimmed = slim(case.masked, case.resolution, RUNTIMES[name].sums, case.multiple).network
+        slimmed = slim(
+            case.masked, case.resolution, RUNTIMES[name].sums_on(case.device), case.multiple
+        ).network
         forms = {DENSE: dense, MASKED: case.masked, SLIM: slimmed, GROUPED: case.masked}
         found |= {(network, name): forms[network] for network in RUNTIMES[name].networks}
     return found
@@ -224,7 +226,10 @@ def _batch(
 
 
 def _load(key: Key, network: nn.Module, images: torch.Tensor, threads: int) -> Timed:
-    """Load a copy of a network into its runtime and run it once."""
+    """Load a copy of a network into its runtime and run it once; on a GPU, channels last."""
+    if images.is_cuda:
+        network = network.to(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=torch.channels_last)
 
     def load() -> Loaded:
         found = RUNTIMES[key[1]].load(copy.deepcopy(network).to(images.device), images, threads)

@@ -33,8 +33,8 @@ class Runtime:
     """A way to compute a network.
 
     `load` takes the network, a batch of images on its device and the number of threads. `networks` are those
-    that are worth timing, `sums` the slim form that is made for it. `needs` are libraries, `devices` what it
-    runs on here.
+    that are worth timing, `sums` the slim form that is made for it on a CPU. `needs` are libraries, `devices`
+    what it runs on here.
     """
 
     load: Callable[[nn.Module, Tensor, int], Loaded]
@@ -42,6 +42,10 @@ class Runtime:
     sums: Sums = "zeros"
     needs: Sequence[str] = ()
     devices: Sequence[Device] = ("cpu", "cuda")
+
+    def sums_on(self, device: Device) -> Sums:
+        """Return the slim form for a device: a GPU waits for the small kernels that scattered sums take."""
+        return self.sums if device == "cpu" else "zeros"
 
     def is_there(self, device: Device) -> bool:
         """Return whether it can be timed on this machine."""
