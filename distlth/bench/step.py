@@ -18,6 +18,7 @@ from distlth.models import Stem, anatomy, build
 from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask, weight_name
 from distlth.ticket import Ticket
+from distlth.train.cuda_graph import CudaGraphs
 from distlth.train.masking import parameter_masks
 from distlth.train.step import StepState, train_step
 from distlth.train.world import World
@@ -25,8 +26,10 @@ from distlth.train.world import World
 Amp = Literal["off", "bf16", "fp16"]
 Step = Callable[[], None]
 
-BARE, NO_MASK, MASK, COMPILED, TORCH_PRUNE = "bare loop", "no mask", "mask", "mask, compiled", "torch's prune"
-KINDS = (BARE, NO_MASK, MASK, TORCH_PRUNE, COMPILED)
+BARE, NO_MASK, MASK, TORCH_PRUNE = "bare loop", "no mask", "mask", "torch's prune"
+COMPILED, CAPTURED = "mask, compiled", "mask, CUDA graph"
+KINDS = (BARE, NO_MASK, MASK, TORCH_PRUNE)
+ON_GPU = (*KINDS, CAPTURED, COMPILED)
 
 
 @dataclass(frozen=True)
@@ -86,12 +89,12 @@ def bench(
 
     In each of `rounds`, each copy makes `steps_per_round` steps (default: 1 on a CPU, 5 on a GPU, where the
     clock is read when all are done); the order turns, so that a drift of the machine's speed falls on all.
-    `kinds` are what is timed: by default all, but on a CPU no torch.compile.
+    `kinds` are what is timed: by default all, but on a CPU no torch.compile and no CUDA graph.
     """
     shape = shape or default_shape()
     shape = replace(shape, resolution=resolution or shape.resolution)
     on_gpu = shape.device.type == "cuda"
-    steps = {kind: _step(kind, shape, density) for kind in kinds or (KINDS if on_gpu else KINDS[:-1])}
+    steps = {kind: _step(kind, shape, density) for kind in kinds or (ON_GPU if on_gpu else KINDS)}
     times = time_steps(steps, rounds, steps_per_round or (5 if on_gpu else 1), shape.device)
     return [_row(name, times, shape.batch) for name in steps]
 
@@ -101,7 +104,7 @@ def _step(kind: str, shape: Shape, density: float) -> Step:
         return _bare(shape, shape.network())
     if kind == TORCH_PRUNE:
         return _torch_prune(shape, density)
-    return _ours(shape, None if kind == NO_MASK else density, compiled=kind == COMPILED)
+    return _ours(shape, None if kind == NO_MASK else density, kind)
 
 
 def time_steps(
@@ -151,14 +154,17 @@ def _section(shape: Shape) -> TrainSection:
     return TrainSection(epochs=1, batch_size=shape.batch, lr=0.01, amp=shape.amp)
 
 
-def _ours(shape: Shape, density: float | None, *, compiled: bool = False) -> Step:
+def _ours(shape: Shape, density: float | None, kind: str = MASK) -> Step:
     """Return the step that jobs take."""
     model = shape.network()
     masks = _masks(model, shape.resolution, density)
-    replicas = cast(nn.Module, torch.compile(model, dynamic=False)) if compiled else model
-    world = World(0, 1, shape.device)
-    state = StepState.fresh(model, replicas, masks, _section(shape), world, seed=0)
+    replicas = cast(nn.Module, torch.compile(model, dynamic=False)) if kind == COMPILED else model
+    world, section = World(0, 1, shape.device), _section(shape)
     images, labels = shape.images()
+    graphs = CudaGraphs(model, model, section) if kind == CAPTURED else None
+    if graphs is not None:
+        graphs.capture(images)
+    state = StepState.fresh(model, replicas, masks, section, world, seed=0, passes=graphs)
     numbers = iter(range(10**9))
     return lambda: _discard(train_step(state, images, labels, step=next(numbers), lr=0.01))
 

@@ -12,7 +12,7 @@ from distlth.errors import ConfigError
 # How work is spread, watched and stored: no bit of the result depends on it.
 FREE = (
     *("name", "runs", "log_every", "data.path", "data.threads", "data.cache"),
-    *("checkpoint", "train.profile", "cluster.lanes", "cluster.retries"),
+    *("checkpoint", "train.profile", "train.cuda_graph", "cluster.lanes", "cluster.retries"),
     *("cluster.hang_seconds", "cluster.answer_seconds", "cluster.stale_seconds"),
     *("cluster.start_seconds", "cluster.collective_seconds"),
     *("cluster.nodes", "cluster.min_nodes", "cluster.node_wait_seconds", "cluster.slurm", "cluster.ray"),

@@ -253,6 +253,12 @@ class TrainSection(Section):
     compile: bool = Field(
         False, description="training steps through torch.compile, once for all jobs of a lane"
     )
+    cuda_graph: bool = Field(
+        False,
+        description="replay forward and backward passes as a CUDA graph, for small networks and batches, "
+        "which else wait for launches ([more](performance.md#small-networks-cuda-graphs)); one rank a lane; "
+        "on a CPU it changes nothing",
+    )
     all_reduce: AllReduceSection = AllReduceSection()
     execution: Literal["masked", "slim"] = Field(
         "masked",
@@ -601,6 +607,16 @@ class RunConfig(Section):
     def _sync_batch_norm_has_gpus(self) -> RunConfig:
         if self.train.sync_batch_norm and self.cluster.device == "cpu":
             raise ValueError(f"train.sync_batch_norm: {SYNC_NEEDS_GPUS}, not on cluster.device: cpu")
+        return self
+
+    @model_validator(mode="after")
+    def _captured_passes_have_one_rank(self) -> RunConfig:
+        if self.train.cuda_graph and self.cluster.workers > 1:
+            raise ValueError(
+                f"train.cuda_graph: the passes of one rank are captured, and cluster.workers is "
+                f"{self.cluster.workers}; set cluster.workers: 1 and train more jobs at a time "
+                "(cluster.lanes), or leave it out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from distlth.data.load.transform import Jitter
 from distlth.models import Anatomy, anatomy, build
 from distlth.models.anatomy import BATCH
 from distlth.train.all_reduce import SparseAllReduce
+from distlth.train.cuda_graph import CudaGraphs
 from distlth.train.rehearsal import rehearse
 from distlth.train.world import World
 
@@ -32,16 +33,17 @@ class Executable:
     """A network on its device, with loaders of its images.
 
     `replicas` is `model` wrapped for DDP, and compiled where the job file asks for that; `gradients` averages
-    its gradients where DDP does not do so by itself. A job loads its weights into `model`. The loader gives
-    the images in the order of `seed`. `open_calibration` returns a loader of the calibration images: the
-    first of a seeded order, unaugmented. `eval_loader` is that of val, `test_loader` that of test, where
-    there is one.
+    its gradients where DDP does not do so by itself; `graphs` are its passes as CUDA graphs, where the job
+    file asks for those. A job loads its weights into `model`. The loader gives the images in the order of
+    `seed`. `open_calibration` returns a loader of the calibration images: the first of a seeded order,
+    unaugmented. `eval_loader` is that of val, `test_loader` that of test, where there is one.
     """
 
     seed: int
     model: nn.Module
     replicas: nn.Module
     gradients: SparseAllReduce | None
+    graphs: CudaGraphs | None
     anatomy: Anatomy
     loader: TrainLoader
     eval_loader: EvalLoader
@@ -88,17 +90,18 @@ def reseed(executable: Executable, config: RunConfig, splits: Splits, world: Wor
 
 
 class Prepared(NamedTuple):
-    """A network on its device, what trains it on all ranks, and what averages its gradients."""
+    """A network on its device, what trains it on all ranks, what averages its gradients, and its graphs."""
 
     model: nn.Module
     replicas: nn.Module
     gradients: SparseAllReduce | None
+    graphs: CudaGraphs | None
 
 
 def prepare(config: RunConfig, world: World, model: nn.Module, loader: TrainLoader) -> Prepared:
     """Return a network on its device, and wrapped for DDP and compiled where asked for. Collective.
 
-    It has taken a step with each size of images, without a trace: all that is compiled is compiled here.
+    It has taken a step with each size of images, without a trace: what is compiled or captured is so here.
     `loader` has the images that it trains on.
     """
     model = _placed(model, config, world.device)
@@ -106,10 +109,23 @@ def prepare(config: RunConfig, world: World, model: nn.Module, loader: TrainLoad
     gradients = _gradients(config, replicas, world)
     if config.train.compile:  # no shape is dynamic: one graph for each size of images
         replicas = cast(nn.Module, torch.compile(replicas, dynamic=False))
-    count = len(loader.batch_indices(0, 0)) if config.train.compile else BATCH
+    batch = len(loader.batch_indices(0, 0))
     for side in config.data.sides:
+        count = batch if config.train.compile else BATCH
         rehearse(config, replicas, model, _empty_batch(count, side, world.device))
-    return Prepared(model, replicas, gradients)
+    return Prepared(model, replicas, gradients, _graphs(config, replicas, model, world, batch))
+
+
+def _graphs(
+    config: RunConfig, replicas: nn.Module, model: nn.Module, world: World, batch: int
+) -> CudaGraphs | None:
+    """Return the network's passes as CUDA graphs where they are asked for; a CPU has none."""
+    if not config.train.cuda_graph or world.device.type != "cuda":
+        return None
+    graphs = CudaGraphs(replicas, model, config.train)
+    for side in config.data.sides:
+        graphs.capture(_empty_batch(batch, side, world.device))
+    return graphs
 
 
 def _gradients(config: RunConfig, replicas: nn.Module, world: World) -> SparseAllReduce | None:

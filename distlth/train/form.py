@@ -69,7 +69,8 @@ class Masked:
     def fresh_state(self, config: TrainSection, world: World, seed: int) -> StepState:
         """Return the state before the first step."""
         masks = parameter_masks(self._ticket, self._executable.anatomy, dict(self.model.named_parameters()))
-        return StepState.fresh(self.model, self._executable.replicas, masks, config, world, seed)
+        made = self._executable
+        return StepState.fresh(self.model, made.replicas, masks, config, world, seed, passes=made.graphs)
 
     def whole(self) -> dict[str, Tensor]:
         """Return the network's state dict."""
@@ -117,7 +118,8 @@ class Slimmed:
         left = self._slimmed.take(self._masks)
         masks = {name: mask for name, mask in left.items() if not bool(mask.all())}
         names = self._decayed | {IDLE}
-        state = StepState.fresh(self.model, self._prepared.replicas, masks, config, world, seed, names)
+        made = self._prepared
+        state = StepState.fresh(self.model, made.replicas, masks, config, world, seed, names, made.graphs)
         idle = self.model.get_parameter(IDLE)
 
         def no_gradient(*_: Any) -> None:

@@ -30,7 +30,7 @@ def rehearse(config: RunConfig, replicas: nn.Module, model: nn.Module, images: T
     """
     labels = torch.zeros(len(images), dtype=torch.int64, device=images.device)
     model.train()
-    with _untouched(model, images.device), _refusals_named(config, images.device):
+    with untouched(model, images.device), _refusals_named(config, images.device):
         with precision(config.train.amp, images.device):
             loss = functional.cross_entropy(
                 replicas(images), labels, label_smoothing=config.train.label_smoothing
@@ -39,7 +39,7 @@ def rehearse(config: RunConfig, replicas: nn.Module, model: nn.Module, images: T
 
 
 @contextmanager
-def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Restore buffers and random numbers, and drop the gradients."""
     buffers = [buffer.clone() for buffer in model.buffers()]
     with torch.random.fork_rng([device] if device.type == "cuda" else []):

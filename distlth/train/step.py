@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +19,21 @@ from distlth.train.penalty import Pull
 from distlth.train.world import World
 
 
+class Passes(Protocol):
+    """Forward and backward passes that are made in another way than operator by operator."""
+
+    def __call__(self, images: Tensor, labels: Tensor, scaler: torch.amp.GradScaler) -> Tensor:
+        """Leave the gradients of a batch's mean loss in the parameters; return the loss, a scalar tensor."""
+
+
 @dataclass(frozen=True, eq=False)
 class StepState:
     """What the optimisation steps of one rank read and change.
 
     `replicas` is `model` with its gradients averaged over the ranks, `precision` the context of forward
     passes. What a step draws at random follows from `seed`, the step's number and `rank`. `weight` is the
-    factor of this rank's mean loss (see `part_weight`). `pull` adds its own part to the gradients.
+    factor of this rank's mean loss (see `part_weight`). `passes` replaces the passes of one rank that trains
+    alone. `pull` adds its own part to the gradients.
     """
 
     model: nn.Module
@@ -37,6 +46,7 @@ class StepState:
     seed: int
     rank: int
     weight: float | None
+    passes: Passes | None = None
     pull: Pull | None = None
 
     @classmethod
@@ -49,6 +59,7 @@ class StepState:
         world: World,
         seed: int,
         decay: Collection[str] | None = None,
+        passes: Passes | None = None,
     ) -> StepState:
         """Return the state before the first step: masked weights zeroed in place, no momentum yet.
 
@@ -65,6 +76,7 @@ class StepState:
             seed,
             world.rank,
             part_weight(config.batch_size, world),
+            passes,
         )
 
 
@@ -75,10 +87,7 @@ def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, l
     """
     _seed_step(state.seed, step, state.rank)
     set_learning_rate(state.optimizer, lr)
-    with state.precision:
-        logits = state.replicas(images)
-        loss = functional.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
-    state.scaler.scale(loss if state.weight is None else loss * state.weight).backward()
+    loss = state.passes(images, labels, state.scaler) if state.passes else _passes(state, images, labels)
     state.scaler.unscale_(state.optimizer)
     if state.pull is not None:
         state.pull.add_gradients()
@@ -88,6 +97,15 @@ def train_step(state: StepState, images: Tensor, labels: Tensor, *, step: int, l
     state.scaler.step(state.optimizer)
     state.scaler.update()
     state.optimizer.zero_grad(set_to_none=True)
+    return loss
+
+
+def _passes(state: StepState, images: Tensor, labels: Tensor) -> Tensor:
+    """Leave the gradients of the mean loss in the parameters, averaged over the ranks; return this rank's."""
+    with state.precision:
+        logits = state.replicas(images)
+        loss = functional.cross_entropy(logits, labels, label_smoothing=state.config.label_smoothing)
+    state.scaler.scale(loss if state.weight is None else loss * state.weight).backward()
     return loss.detach()
 
 

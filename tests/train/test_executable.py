@@ -88,6 +88,27 @@ def test_a_machine_that_cannot_compile_is_told_apart(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_cuda_graphs_change_nothing_on_a_cpu(
+    quickstart: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("distlth.train.executable", "tests.small_job"):
+        monkeypatch.setattr(f"{module}.build", small_network)
+    asked = [f"data.path={digits.path}", "train.epochs=2", "train.batch_size=479", "prune.rewind_epoch=0"]
+    digests = {
+        train(load_config(quickstart, [*asked, *more]), digits, RunPaths(tmp_path / name)).weights_digest
+        for name, more in (("eager", []), ("graph", ["train.cuda_graph=true", "cluster.workers=1"]))
+    }
+    assert len(digests) == 1
+
+
+def test_cuda_graphs_of_several_ranks_are_refused(quickstart: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(quickstart, ["train.cuda_graph=true", "cluster.workers=2"])
+    assert "train.cuda_graph: the passes of one rank are captured, and" in str(refused.value)
+    assert "cluster.workers is 2; set cluster.workers: 1" in str(refused.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_synchronised_batch_norm_without_a_gpu_is_refused(
     quickstart: Path, digits: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
