@@ -21,7 +21,7 @@ PYTHON=${VENV:-.venv}/bin/python
 export PYTHONPATH=$PWD${SITE:+:$SITE}${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 case $FORM in
-    gpu) PROCESSES=${PROCESSES:-8} DATA=$OUT/data ;;
+    gpu) PROCESSES=${PROCESSES:-2} DATA=$OUT/data ;;
     cpu) PROCESSES=${PROCESSES:-$(nproc)} DATA=$OUT/data-subset
         "$PYTHON" -m jobs.idx_subset "$SOURCE" "$OUT/subset"
         SOURCE=$OUT/subset
