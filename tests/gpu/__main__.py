@@ -56,6 +56,7 @@ class Section:
 SECTIONS = (
     Section("product", 240),
     Section("exact", 240),
+    Section("variants", 240),
     Section("classifiers", 180),
     Section("parity", 150),
     Section("ranks", 100),

@@ -52,15 +52,20 @@ def exact(options: Options) -> None:
             with check(f"{name} {' '.join(f'{k}={v}' for k, v in settings.items())}".strip()) as said:
                 home = Path(tempfile.mkdtemp(dir=folder))
                 config = job_config(data, home, "resnet18" if options.quick else name, 64, **settings)
-                first = train(config, data, options, home / "first")
-                again = train(config, data, options, home / "again")
-                expect(first == again, f"{first} and then {again}")
-                with suppress(StoppedEarly):
-                    train(config, data, options, home / "resumed", StopAfter(7))
-                    expect(False, "it did not stop")
-                resumed = train(config, data, options, home / "resumed")
-                expect(first == resumed, f"{first}, but {resumed} when resumed")
-                said.append(f"{first}, again and resumed")
+                said.append(f"{same_bits(config, data, options, home)}, again and resumed")
+
+
+def same_bits(config: RunConfig, data: Dataset, options: Options, home: Path) -> str:
+    """Train whole, again, and stopped and resumed; return the digest that all have."""
+    first = train(config, data, options, home / "first")
+    again = train(config, data, options, home / "again")
+    expect(first == again, f"{first} and then {again}")
+    with suppress(StoppedEarly):
+        train(config, data, options, home / "resumed", StopAfter(7))
+        expect(False, "it did not stop")
+    resumed = train(config, data, options, home / "resumed")
+    expect(first == resumed, f"{first}, but {resumed} when resumed")
+    return first
 
 
 def train(

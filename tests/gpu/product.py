@@ -30,10 +30,10 @@ def product(options: Options) -> None:
         home = Path(folder)
         write_digits(home / "images")
         build(home / "images", home / "digits", BuildOptions(workers=2))
-        jobs = {"undisturbed": undisturbed, "killed": killed, "stopped": stopped}
+        jobs = {"undisturbed": undisturbed, "killed": killed, "stopped": stopped, "branches": branches}
         workers = max(1, torch.cuda.device_count()) if options.on_gpu else 1
         command = arguments(home, workers, options)
-        with ThreadPoolExecutor(1 if options.quick else 3) as pool:
+        with ThreadPoolExecutor(1 if options.quick else len(jobs)) as pool:
             runs = {name: pool.submit(each, [*command, f"name={name}"], home) for name, each in jobs.items()}
             for name, run in runs.items():
                 with check(f"quick start, {name}") as said:
@@ -59,9 +59,14 @@ def arguments(home: Path, workers: int, options: Options) -> list[str]:
 def undisturbed(command: list[str], home: Path) -> str:
     """Run to the end."""
     start = time.monotonic()
+    run(command)
+    return f"{time.monotonic() - start:.0f} s, {trained_on(home)}"
+
+
+def run(command: list[str]) -> None:
+    """Run a command that is to end well."""
     ended = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     expect(ended.returncode == 0, f"exit code {ended.returncode}: {ended.stderr[-600:]}")
-    return f"{time.monotonic() - start:.0f} s, {trained_on(home)}"
 
 
 def trained_on(home: Path) -> str:
@@ -69,6 +74,19 @@ def trained_on(home: Path) -> str:
     results = sorted((home / "runs" / "undisturbed" / "rounds").rglob("result.json"))
     seconds = [json.loads(path.read_text())["seconds"] for path in results]
     return f"{len(seconds)} jobs of {min(seconds):.1f} to {max(seconds):.1f} s"
+
+
+def branches(command: list[str], home: Path) -> str:
+    """Run methods that train in ways of their own, on images that lie on the device."""
+    asked = [
+        "prune.branches=[{method: refill}, {method: admm}, {method: nm}]",
+        *("train.execution=slim", "data.cache=gpu", "data.crop=pad", "data.pad=2"),
+        *(["train.cuda_graph=true"] if "cluster.workers=1" in command else []),
+    ]
+    run([*command, *asked])
+    results = sorted((home / "runs" / "branches" / "rounds").rglob("result.json"))
+    found = {str(path.parent.relative_to(path.parents[2])): json.loads(path.read_text()) for path in results}
+    return ", ".join(f"{name} {each['val_top1']:.0%}" for name, each in found.items() if "/" in name)
 
 
 def killed(command: list[str], home: Path) -> str:

@@ -16,6 +16,8 @@ import torch.distributed as dist
 from torch.multiprocessing.spawn import spawn
 from torch.nn.parallel import DistributedDataParallel
 
+from distlth.train.all_reduce import SparseAllReduce, compare
+from distlth.train.warm import set_determinism
 from distlth.train.world import World
 from tests.gpu.lines import Options, check, expect, main, say
 from tests.gpu.work import flat_weights, masked_state, noise, take_steps
@@ -61,6 +63,15 @@ def rank(number: int, backend: str, devices: list[str], port: int, folder: str) 
     if len(devices) > 1:
         assert world.texts(f"rank {number}") == [f"rank {each}" for each in range(len(devices))]
         world.agree("the same")
+    plain, kept = (trained(world, sends_kept=each) for each in (False, True))
+    expect(plain == kept, f"weights {plain}, but {kept} where gradients of kept weights alone travel")
+    Path(folder, str(number)).write_text(f"{plain}: {bandwidth(device, len(devices))}{trial(world)}")
+    dist.destroy_process_group()
+
+
+def trained(world: World, *, sends_kept: bool) -> str:
+    """Return the digest of weights after a few masked steps on this rank's part of the batches."""
+    device, share = world.device, 64 // world.size
     state = masked_state("resnet20", 32, device)
     wrapped = DistributedDataParallel(
         state.model,
@@ -68,16 +79,23 @@ def rank(number: int, backend: str, devices: list[str], port: int, folder: str) 
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
-    share = 64 // len(devices)
-    batches = [
-        (images[number * share :][:share], labels[number * share :][:share])
-        for images, labels in noise(32, 64)
-    ]
-    take_steps(replace(state, replicas=wrapped, rank=number), batches, 8)
+    if sends_kept:
+        SparseAllReduce(wrapped, world, torch.float32).use(state.masking.kept())
+    part = slice(world.rank * share, (world.rank + 1) * share)
+    batches = [(images[part], labels[part]) for images, labels in noise(32, 64)]
+    take_steps(replace(state, replicas=wrapped, rank=world.rank), batches, 8)
     world.share_buffers(state.model)
-    digest = hashlib.blake2b(flat_weights(state.model).numpy().tobytes(), digest_size=8).hexdigest()
-    Path(folder, str(number)).write_text(f"{digest}: {bandwidth(device, len(devices))}")
-    dist.destroy_process_group()
+    return hashlib.blake2b(flat_weights(state.model).numpy().tobytes(), digest_size=8).hexdigest()
+
+
+def trial(world: World) -> str:
+    """Return how long a ResNet-50's gradients take, all and kept ones, with deterministic kernels."""
+    if world.device.type != "cuda":
+        return ""
+    set_determinism(True)
+    state = masked_state("resnet50", 64, world.device)
+    found = compare(state.model, state.masking.kept(), world, torch.float32)
+    return f"; a ResNet-50's gradients {1e3 * found.all:.1f} ms, its kept ones {1e3 * found.kept:.1f} ms"
 
 
 def bandwidth(device: torch.device, size: int) -> str:

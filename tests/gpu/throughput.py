@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from distlth.bench.step import COMPILED, KINDS, MASK, TORCH_PRUNE, Shape, bench
+from distlth.bench.step import CAPTURED, COMPILED, KINDS, MASK, TORCH_PRUNE, Shape, bench
 from distlth.train.meter import Meter
 from distlth.train.step import train_step
 from distlth.train.warm import set_determinism
@@ -28,7 +28,7 @@ def throughput(options: Options) -> None:
     )
     set_determinism(False)
     with check("masked, bf16") as said:
-        rows = {row.name: row for row in bench(shape=shape, rounds=options.size(10, 2), kinds=KINDS[:-1])}
+        rows = {row.name: row for row in bench(shape=shape, rounds=options.size(10, 2), kinds=KINDS)}
         say(
             "figure",
             "images/s",
@@ -45,6 +45,9 @@ def throughput(options: Options) -> None:
             assert masked.to_bare_loop is not None
             expect(masked.to_no_mask <= 1.03, "expected at most 1.03x unmasked")
             expect(masked.to_bare_loop <= 1.02, "expected at most 1.02x the bare loop")
+    free()
+    with check("small networks") as said:
+        said.append(small(options))
     free()
     with check("deterministic kernels") as said:
         plain = rate(shape, options)
@@ -63,6 +66,18 @@ def throughput(options: Options) -> None:
         said.append(f"{rows[COMPILED].images_per_second:,.0f} images/s, {gain:.2f}x eager")
         if options.on_gpu:
             expect(gain >= 1.1, "expected at least 1.1x")
+
+
+def small(options: Options) -> str:
+    """Time steps that are so small that the device waits for launches."""
+    said = []
+    for batch in (128, 512)[: options.size(2, 1)]:
+        shape = Shape("resnet20", 32, options.size(batch, 8), "bf16", options.device, "cifar")
+        kinds = (*KINDS, CAPTURED) if options.on_gpu else KINDS
+        rows = bench(shape=shape, rounds=options.size(8, 1), steps_per_round=options.size(20, 1), kinds=kinds)
+        rates = ", ".join(f"{row.name} {row.images_per_second:,.0f}" for row in rows)
+        said.append(f"ResNet-20, 32 px, batch {shape.batch}, images/s: {rates}")
+    return "; ".join(said)
 
 
 def rate(shape: Shape, options: Options) -> float:

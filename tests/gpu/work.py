@@ -103,16 +103,29 @@ def _write_photo(job: tuple[str, int, int | None, Path]) -> None:
     image.save(target / f"{number:05}.jpg", quality=90)
 
 
-def job_config(data: Dataset, runs: Path, model: str, resolution: int, **train: Any) -> RunConfig:
-    """Return the config of a run that trains a network on packed photographs."""
+def job_config(
+    data: Dataset,
+    runs: Path,
+    model: str,
+    resolution: int,
+    more: Mapping[str, Any] | None = None,
+    **train: Any,
+) -> RunConfig:
+    """Return the config of a run that trains a network on packed photographs; `more` are other sections."""
+    sections: dict[str, dict[str, Any]] = {name: dict(keys) for name, keys in (more or {}).items()}
     return RunConfig.model_validate(
         {
             "name": "gpu",
             "runs": str(runs),
-            "data": {"path": str(data.path), "resolution": resolution, "threads": 2},
-            "model": {"name": model},
+            "data": {
+                "path": str(data.path),
+                "resolution": resolution,
+                "threads": 2,
+                **sections.get("data", {}),
+            },
+            "model": {"name": model, **sections.get("model", {})},
             "train": {"epochs": 2, "batch_size": 32, "lr": 0.02, **train},
-            "prune": {"rounds": 0},
+            "prune": {"rounds": 0, **sections.get("prune", {})},
             "checkpoint": {"every_steps": 50},
         }
     )
