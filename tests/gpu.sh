@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks what only a GPU can show, in some ten minutes on one card; prints a line for each check.
+# Checks what only a GPU can show, in some eight or nine minutes on one card; prints a line for each check.
 #
 #   bash tests/gpu.sh [--section NAME]... [--quick] [--device cpu]
 #

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 DENSITY = 0.42
 EACH, ALL = "of each layer", "of all weights"
-SECONDS = float(os.environ.get("KERNELS_SECONDS", "100"))  # after these, what is left is skipped
+SECONDS = float(os.environ.get("KERNELS_SECONDS", "60"))  # after these, what is left is skipped
 MASKS = Path(".gpu-bundle", "masks.npz")
 PAPER = 0.6023  # of the time of all convolutions, ResNet-50 with 42% of its weights
 PAPER_INPUT = (64, 64, 64)  # images, height, width: of every layer

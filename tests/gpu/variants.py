@@ -62,7 +62,7 @@ CAPTURED = (
 def variants(options: Options) -> None:
     """Train each twice and resumed; those as CUDA graphs also without: the same weights."""
     with tempfile.TemporaryDirectory() as folder:
-        data = photos(Path(folder), options.size(320, 160), 96)
+        data = photos(Path(folder), options.size(192, 160), 96)
 
         def home() -> Path:
             return Path(tempfile.mkdtemp(dir=folder))
