@@ -22,7 +22,7 @@ from tests.architecture import ROOT
 
 # In the place of Ray's: a script that says what it was started with.
 SCRIPT = """
-import json, os, random, sys
+import gc, json, os, random, sys
 drawn = None
 if "ray" in sys.modules:
     import numpy
@@ -30,7 +30,8 @@ if "ray" in sys.modules:
     drawn = [PlacementGroupID.of(JobID.from_int(1)).hex(), random.random(), numpy.random.random()]
 with os.fdopen(1, "w") as file:
     place = os.getcwd(), os.getppid()
-    json.dump([sys.argv[1:], dict(os.environ), *place, drawn, os.nice(0), os.getpgrp() == os.getpid()], file)
+    process = os.nice(0), os.getpgrp() == os.getpid(), gc.isenabled()
+    json.dump([sys.argv[1:], dict(os.environ), *place, drawn, *process], file)
 """
 CONTEXT = f'{fork_client.CONTEXT}{{"env_vars": {{"ADDED": "2"}}, "py_executable": "{sys.executable}"}}'
 PREFIXED = f'{fork_client.CONTEXT}{{"command_prefix": ["nice"]}}'
@@ -89,11 +90,11 @@ def start(folder: Path, *arguments: str, **more: str) -> list[Any]:
 
 def test_a_worker_has_what_its_starter_has(server: subprocess.Popen[bytes], tmp_path: Path) -> None:
     said = start(tmp_path, fork_client.__file__, "--node-id=x", "--language=PYTHON", CONTEXT)
-    arguments, environment, folder, parent, _, niceness, leads_group = said
+    arguments, environment, folder, parent, _, niceness, leads_group, collects = said
     assert (arguments, folder, parent) == (["--node-id=x"], str(tmp_path), server.pid)
     assert (environment["GIVEN"], environment["ADDED"], environment["RAY_JOB_ID"]) == ("1", "2", "07")
     assert "OMP_NUM_THREADS" not in environment  # unless it is set, Ray sets it by what the worker asks for
-    assert (niceness, leads_group) == (os.nice(0), True)
+    assert (niceness, leads_group, collects) == (os.nice(0), True, True)
     assert psutil.Process(server.pid).num_threads() == 1
 
 
@@ -126,7 +127,7 @@ def test_a_worker_that_nobody_waits_for_ends(server: subprocess.Popen[bytes], tm
 
 
 def test_without_a_fork_server_a_worker_starts_as_ray_starts_it(scripts: Path, tmp_path: Path) -> None:
-    found, environment, *_, drawn, _, _ = start(tmp_path, fork_client.__file__, "--node-id=x", CONTEXT)
+    found, environment, *_, drawn, _, _, _ = start(tmp_path, fork_client.__file__, "--node-id=x", CONTEXT)
     assert (found[:1], environment["ADDED"], drawn) == (["--node-id=x"], "by Ray", None)
 
 
