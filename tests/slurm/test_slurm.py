@@ -18,19 +18,31 @@ from distlth.facts.compare import compare_runs
 from distlth.files import read_json_lines
 from distlth.run.paths import RunPaths
 from distlth.run.results import JobResult
+from tests.injected import inject
 from tests.slurm.fixture import Slurm, wait_for
 from tests.small_run import write_own_modules
 
 ROOT = Path(__file__).parent.parent.parent
 RECIPE = ROOT / "jobs" / "recipes" / "quickstart.yaml"
 
-# Two jobs of 880 steps, a checkpoint every 25.
+# Two jobs of 220 steps, a checkpoint every 6.
 JOBS = ["00", "01"]
 OVERRIDES = (
-    *("train.epochs=80", "train.batch_size=120", "train.eval_every=20", "data.resolution=8"),
+    *("train.epochs=20", "train.batch_size=120", "train.eval_every=5", "data.resolution=8"),
     *("prune.rounds=1", "prune.rewind_epoch=1", "prune.branches=[]"),
-    *("log_every=10", "checkpoint.every_steps=25"),
+    *("log_every=3", "checkpoint.every_steps=6"),
 )
+
+# A run has to last until SLURM interrupts it: ranks wait after each step, where the file `slow` says so.
+SLOW = """
+import os, time
+take_step = module.Trainer.take_step
+def take_it_slowly(self, images, labels):
+    take_step(self, images, labels)
+    if os.path.exists({mark!r}):
+        time.sleep(0.25)
+module.Trainer.take_step = take_it_slowly
+"""
 
 # What sites set for all their users: jobs start with an environment of their own, and take what breaks srun.
 SITE = {"SBATCH_EXPORT": "NONE", "SBATCH_MEM_PER_CPU": "200", "SBATCH_PARTITION": "high"}
@@ -58,6 +70,10 @@ class Cluster:
         self.python.chmod(0o755)
         (folder / "container").mkdir()
         (folder / "container" / "bash").symlink_to("/bin/bash")  # Ray starts processes by it
+        self.slow = folder / "slow"
+        self.slow.touch()
+        change = SLOW.format(mark=str(self.slow))
+        self.path = inject(folder / "inject", "distlth.train.trainer", change)
 
     def hide_slurm(self, hidden: bool) -> None:
         """Have the tasks that start from now on find no command of SLURM, as in a container."""
@@ -81,7 +97,7 @@ class Cluster:
         """Submit two ranks on two nodes; return the SLURM job's id."""
         site = [*("cluster.node_wait_seconds=60", "cluster.stale_seconds=15", "--nodes", "2")]
         site += ["--partition", "low", f"cluster.slurm.python={self.python}"]
-        site += [f"cluster.slurm.setup=[export PYTHONPATH={ROOT}]"]
+        site += [f"cluster.slurm.setup=[export PYTHONPATH={self.path}]"]
         printed = self.distlth("submit", str(RECIPE), *OVERRIDES, *site, *self.names, *more, code=code)
         return printed if code else job_of(printed)
 
@@ -182,6 +198,7 @@ def interrupt_in_every_way(cluster: Cluster) -> None:
     slurm.wait(job, "CANCELLED", timeout=PATIENCE_SECONDS)
     wait_for(lambda: not slurm.processes(), "the processes of a cancelled job to end")
     assert "cancelled" in cluster.distlth("status")
+    cluster.slow.unlink()
     again = job_of(cluster.distlth("resume", "runs/run"))
     slurm.wait(again, "COMPLETED", timeout=PATIENCE_SECONDS)
     assert cluster.restarts(again) == 0
@@ -214,7 +231,7 @@ def test_a_run_survives_lost_nodes_where_that_is_allowed(
 ) -> None:
     cluster = Cluster(slurm, tmp_path, digits)
     site = ("cluster.min_nodes=1", "cluster.node_wait_seconds=15")
-    job = cluster.submit("--time", "60", "train.epochs=30", *site)
+    job = cluster.submit("--time", "60", "train.epochs=6", *site)
 
     # The head node: only the node that is left can tell SLURM.
     cluster.trains_again()
@@ -225,6 +242,7 @@ def test_a_run_survives_lost_nodes_where_that_is_allowed(
     # The other one: the head node continues alone, with the same global batches.
     cluster.trains_again()
     slurm.kill_node("n2")
+    cluster.slow.unlink()
     slurm.wait(job, "COMPLETED", timeout=PATIENCE_SECONDS)
     assert cluster.restarts(job) == 1
     assert "is lost, 1 of 2 left" in cluster.events("node-lost")[0]["message"]
@@ -238,7 +256,7 @@ def test_a_run_survives_lost_nodes_where_that_is_allowed(
 def test_runs_of_several_seeds_share_the_nodes(slurm: Slurm, digits: Dataset, tmp_path: Path) -> None:
     """Two Rays run at once on each of two nodes, with their own ports, folder and token."""
     cluster = Cluster(slurm, tmp_path, digits)
-    cluster.submit("--time", "60", "--seeds", "1,2", "train.epochs=20", "prune.rounds=0")
+    cluster.submit("--time", "60", "--seeds", "1,2", "train.epochs=6", "prune.rounds=0")
     runs = [RunPaths(tmp_path / "runs" / f"run-seed{seed}") for seed in (1, 2)]
     cluster.wait_for(
         lambda: all(JobResult.load(run.job("00")) for run in runs) and not slurm.run("squeue", "-h").strip(),
