@@ -136,6 +136,7 @@ def test_the_reference_of_the_job_file_is_the_codes() -> None:
 def test_the_quick_start_runs_from_anywhere(tmp_path: Path) -> None:
     """The script itself, with a run made small; it is called twice, the second time with everything done."""
     small = ["train.epochs=1", "train.schedule.warmup_epochs=0", "prune.rewind_epoch=0", "prune.rounds=1"]
+    small += ["data.resolution=8", "train.batch_size=240"]
     script = ["bash", str(ROOT / "jobs" / "quickstart.sh"), *small, f"runs={tmp_path}"]
     environment = {**os.environ, "VENV": sys.prefix}
     for _ in range(2):
