@@ -101,6 +101,8 @@ def resolve_device(config: ClusterSection) -> str:
     Raises:
         ConfigError: more GPUs are asked for than this machine has.
     """
+    if known_device(config.device) == "cpu":
+        return "cpu"
     import torch
 
     gpus = torch.cuda.device_count()

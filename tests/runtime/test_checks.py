@@ -11,9 +11,9 @@ import pytest
 
 from cluster.runtime import session
 from cluster.runtime.checks import run_checks
-from cluster.runtime.session import known_device
+from cluster.runtime.session import known_device, resolve_device
 from distlth.config.read import load_config
-from distlth.config.schema import RunConfig
+from distlth.config.schema import ClusterSection, RunConfig
 from distlth.data.dataset import Dataset
 from distlth.errors import ConfigError, RunInterrupted
 from tests.architecture import ROOT
@@ -87,3 +87,5 @@ def test_the_device_is_known_without_torch_where_there_is_no_gpu(
     monkeypatch.setattr(session, "GPU_FILES", ("/no GPU", "/dev/null" if there else "/none either"))
     assert known_device("auto") == (None if there else "cpu")
     assert (known_device("cpu"), known_device("cuda")) == ("cpu", "cuda")
+    monkeypatch.setitem(sys.modules, "torch", None)  # not needed where the device is known
+    assert resolve_device(ClusterSection(device="auto" if not there else "cpu")) == "cpu"
