@@ -26,6 +26,11 @@ IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 class BuildLibraries(build_ext):
     """Compile with each file's own flags, and say in a line what a machine without a compiler needs."""
 
+    def finalize_options(self) -> None:
+        """Build the libraries side by side."""
+        super().finalize_options()
+        self.parallel = self.parallel or True
+
     def build_extensions(self) -> None:
         """Compile and link the libraries."""
         compiler: Any = self.compiler

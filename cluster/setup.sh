@@ -36,6 +36,7 @@ make_environment() {
     step "pip and setuptools" pip_install pip setuptools
     step "Python packages (minutes: torch alone is 3 GB with its CUDA libraries)" install_distlth
     step "FFCV, compiled here" install_ffcv
+    step "byte code of the packages, on all cores" compile_packages
     step "trial import" trial_import
     fingerprint >"$STAMP"
 }
@@ -150,7 +151,7 @@ make_venv() {
 }
 
 pip_install() {
-    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check -c "$CONSTRAINTS" "$@"
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile -c "$CONSTRAINTS" "$@"
 }
 
 install_distlth() { pip_install --no-build-isolation -e "$ROOT[dev]"; }
@@ -161,6 +162,14 @@ install_ffcv() {
     local shim=
     [[ -e /usr/include/opencv4/opencv2/imgproc.hpp ]] && shim=$OPENCV_SHIM:
     PKG_CONFIG_PATH=$shim${PKG_CONFIG_PATH:-} pip_install --no-deps --no-build-isolation ffcv
+}
+
+# pip would compile one file after the other, and tests that nobody runs. Some packages bring files that are no
+# Python 3: they stay as they are.
+compile_packages() {
+    local packages
+    packages=$("$VENV/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    "$VENV/bin/python" -m compileall -qq -j 0 -x 'site-packages/.*/tests?/' "$packages" || true
 }
 
 trial_import() {
