@@ -12,6 +12,7 @@ ensure_packages() {
     ((${#missing[@]})) || return 0
     { [[ $EUID == 0 ]] && command -v apt-get >/dev/null; } || "$stop" "${missing[@]}"
     say "system packages: ${missing[*]} ..."
+    exec 8</var/lib/apt && flock 8 # another of our scripts may be at it: apt-get itself does not always wait
     local start=$SECONDS log
     log=$(mktemp)
     # The lists on the machine may be absent or old: only then is apt-get update worth its time.
@@ -22,6 +23,7 @@ ensure_packages() {
         exit 1
     fi
     rm -f "$log"
+    exec 8<&-
     say "system packages: $((SECONDS - start)) s"
     mapfile -t missing < <("$lacking" | tr ' ' '\n')
     ((${#missing[@]} == 0)) || "$stop" "${missing[@]}"

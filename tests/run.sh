@@ -3,8 +3,16 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bash cluster/setup.sh
-bash cluster/devslurm/install.sh || echo "without SLURM's programs the tests that need them are skipped" >&2
+logs=$(mktemp -d)
+groups=()
+trap 'kill -- "${groups[@]/#/-}" 2>/dev/null || true; rm -rf "$logs"' EXIT
+
+# SLURM's programs come while Python's packages do; what is said about them is shown after that.
+bash cluster/devslurm/install.sh >"$logs/slurm" 2>&1 &
+slurm=$!
+bash cluster/setup.sh || { code=$?; wait; exit "$code"; }
+wait "$slurm" || echo "without SLURM's programs the tests that need them are skipped" >>"$logs/slurm"
+cat "$logs/slurm" >&2 && rm "$logs/slurm"
 PATH=$(cd "${VENV:-.venv}/bin" && pwd):$PATH
 # Threads of one computation that wait for each other sleep: by default they spin, which on cores that others use
 # takes half of all time.
@@ -13,14 +21,13 @@ ruff check .
 ruff format --check .
 if (($#)); then mypy && exec pytest "$@"; fi
 
-# Runs under Ray and SLURM wait for processes more than they compute. All other tests, and mypy before some of
-# them, take what they leave of the processor, so that no run misses a time limit. What they print is shown at the
-# end.
-runs=(tests/slurm tests/chaos tests/runtime tests/test_experiment.py) # the first waits most
+# Runs on a SLURM wait for it more than they compute, and runs under faults have the shortest time limits: these
+# come first. All other tests, and mypy before some of them, take what they leave of the processor. What they print
+# is shown at the end.
+first=(tests/slurm tests/chaos)
+runs=(tests/runtime tests/test_experiment.py)
 numeric=(tests/data tests/execute tests/methods tests/models tests/prune tests/slim tests/train)
-logs=$(mktemp -d)
-groups=()
-trap 'kill -- "${groups[@]/#/-}" 2>/dev/null || true; rm -rf "$logs"' EXIT
+elsewhere=("${first[@]}" "${runs[@]}" "${numeric[@]}")
 
 # behind NAME COMMAND: starts a shell command, which prints into the file NAME, in a session of its own: Linux
 # shares the processor between sessions first (autogroup), then within them. SIGINT is not ignored there.
@@ -40,10 +47,11 @@ os.execvp("bash", ["bash", "-c", sys.argv[1]])
     groups+=($!)
 }
 
+behind runs "pytest ${runs[*]}"
 behind numeric "pytest ${numeric[*]}"
-behind others "mypy && pytest ${runs[*]/#/--ignore=} ${numeric[*]/#/--ignore=}"
+behind others "mypy && pytest ${elsewhere[*]/#/--ignore=}"
 code=0
-pytest "${runs[@]}" || code=$?
+pytest "${first[@]}" || code=$?
 for group in "${groups[@]}"; do wait "$group" || code=$?; done
 cat "$logs"/*
 exit "$code"
