@@ -26,6 +26,7 @@ from distlth.prune.magnitude import prune_magnitude
 from distlth.prune.mask import Mask, weight_name
 from distlth.prune.refill import refill
 from distlth.run.paths import RunPaths
+from distlth.run.timings import NetworkTime
 from distlth.slim import slim
 from distlth.ticket import Ticket
 from distlth.train.masking import Masking, parameter_masks
@@ -38,34 +39,19 @@ Keep: TypeAlias = "Callable[[Sequence[InferRow]], None]"
 
 
 @dataclass(frozen=True)
-class InferRow:
-    """Milliseconds of a batch (median, and the quartiles), in one runtime on pinned cores.
+class InferRow(NetworkTime):
+    """The time of a network in one runtime on pinned cores.
 
-    `saved_of_own`, `saved_of_eager` and `saved_of_fastest` are shares of the dense network's time: in the
-    same runtime, in eager torch, and in the runtime that is fastest with it; medians over rounds.
-    `macs_saved`, of its multiply-accumulates, is the limit of what can be saved. `peak_memory` are the bytes
-    that the process took for the network and its first batch. Each has run `warm_ups` times before it ran
-    `rounds` times. `ticket` is a run's, such as `03/refill`; None of the ResNet-50.
+    Each has run `warm_ups` times before it ran `rounds` times. `ticket` is a run's, such as `03/refill`; None
+    of the ResNet-50.
     """
 
     ticket: str | None
-    network: str
     runtime: str
     batch: int
     cores: tuple[int, ...]
     warm_ups: int
     rounds: int
-    milliseconds: float
-    quartiles: tuple[float, float]
-    images_per_second: float
-    peak_memory: int | None
-    parameters: int
-    macs: int
-    file_bytes: int
-    saved_of_own: float | None
-    saved_of_eager: float | None
-    saved_of_fastest: float | None
-    macs_saved: float
 
 
 @dataclass(frozen=True, eq=False)

@@ -31,7 +31,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class NetworkTime:
-    """One form of a ticket (or the dense network) in a runtime: see `distlth.bench.infer.InferRow`."""
+    """Milliseconds of a batch (median, and the quartiles) of one form of a ticket, or the dense network.
+
+    `saved_of_own`, `saved_of_eager` and `saved_of_fastest` are shares of the dense network's time: in the
+    same runtime, in eager torch, and in the runtime that is fastest with it; medians over rounds.
+    `macs_saved`, of its multiply-accumulates, is the limit of what can be saved. `peak_memory` are the bytes
+    that the process took for the network and its first batch.
+    """
 
     network: str
     milliseconds: float
