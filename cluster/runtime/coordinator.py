@@ -63,6 +63,7 @@ class Coordinator:
         self.drawing = asyncio.Lock()
         self.started = asyncio.Event()
         self.caught_up = asyncio.Event()  # masks of done jobs are drawn: a curve's rounds come in their order
+        self.undrawn: set[str] = set()  # jobs whose tickets are made here, until their masks are drawn
         self.background: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -227,6 +228,7 @@ class Coordinator:
     def make_tickets(self) -> None:
         """Start to make the tickets of all jobs whose parent is done."""
         for job in self.schedule.start_making():
+            self.undrawn.add(job.id)
             self.keep(self.make(job))
 
     async def make(self, job: Job) -> None:
@@ -238,7 +240,7 @@ class Coordinator:
                 self.schedule.offer(job.id)
                 self.changed.notify_all()
             structured = made.structured
-            await self.caught_up.wait()
+            await self.earlier_are_drawn(job)
             await self.draw(self.board.mask, job, structured.mask, made.parent_mask, structured.blocks)
         except UserError as error:
             await self.fail(str(error))
@@ -247,6 +249,21 @@ class Coordinator:
                 self.schedule.give_up(f"making the mask of job {job.id} failed: {error!r}")
                 self.changed.notify_all()
             raise
+        finally:
+            async with self.changed:
+                self.undrawn.discard(job.id)
+                self.changed.notify_all()
+
+    async def earlier_are_drawn(self, job: Job) -> None:
+        """Wait until the masks of earlier rounds are drawn: the points of a curve come in their order.
+
+        A run that resumes may make the tickets of several rounds at once.
+        """
+        await self.caught_up.wait()
+        curve = [one for one in self.schedule.jobs if (one.seed, one.method) == (job.seed, job.method)]
+        earlier = {one.id for one in curve if one.round < job.round}
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.undrawn.isdisjoint(earlier))
 
     async def watch_ranks(self) -> None:
         """Kill ranks that hang, and those that do not meet, so that their lane restarts."""
