@@ -21,37 +21,37 @@ ruff check .
 ruff format --check .
 if (($#)); then mypy && exec pytest "$@"; fi
 
-# Runs on a SLURM wait for it more than they compute, and runs under faults have the shortest time limits: these
-# come first. All other tests, and mypy before some of them, take what they leave of the processor. What they print
-# is shown at the end.
-first=(tests/slurm tests/chaos)
-runs=(tests/runtime tests/test_experiment.py)
+# Runs under Ray and SLURM wait for processes more than they compute. All other tests, and mypy before some of
+# them, take what they leave of the processor, so that no run misses a time limit. What they print is shown at the
+# end.
+runs=(tests/chaos tests/runtime tests/test_experiment.py)
 numeric=(tests/data tests/execute tests/methods tests/models tests/prune tests/slim tests/train)
-elsewhere=("${first[@]}" "${runs[@]}" "${numeric[@]}")
+elsewhere=(tests/slurm "${runs[@]}" "${numeric[@]}")
 
-# behind NAME COMMAND: starts a shell command, which prints into the file NAME, in a session of its own: Linux
-# shares the processor between sessions first (autogroup), then within them. SIGINT is not ignored there.
-behind() {
+# beside NAME NICENESS COMMAND: starts a shell command, which prints into the file NAME, in a session of its own:
+# Linux shares the processor between sessions first (autogroup), then within them. SIGINT is not ignored there.
+beside() {
     python -c '
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.setsid()
-os.nice(19)
-try:
-    with open("/proc/self/autogroup", "w") as file:
-        file.write("5")
-except OSError:
-    pass
-os.execvp("bash", ["bash", "-c", sys.argv[1]])
-' "$2" >"$logs/$1" 2>&1 &
+if niceness := int(sys.argv[1]):
+    os.nice(niceness)
+    try:
+        with open("/proc/self/autogroup", "w") as file:
+            file.write("5")
+    except OSError:
+        pass
+os.execvp("bash", ["bash", "-c", sys.argv[2]])
+' "$2" "$3" >"$logs/$1" 2>&1 &
     groups+=($!)
 }
 
-behind runs "pytest ${runs[*]}"
-behind numeric "pytest ${numeric[*]}"
-behind others "mypy && pytest ${elsewhere[*]/#/--ignore=}"
+beside slurm 0 "pytest tests/slurm"
+beside numeric 19 "pytest ${numeric[*]}"
+beside others 19 "mypy && pytest ${elsewhere[*]/#/--ignore=}"
 code=0
-pytest "${first[@]}" || code=$?
+pytest "${runs[@]}" || code=$?
 for group in "${groups[@]}"; do wait "$group" || code=$?; done
 cat "$logs"/*
 exit "$code"
