@@ -6,6 +6,8 @@ import multiprocessing
 from collections.abc import Callable
 from typing import Any
 
+import torch._dynamo  # noqa: F401  # DDP and networks on shapes would import it in each rank
+
 
 def run_ranks(target: Callable[..., None], size: int, *arguments: Any) -> int:
     """Call `target(*arguments, rank)` in a process for each rank; return the highest exit code."""
