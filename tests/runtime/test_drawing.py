@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from cluster.runtime.coordinator import Coordinator, draw_mask
 from distlth.config.read import load_config
+from distlth.data.dataset import Dataset
 from distlth.errors import UserError
 from distlth.plan import Job, plan
 from distlth.prune.mask import Mask
@@ -41,9 +42,11 @@ def test_a_mask_that_was_not_drawn_is_drawn_from_its_files_once(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_curves_rounds_are_drawn_in_their_order(fails: bool, tmp_path: Path, quickstart: Path) -> None:
+def test_a_curves_rounds_are_drawn_in_their_order(
+    fails: bool, tmp_path: Path, quickstart: Path, digits: Dataset
+) -> None:
     """Though a later one's ticket is made first; one that cannot be made holds up none."""
-    config = load_config(quickstart)
+    config = load_config(quickstart, [f"data.path={digits.path}"])
     jobs = {job.id: job for job in plan(config)}
     made = SimpleNamespace(
         assignment=None, parent_mask=None, structured=SimpleNamespace(mask=None, blocks={})
