@@ -25,7 +25,7 @@ if (($#)); then mypy && exec pytest "$@"; fi
 # them, take what they leave of the processor, so that no run misses a time limit. What they print is shown at the
 # end.
 runs=(tests/chaos tests/runtime tests/test_experiment.py)
-numeric=(tests/data tests/execute tests/methods tests/prune tests/train)
+numeric=(tests/data tests/execute tests/methods tests/prune tests/slim tests/train)
 elsewhere=(tests/slurm "${runs[@]}" "${numeric[@]}")
 
 # beside NAME NICENESS COMMAND: starts a shell command, which prints into the file NAME, in a session of its own:
