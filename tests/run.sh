@@ -24,32 +24,30 @@ if (($#)); then mypy && exec pytest "$@"; fi
 # Runs under Ray and SLURM wait for processes more than they compute. All other tests, and mypy before some of
 # them, take what they leave of the processor, so that no run misses a time limit. What they print is shown at the
 # end.
-runs=(tests/chaos tests/runtime tests/test_experiment.py)
+runs=(tests/slurm tests/chaos tests/runtime tests/test_experiment.py) # the first waits most
 numeric=(tests/data tests/execute tests/methods tests/prune tests/slim tests/train)
-elsewhere=(tests/slurm "${runs[@]}" "${numeric[@]}")
+elsewhere=("${runs[@]}" "${numeric[@]}")
 
-# beside NAME NICENESS COMMAND: starts a shell command, which prints into the file NAME, in a session of its own:
-# Linux shares the processor between sessions first (autogroup), then within them. SIGINT is not ignored there.
-beside() {
+# behind NAME COMMAND: starts a shell command, which prints into the file NAME, in a session of its own: Linux
+# shares the processor between sessions first (autogroup), then within them. SIGINT is not ignored there.
+behind() {
     python -c '
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.setsid()
-if niceness := int(sys.argv[1]):
-    os.nice(niceness)
-    try:
-        with open("/proc/self/autogroup", "w") as file:
-            file.write("5")
-    except OSError:
-        pass
-os.execvp("bash", ["bash", "-c", sys.argv[2]])
-' "$2" "$3" >"$logs/$1" 2>&1 &
+os.nice(19)
+try:
+    with open("/proc/self/autogroup", "w") as file:
+        file.write("5")
+except OSError:
+    pass
+os.execvp("bash", ["bash", "-c", sys.argv[1]])
+' "$2" >"$logs/$1" 2>&1 &
     groups+=($!)
 }
 
-beside slurm 0 "pytest tests/slurm"
-beside numeric 19 "pytest ${numeric[*]}"
-beside others 19 "mypy && pytest ${elsewhere[*]/#/--ignore=}"
+behind numeric "pytest ${numeric[*]}"
+behind others "mypy && pytest ${elsewhere[*]/#/--ignore=}"
 code=0
 pytest "${runs[@]}" || code=$?
 for group in "${groups[@]}"; do wait "$group" || code=$?; done
