@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from cluster.runtime.signals import shielded
 from cluster.slurm.order import Order
 from distlth.config.schema import ClusterSection
 from distlth.report.ending import exit_code
+
+# A Ray that stays so long has joined.
+LASTING_SECONDS = 60.0
 
 
 def main() -> int:
@@ -41,14 +45,23 @@ def _follow(rendezvous: Rendezvous, cluster: ClusterSection) -> int:
 
 
 def _join(call: Call, rendezvous: Rendezvous, cluster: ClusterSection, device: str) -> None:
-    """Run a Ray worker node until the head restarts, finishes, or is lost."""
+    """Run a Ray worker node until the head restarts, finishes, or is lost.
+
+    Where a head was lost, its port may soon be another's: what answers there is no proof that it lives.
+    """
     head, _, port = call.head.rpartition(":")
     address = own_address(head)
     with session_folder(call.token) as folder:
         command = join_command(cluster, device, folder, address, call.head)
+        failing_since: float | None = None
         while rendezvous.heard() == call and answers(head, int(port)):
             say(f"joining {call.head}")
+            began = time.monotonic()
             _hold(command, folder / "ray.log", environment(folder, address, alone=False), rendezvous, call)
+            ended = time.monotonic()
+            failing_since = None if ended - began > LASTING_SECONDS else failing_since or ended
+            if failing_since is not None and ended - failing_since > cluster.node_wait_seconds:
+                return
 
 
 def _hold(command: list[str], log: Path, env: dict[str, str], rendezvous: Rendezvous, call: Call) -> None:

@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
@@ -17,6 +19,7 @@ from cluster.runtime.allocation import Allocation
 from cluster.runtime.placement import fewest_nodes, ranks_per_node, sized, smallest
 from cluster.runtime.rendezvous import Call, Rendezvous, sweep_rendezvous
 from cluster.runtime.session import LOOPBACK, environment, network
+from cluster.slurm import worker_node
 from cluster.slurm.attempts import check_progress
 from cluster.slurm.order import Order
 from cluster.slurm.worker_node import own_address
@@ -182,3 +185,13 @@ def test_what_only_starts_others_loads_no_torch(module: str) -> None:
     """It takes seconds and hundreds of megabytes, on every node and at every start."""
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_port_that_is_another_processs_by_now_is_no_head_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The head is lost, and something else listens where it did: a worker node gives up in the end."""
+    monkeypatch.setattr(worker_node, "join_command", lambda *_: [sys.executable, "-c", "raise SystemExit(1)"])
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        call: Any = SimpleNamespace(head=f"127.0.0.1:{other.getsockname()[1]}", token="0" * 32)
+        rendezvous: Any = SimpleNamespace(heard=lambda: call)
+        cluster: Any = SimpleNamespace(node_wait_seconds=0.1)
+        worker_node._join(call, rendezvous, cluster, "cpu")
