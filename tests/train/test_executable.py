@@ -49,12 +49,17 @@ def small_network(name: str, num_classes: int, *, seed: int, stem: str, blurpool
     return nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes))
 
 
-def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_each_size_of_images(
-    quickstart: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def asked(digits: Dataset, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What makes a job of two short epochs, of the small network."""
     for module in ("distlth.train.executable", "tests.small_job"):
         monkeypatch.setattr(f"{module}.build", small_network)
-    asked = [f"data.path={digits.path}", "train.epochs=2", "train.batch_size=479", "prune.rewind_epoch=0"]
+    return [f"data.path={digits.path}", "train.epochs=2", "train.batch_size=479", "prune.rewind_epoch=0"]
+
+
+def test_compiled_steps_are_those_of_the_network_and_compiled_once_for_each_size_of_images(
+    quickstart: Path, digits: Dataset, tmp_path: Path, asked: list[str]
+) -> None:
     asked.append("data.resize={start: 8, from_epoch: 0, to_epoch: 1, multiple: 8}")
     config = load_config(quickstart, asked)
     compiled = load_config(quickstart, [*asked, "train.compile=true"])
@@ -87,13 +92,9 @@ def test_a_machine_that_cannot_compile_is_told_apart(
     assert str(refused.value).count("\n") == 0
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_cuda_graphs_change_nothing_on_a_cpu(
-    quickstart: Path, digits: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    quickstart: Path, digits: Dataset, tmp_path: Path, asked: list[str]
 ) -> None:
-    for module in ("distlth.train.executable", "tests.small_job"):
-        monkeypatch.setattr(f"{module}.build", small_network)
-    asked = [f"data.path={digits.path}", "train.epochs=2", "train.batch_size=479", "prune.rewind_epoch=0"]
     digests = {
         train(load_config(quickstart, [*asked, *more]), digits, RunPaths(tmp_path / name)).weights_digest
         for name, more in (("eager", []), ("graph", ["train.cuda_graph=true", "cluster.workers=1"]))
