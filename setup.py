@@ -29,7 +29,8 @@ class BuildLibraries(build_ext):
     def finalize_options(self) -> None:
         """Build the libraries side by side."""
         super().finalize_options()
-        self.parallel = self.parallel or True
+        if self.parallel is None:
+            self.parallel = True
 
     def build_extensions(self) -> None:
         """Compile and link the libraries."""
